@@ -1,0 +1,16 @@
+"""Text to tokens to activations to shuffled batches. Knows no dictionary."""
+
+from activation_cache.errors import InputError
+from activation_cache.harvest import ActivationStream, HarvestConfig, harvest
+from activation_cache.models import LanguageModel, load_model
+from activation_cache.statistics import ActivationStatistics
+
+__all__ = [
+    "ActivationStatistics",
+    "ActivationStream",
+    "HarvestConfig",
+    "InputError",
+    "LanguageModel",
+    "harvest",
+    "load_model",
+]

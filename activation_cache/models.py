@@ -1,0 +1,330 @@
+"""A language model whose activations can be read, and replaced, at TransformerLens hook names.
+
+TransformerLens says which module a hook name belongs to; the forward pass itself is the bare Hugging
+Face one. That keeps its speed (the bridge costs about 15 %, see docs/log.md) and its numbers, and
+works for every architecture that TransformerLens knows. The bridge itself is `LanguageModel.bridge`.
+"""
+
+import copy
+import importlib.util
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from activation_cache.errors import InputError
+
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+TINY = "tiny"
+TINY_FOLDER = Path(__file__).parent / "data" / "tiny_lm"
+
+SITES = (
+    "hook_resid_pre",
+    "hook_resid_mid",
+    "hook_resid_post",
+    "hook_attn_out",
+    "hook_mlp_out",
+    "mlp.hook_post",
+    "attn.hook_z",
+)
+"""What can follow `blocks.<layer>.` in a hook name. The heads of `attn.hook_z` are flattened."""
+
+Edit = Callable[[Tensor], Tensor]
+"""Maps the activations [batch, pos, width] at a site to what the model shall use instead."""
+
+
+class _Stop(Exception):  # noqa: N818 - control flow, not an error
+    """Ends a forward pass once every wanted activation has been seen."""
+
+
+@dataclass(frozen=True)
+class _Site:
+    """The module that a hook name belongs to, and on which side of it the activation passes."""
+
+    block: nn.Module
+    module: nn.Module
+    is_input: bool
+    is_forked: bool
+    """Whether the block also carries the tensor around the module, as the residual stream does."""
+
+
+class LanguageModel:
+    """A causal language model with named sites. Build one with `load_model`."""
+
+    processing = "raw"
+    """Weights as published: no folding, no centring (TransformerLens' compatibility mode is off)."""
+
+    def __init__(
+        self, name: str, hf: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+    ) -> None:
+        self.name = name
+        self.hf = hf.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self._widths: dict[str, int] = {}
+
+    @property
+    def device(self) -> torch.device:
+        return self.hf.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.hf.dtype
+
+    @property
+    def n_layers(self) -> int:
+        return self._adapter.cfg.n_layers
+
+    @property
+    def max_context_size(self) -> int:
+        """The most tokens that one forward pass may hold."""
+        return self._adapter.cfg.n_ctx
+
+    @cached_property
+    def bridge(self) -> "TransformerBridge":
+        """TransformerLens' own model on the same weights, for everything else that it offers."""
+        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+        shared = {id(tensor): tensor for tensor in (*self.hf.parameters(), *self.hf.buffers())}
+        return build_bridge_from_module(
+            copy.deepcopy(self.hf, shared),
+            type(self.hf).__name__,
+            hf_config=copy.deepcopy(self.hf.config),
+            tokenizer=self.tokenizer,
+            model_name=self.name,
+        )
+
+    @cached_property
+    def _adapter(self) -> Any:
+        """TransformerLens' map from its names to the modules of this architecture."""
+        from transformer_lens.factories.architecture_adapter_factory import (
+            ArchitectureAdapterFactory,
+        )
+        from transformer_lens.model_bridge.sources._bridge_builder import (
+            build_bridge_config_from_hf,
+        )
+
+        cfg = build_bridge_config_from_hf(
+            copy.deepcopy(self.hf.config), type(self.hf).__name__, self.name, self.dtype
+        )
+        try:
+            return ArchitectureAdapterFactory.select_architecture_adapter(cfg)
+        except ValueError as error:
+            raise InputError(
+                f"TransformerLens has no hook names for {cfg.architecture} (model {self.name}): "
+                f"give a model of an architecture that it supports"
+            ) from error
+
+    def _site(self, hook_name: str) -> _Site:
+        match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_name)
+        if match is None or match[2] not in SITES:
+            raise InputError(
+                f"unknown hook name {hook_name!r}: use blocks.<layer>. followed by one of "
+                f"{', '.join(SITES)}"
+            )
+        layer = int(match[1])
+        if layer >= self.n_layers:
+            raise InputError(
+                f"{hook_name} does not exist: {self.name} has layers 0 to {self.n_layers - 1}"
+            )
+        found = self._resolve(["blocks", str(layer)], match[2].split("."))
+        if found is None:
+            raise InputError(
+                f"{type(self.hf).__name__} has no {match[2]}: choose another of {', '.join(SITES)}"
+            )
+        path, side = found
+        return _Site(
+            block=self._adapter.get_component(self.hf, f"blocks.{layer}"),
+            module=self._adapter.get_component(self.hf, path),
+            is_input=side == "hook_in",
+            is_forked=match[2] == "hook_resid_mid",
+        )
+
+    def _resolve(self, path: list[str], names: list[str]) -> tuple[str, str] | None:
+        """Follow TransformerLens' aliases to (component path, `hook_in` or `hook_out`)."""
+        component = self._adapter.component_mapping["blocks"]
+        while names:
+            name, *names = names
+            if name in ("hook_in", "hook_out"):
+                return ".".join(path), name
+            if name in component.hook_aliases:
+                names = [*component.hook_aliases[name].split("."), *names]
+            elif name in component.submodules:
+                component = component.submodules[name]
+                path = [*path, name]
+            else:
+                return None
+        return None
+
+    def width(self, hook_name: str) -> int:
+        """Components of each activation vector at a site (`d_in` of a dictionary for it)."""
+        if hook_name not in self._widths:
+            probe = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
+            self._widths[hook_name] = self.activations(probe, [hook_name])[hook_name].shape[-1]
+        return self._widths[hook_name]
+
+    @torch.no_grad()
+    def activations(
+        self, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
+    ) -> dict[str, Float[Tensor, "batch pos _"]]:
+        """The activations at several sites from one forward pass, which ends at the last of them.
+
+        The unembedding never runs. Tensors are in the model's dtype, on its device.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(hook_name: str, x: Tensor) -> None:
+            found[hook_name] = x
+            if len(found) == len(set(hook_names)):
+                raise _Stop
+
+        with ExitStack() as hooks:
+            for hook_name in set(hook_names):
+                hooks.enter_context(
+                    _reading(self._site(hook_name), lambda x, name=hook_name: keep(name, x))
+                )
+            try:
+                self.hf.base_model(tokens.to(self.device), use_cache=False)
+            except _Stop:
+                pass
+        return {hook_name: found[hook_name] for hook_name in hook_names}
+
+    def logits(
+        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """The model's logits, with the activations at the named sites replaced by the edits.
+
+        An edit of `hook_resid_mid` reaches both the MLP and the residual stream around it.
+        """
+        with ExitStack() as hooks:
+            for hook_name, edit in (edits or {}).items():
+                hooks.enter_context(_editing(self._site(hook_name), edit))
+            return self.hf(tokens.to(self.device), use_cache=False).logits
+
+
+# Loading -----------------------------------------------------------------------------------------
+
+
+def load_model(
+    source: str, *, device: str = "auto", dtype: torch.dtype = torch.float32, revision: str = "main"
+) -> LanguageModel:
+    """Load a causal language model for reading and editing its activations.
+
+    `source` is `"tiny"` (the embedded model, needs no network), a Hugging Face hub id such as
+    `"gpt2"`, a local folder in the Hugging Face layout, or a `.gguf` file (which is dequantised and
+    needs the extra `featureloom[gguf]`). `device` is `"auto"` (CUDA where there is one) or a torch
+    device. Raises `InputError` where the model cannot be had.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    folder, options = _locate(source)
+    options["revision"] = revision
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        hf = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"cannot load the model {source!r} ({_first_line(error)}): give 'tiny', a hub id while "
+            f"online, a folder with config.json, weights and tokenizer, or a .gguf file"
+        ) from error
+    return LanguageModel(source, hf.to(resolve_device(device)), tokenizer)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of a `--device` value; `"auto"` is CUDA where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise InputError(f"unknown device {device!r}: use auto, cpu or cuda") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r} is not here: torch finds no CUDA; use cpu or auto")
+    return resolved
+
+
+def _locate(source: str) -> tuple[str, dict[str, Any]]:
+    """Where transformers shall load from, and the options that the source needs."""
+    if source == TINY:
+        return str(TINY_FOLDER), {}
+    if source.endswith(".gguf"):
+        path = Path(source)
+        if not path.is_file():
+            raise InputError(f"no GGUF file at {source}: give the path of an existing one")
+        if importlib.util.find_spec("gguf") is None:
+            raise InputError(f"reading {source} needs: pip install 'featureloom[gguf]'")
+        return str(path.parent), {"gguf_file": path.name}
+    return source, {}
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:160]}"
+
+
+# Hooks -------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _reading(site: _Site, read: Callable[[Tensor], None]) -> Iterator[None]:
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        read(_first(args, kwargs))
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        read(output[0] if isinstance(output, tuple) else output)
+
+    if site.is_input:
+        handle = site.module.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        handle = site.module.register_forward_hook(after)
+    with handle:
+        yield
+
+
+@contextmanager
+def _editing(site: _Site, edit: Edit) -> Iterator[None]:
+    """Replace what passes a site while the context lasts."""
+    differences: list[Tensor] = []
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        x = _first(args, kwargs)
+        edited = edit(x).to(x.dtype)
+        differences.append(edited - x)
+        if args:
+            return (edited, *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": edited}
+
+    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        x = output[0] if isinstance(output, tuple) else output
+        edited = edit(x).to(x.dtype)
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+
+    def carry(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        # The block adds the unedited tensor to its output, so the edit has to be added as well.
+        difference = differences.pop()
+        if isinstance(output, tuple):
+            return (output[0] + difference, *output[1:])
+        return output + difference
+
+    with ExitStack() as hooks:
+        if site.is_input:
+            hooks.enter_context(site.module.register_forward_pre_hook(before, with_kwargs=True))
+        else:
+            hooks.enter_context(site.module.register_forward_hook(after))
+        if site.is_forked:
+            hooks.enter_context(site.block.register_forward_hook(carry))
+        yield
+
+
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return args[0] if args else kwargs["hidden_states"]

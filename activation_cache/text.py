@@ -1,0 +1,209 @@
+"""Where text comes from: installed documentation, local files, or a dataset on the hub.
+
+Every source is split by document into `train` and `held_out`. The split is a hash of the document's
+name or text, so it is the same in every process and does not move when documents are added.
+"""
+
+import ast
+import hashlib
+import importlib.util
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from activation_cache.errors import InputError
+
+Split = Literal["train", "held_out"]
+
+DOCSTRINGS = "docstrings"
+"""The source that every installation has: see `docstring_documents`."""
+
+HELD_OUT_EVERY = 20
+"""One document in this many is held out of training."""
+
+DOCUMENTED_PACKAGES = (
+    "torch",
+    "transformers",
+    "sympy",
+    "pandas",
+    "networkx",
+    "numpy",
+    "datasets",
+    "huggingface_hub",
+    "transformer_lens",
+    "wandb",
+)
+"""Packages that every installation of this project brings along, the standard library aside."""
+
+LOCAL_FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
+
+PLAIN_TEXT_DOCUMENT_CHARS = 2_000
+"""Plain text has no document marks: paragraphs are gathered into documents of about this length."""
+
+
+def documents(source: str, split: Split, text_column: str = "text") -> Iterator[str]:
+    """Yield the documents of one split of a source, always in the same order.
+
+    `source` is `"docstrings"`, a local .txt, .json, .jsonl or .parquet file, or a dataset on the
+    Hugging Face hub, which is streamed. Raises `InputError` where it cannot be read.
+    """
+    if source == DOCSTRINGS:
+        return docstring_documents(split)
+    rows = _local_rows(Path(source), text_column) if _is_local(source) else _hub_rows(source)
+    texts = _texts(rows, text_column, source)
+    if source.endswith(".txt"):
+        texts = _gather_paragraphs(texts)
+    return (text for text in texts if is_held_out(text) == (split == "held_out"))
+
+
+def is_held_out(key: str) -> bool:
+    """Whether the document with this name or text belongs to the held-out split."""
+    digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest) % HELD_OUT_EVERY == 0
+
+
+# Installed documentation -------------------------------------------------------------------------
+
+
+def docstring_documents(split: Split) -> Iterator[str]:
+    """Yield the documentation strings of the installed packages, one document per module.
+
+    About 24 MB of English in a fixed shuffled order, read from source files without importing them.
+    A paragraph is kept only where it is first seen, and the held-out modules are read first, so
+    that no paragraph of the held-out split occurs in the training split.
+    """
+    modules = _module_files()
+    held_out = [path for name, path in modules if is_held_out(name)]
+    seen: set[int] = set()
+    for path in held_out:
+        text = _unseen_documentation(path, seen)
+        if text and split == "held_out":
+            yield text
+    if split == "held_out":
+        return
+    for name, path in modules:
+        if not is_held_out(name) and (text := _unseen_documentation(path, seen)):
+            yield text
+
+
+def _module_files() -> list[tuple[str, Path]]:
+    """Every module of the documented packages as (name, file), shuffled by the hash of its name."""
+    modules: list[tuple[str, Path]] = []
+    for package, root in _package_roots():
+        for path in root.rglob("*.py"):
+            parts = path.relative_to(root).parts
+            if not {"site-packages", "test", "tests"} & set(parts):
+                modules.append(("/".join((package, *parts)), path))
+    return sorted(modules, key=lambda module: hashlib.blake2b(module[0].encode()).digest())
+
+
+def _package_roots() -> Iterator[tuple[str, Path]]:
+    yield "python", Path(sysconfig.get_path("stdlib"))
+    for package in DOCUMENTED_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            yield package, Path(spec.origin).parent
+
+
+def _unseen_documentation(path: Path, seen: set[int]) -> str:
+    """The docstrings of a module in source order, less the paragraphs that are in `seen`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # other people's invalid escapes
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):  # templates and deliberately broken files
+        return ""
+    documented = [
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    documented.sort(key=lambda node: getattr(node, "lineno", 0))
+    kept: list[str] = []
+    for node in documented:
+        for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
+            key = hash(" ".join(paragraph.split()))
+            if paragraph.strip() and key not in seen:
+                seen.add(key)
+                kept.append(paragraph.strip("\n"))
+    return "\n\n".join(kept)
+
+
+# Files and datasets ------------------------------------------------------------------------------
+
+
+def _is_local(source: str) -> bool:
+    return Path(source).suffix in LOCAL_FORMATS or Path(source).exists()
+
+
+def _local_rows(path: Path, text_column: str) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    if not path.is_file():
+        raise InputError(f"no text file at {path}: give an existing .txt, .json or .parquet file")
+    if path.suffix not in LOCAL_FORMATS:
+        formats = ", ".join(LOCAL_FORMATS)
+        raise InputError(f"cannot read text from {path}: the file must end in one of {formats}")
+    if path.stat().st_size == 0:
+        raise InputError(f"the text file {path} is empty: give one with text in it")
+    options = {"sample_by": "paragraph"} if path.suffix == ".txt" else {}
+    return datasets.load_dataset(
+        LOCAL_FORMATS[path.suffix],
+        data_files=str(path),
+        split="train",
+        streaming=True,
+        **options,
+    )
+
+
+def _hub_rows(source: str) -> Iterable[dict[str, Any]]:
+    import datasets
+
+    try:
+        return datasets.load_dataset(source, split="train", streaming=True)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+        raise InputError(
+            f"cannot read the dataset {source!r} from the hub ({type(error).__name__}): check the "
+            f"name and the connection, or give a local .txt, .json or .parquet file"
+        ) from error
+
+
+def _texts(rows: Iterable[dict[str, Any]], text_column: str, source: str) -> Iterator[str]:
+    try:
+        for row in rows:
+            text = row.get(text_column)
+            if not isinstance(text, str):
+                columns = ", ".join(row)
+                raise InputError(
+                    f"{source} has no text column {text_column!r}: it has {columns}"
+                )
+            if text.strip():
+                yield text
+    except InputError:
+        raise
+    except Exception as error:  # the readers of `datasets` raise many kinds
+        raise InputError(
+            f"cannot read text from {source} ({_root_cause(error)}): "
+            f"give UTF-8 text, JSON lines or parquet"
+        ) from error
+
+
+def _root_cause(error: BaseException) -> str:
+    while (deeper := error.__cause__ or error.__context__) is not None:
+        error = deeper
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _gather_paragraphs(paragraphs: Iterable[str]) -> Iterator[str]:
+    gathered: list[str] = []
+    length = 0
+    for paragraph in paragraphs:
+        gathered.append(paragraph)
+        length += len(paragraph)
+        if length >= PLAIN_TEXT_DOCUMENT_CHARS:
+            yield "\n\n".join(gathered)
+            gathered, length = [], 0
+    if gathered:
+        yield "\n\n".join(gathered)

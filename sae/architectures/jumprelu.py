@@ -1,0 +1,109 @@
+"""JumpReLU with an L0 penalty. Rajamanoharan et al. 2024, "Jumping Ahead" (arXiv 2407.14435).
+
+    acts = pre * 1[pre > threshold],  pre = relu((x - b_dec) W_enc + b_enc)
+    loss = |x - x_hat|^2 + l0_coeff * L0,  L0 = sum(1[pre > threshold])
+
+Neither step has a useful gradient, so straight-through estimators with a rectangle of width
+`bandwidth` around the threshold stand in (their eqs. 11 and 12):
+
+    d acts / d threshold = -threshold / bandwidth * 1[|pre - threshold| < bandwidth / 2]
+    d L0   / d threshold =         -1 / bandwidth * 1[|pre - threshold| < bandwidth / 2]
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sae.base import SAE, Revival, SAEConfig
+from sae.codes import Codes
+from sae.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class JumpReLUConfig(SAEConfig):
+    """The JumpReLU dictionary. The threshold is trained as its logarithm, as in the paper."""
+
+    architecture: ClassVar[str] = "jumprelu"
+    revival: ClassVar[Revival] = "resample"
+
+    l0_coeff: float = 1.0
+    """Weight of the number of active features, with the squared error summed over d_in."""
+    bandwidth: float = 0.5
+    """Width of the rectangle in the gradient of the threshold, for inputs of norm sqrt(d_in)."""
+    initial_threshold: float = 0.5
+    """Where every threshold starts, for inputs of norm sqrt(d_in)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.l0_coeff < 0:
+            raise InputError(f"l0_coeff must not be negative, got {self.l0_coeff}")
+        for name in ("bandwidth", "initial_threshold"):
+            if getattr(self, name) <= 0:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        return {"l0": self.l0_coeff}
+
+    def build(self, d_in: int, *, seed: int = 0) -> "JumpReLUSAE":
+        return JumpReLUSAE(self, d_in, seed=seed)
+
+
+class JumpReLUSAE(SAE[JumpReLUConfig]):
+    def __init__(self, cfg: JumpReLUConfig, d_in: int, *, seed: int = 0) -> None:
+        super().__init__(cfg, d_in, seed=seed)
+        self.log_threshold = nn.Parameter(torch.full((cfg.d_sae,), math.log(cfg.initial_threshold)))
+
+    @property
+    def threshold(self) -> Tensor:
+        return self.log_threshold.exp()
+
+    @torch.no_grad()
+    def reset_threshold_(self, features: Tensor) -> None:
+        self.log_threshold[features] = math.log(self.cfg.initial_threshold)
+
+    def activate(self, pre_acts: Tensor) -> Tensor:
+        return _JumpReLU.apply(pre_acts, self.threshold, self.cfg.bandwidth)
+
+    def penalties(self, pre_acts: Tensor, acts: Tensor | Codes) -> dict[str, Tensor]:
+        steps = _Step.apply(pre_acts, self.threshold, self.cfg.bandwidth)
+        return {"l0": steps.sum(dim=1).mean()}
+
+    @torch.no_grad()
+    def fold_input_scale_(self) -> None:
+        self.log_threshold.sub_(math.log(self.input_scale))
+        super().fold_input_scale_()
+
+
+class _JumpReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre_acts: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre_acts, threshold)
+        ctx.bandwidth = bandwidth
+        return pre_acts * (pre_acts > threshold)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        pre_acts, threshold = ctx.saved_tensors
+        near = (pre_acts - threshold).abs() < ctx.bandwidth / 2
+        grad_threshold = (grad * near).sum(dim=0) * (-threshold / ctx.bandwidth)
+        return grad * (pre_acts > threshold), grad_threshold, None
+
+
+class _Step(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, pre_acts: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+        ctx.save_for_backward(pre_acts, threshold)
+        ctx.bandwidth = bandwidth
+        return (pre_acts > threshold).to(pre_acts.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
+        (grad,) = grads
+        pre_acts, threshold = ctx.saved_tensors
+        near = (pre_acts - threshold).abs() < ctx.bandwidth / 2
+        return None, -(grad * near).sum(dim=0) / ctx.bandwidth, None

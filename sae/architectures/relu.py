@@ -1,0 +1,47 @@
+"""ReLU with an L1 penalty. Bricken et al. 2023, "Towards Monosemanticity"; tied in Cunningham et
+al. 2023, "Sparse Autoencoders Find Highly Interpretable Features" (arXiv 2309.08600).
+
+    acts = relu((x - b_dec) W_enc + b_enc)
+    loss = |x - x_hat|^2 + l1_coeff * sum(acts)
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sae.base import SAE, Revival, SAEConfig
+from sae.codes import Codes
+from sae.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReLUConfig(SAEConfig):
+    """The L1 dictionary."""
+
+    architecture: ClassVar[str] = "relu"
+    revival: ClassVar[Revival] = "resample"
+
+    l1_coeff: float = 2.0
+    """Weight of the summed features, with the squared error summed over d_in."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.l1_coeff < 0:
+            raise InputError(f"l1_coeff must not be negative, got {self.l1_coeff}")
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        return {"l1": self.l1_coeff}
+
+    def build(self, d_in: int, *, seed: int = 0) -> "ReLUSAE":
+        return ReLUSAE(self, d_in, seed=seed)
+
+
+class ReLUSAE(SAE[ReLUConfig]):
+    def activate(self, pre_acts: Tensor) -> Tensor:
+        return pre_acts.relu()
+
+    def penalties(self, pre_acts: Tensor, acts: Tensor | Codes) -> dict[str, Tensor]:
+        assert isinstance(acts, Tensor)
+        return {"l1": acts.sum(dim=1).mean()}

@@ -1,0 +1,48 @@
+"""The k largest pre-activations of each token. Gao et al. 2024, "Scaling and evaluating sparse
+autoencoders" (arXiv 2406.04093).
+
+    acts = relu(the k largest of (x - b_dec) W_enc + b_enc, the others 0)
+    loss = |x - x_hat|^2 + auxk_coeff * |error - what the dead features make of it|^2
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sae.base import SAE, Revival, SAEConfig
+from sae.codes import Codes
+from sae.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKConfig(SAEConfig):
+    """The TopK dictionary."""
+
+    architecture: ClassVar[str] = "topk"
+    revival: ClassVar[Revival] = "auxk"
+
+    k: int = 32
+    """Features kept for each token; those that are not positive count as inactive."""
+    auxk_coeff: float = 1 / 32
+    """Weight of the reconstruction of the error by dead features (AuxK); 0 turns it off."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.k <= self.d_sae:
+            raise InputError(f"k must be in 1..d_sae ({self.d_sae}), got {self.k}")
+        if self.auxk_coeff < 0:
+            raise InputError(f"auxk_coeff must not be negative, got {self.auxk_coeff}")
+
+    @property
+    def coefficients(self) -> dict[str, float]:
+        return {"auxk": self.auxk_coeff}
+
+    def build(self, d_in: int, *, seed: int = 0) -> "TopKSAE":
+        return TopKSAE(self, d_in, seed=seed)
+
+
+class TopKSAE(SAE[TopKConfig]):
+    def activate(self, pre_acts: Tensor) -> Codes:
+        values, indices = pre_acts.topk(self.cfg.k, dim=1, sorted=False)
+        return Codes(indices, values.relu(), self.d_sae)

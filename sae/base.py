@@ -1,0 +1,187 @@
+"""What every dictionary is: a config that can be built, and an encoder and decoder, tied or not."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sae.codes import Codes
+from sae.errors import InputError
+
+Revival = Literal["auxk", "resample", "none"]
+"""How an architecture brings features back that have stopped firing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SAEConfig(ABC):
+    """What the dictionaries of every architecture have in common."""
+
+    architecture: ClassVar[str]
+    revival: ClassVar[Revival] = "none"
+
+    d_sae: int
+    """Number of features."""
+    tied: bool = False
+    """Encode with the transpose of the decoder: half the parameters, and unit encoder columns."""
+
+    def __post_init__(self) -> None:
+        if self.d_sae < 1:
+            raise InputError(f"d_sae must be at least 1, got {self.d_sae}")
+
+    @abstractmethod
+    def build(self, d_in: int, *, seed: int = 0) -> "SAE[Any]":
+        """A freshly initialised dictionary for activations of width `d_in`."""
+
+    @property
+    def coefficients(self) -> Mapping[str, float]:
+        """The weight of each penalty that the architecture adds to the reconstruction loss."""
+        return {}
+
+
+Cfg = TypeVar("Cfg", bound=SAEConfig, covariant=True)
+
+
+@dataclass(frozen=True)
+class TrainingPass:
+    """What the losses need of one batch, in the units that the dictionary is trained in."""
+
+    x: Float[Tensor, "batch d_in"]
+    x_hat: Float[Tensor, "batch d_in"]
+    pre_acts: Float[Tensor, "batch d_sae"]
+    acts: Float[Tensor, "batch d_sae"] | Codes
+    penalties: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """By the names of `SAEConfig.coefficients`: sums over features, means over the batch."""
+
+
+class SAE(nn.Module, Generic[Cfg]):
+    """A sparse autoencoder: x_hat = acts @ W_dec + b_dec, acts = activation of the encoder.
+
+    Rows of `W_dec` have unit norm. `forward` is pure: nothing about the dictionary changes in it.
+    While a dictionary is trained, `input_scale` is the factor that brings its inputs to a norm of
+    about sqrt(d_in); features and reconstructions are in the units of the input all the same, and
+    `fold_input_scale_` moves the factor into the biases, exactly.
+    """
+
+    def __init__(self, cfg: Cfg, d_in: int, *, seed: int = 0) -> None:
+        super().__init__()
+        if d_in < 1:
+            raise InputError(f"d_in must be at least 1, got {d_in}")
+        self.cfg = cfg
+        self.d_in = d_in
+        self.input_scale = 1.0
+        self.metadata: dict[str, Any] = {}
+        generator = torch.Generator().manual_seed(seed)
+        W_dec = torch.randn(cfg.d_sae, d_in, generator=generator)
+        W_dec /= W_dec.norm(dim=1, keepdim=True)
+        self.W_dec = nn.Parameter(W_dec)
+        self.untied_W_enc = None if cfg.tied else nn.Parameter(W_dec.T.clone().contiguous())
+        self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    @property
+    def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
+        return self.W_dec.T if self.untied_W_enc is None else self.untied_W_enc
+
+    @property
+    def d_sae(self) -> int:
+        return self.cfg.d_sae
+
+    @property
+    def device(self) -> torch.device:
+        return self.W_dec.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.W_dec.dtype
+
+    @property
+    def hook_name(self) -> str | None:
+        """The TransformerLens name of the site that the dictionary is for, where it is known."""
+        return self.metadata.get("hook_name")
+
+    # Encoding and decoding -----------------------------------------------------------------------
+
+    @abstractmethod
+    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Tensor | Codes:
+        """The architecture's nonlinearity, in the form that is cheapest to decode."""
+
+    def penalties(self, pre_acts: Tensor, acts: Tensor | Codes) -> dict[str, Float[Tensor, ""]]:
+        """What the architecture is trained to keep small beside the error, unweighted."""
+        return {}
+
+    def encode(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_sae}"]:
+        """All features of each token."""
+        acts = self.activate(self._pre_acts(self._scaled(x)))
+        return (acts.dense() if isinstance(acts, Codes) else acts) / self.input_scale
+
+    def encode_sparse(self, x: Float[Tensor, "batch {self.d_in}"]) -> Codes:
+        """The active features of each token."""
+        acts = self.activate(self._pre_acts(self._scaled(x)))
+        codes = acts if isinstance(acts, Codes) else Codes.from_dense(acts)
+        return Codes(codes.indices, codes.values / self.input_scale, codes.d_sae)
+
+    def decode(self, acts: Tensor | Codes) -> Float[Tensor, "batch {self.d_in}"]:
+        """The reconstruction from dense or sparse features."""
+        return self._sum_of_rows(acts) + self.b_dec / self.input_scale
+
+    def forward(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_in}"]:
+        return self.decode(self.encode(x))
+
+    def training_pass(self, x: Float[Tensor, "batch {self.d_in}"]) -> TrainingPass:
+        """Encode and decode one batch, keeping what the losses need."""
+        x = self._scaled(x)
+        pre_acts = self._pre_acts(x)
+        acts = self.activate(pre_acts)
+        x_hat = self._sum_of_rows(acts) + self.b_dec
+        return TrainingPass(x, x_hat, pre_acts, acts, self.penalties(pre_acts, acts))
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        x = x.to(self.dtype)
+        return x if self.input_scale == 1.0 else x * self.input_scale
+
+    def _pre_acts(self, x: Tensor) -> Float[Tensor, "batch d_sae"]:
+        return (x - self.b_dec) @ self.W_enc + self.b_enc
+
+    def _sum_of_rows(self, acts: Tensor | Codes) -> Tensor:
+        return acts.decode(self.W_dec) if isinstance(acts, Codes) else acts @ self.W_dec
+
+    # Upkeep during training ----------------------------------------------------------------------
+
+    @torch.no_grad()
+    def initialise_from_data_(self, x: Float[Tensor, "batch d_in"], *, normalise: bool) -> None:
+        """Set the scale of the input from its mean norm, and `b_dec` to its mean.
+
+        The convention is SAELens' `expected_average_only_in`: E|x| becomes sqrt(d_in).
+        """
+        x = x.to(self.device, torch.float32)
+        if normalise:
+            self.input_scale = math.sqrt(self.d_in) / x.norm(dim=1).mean().item()
+        self.b_dec.copy_(x.mean(dim=0) * self.input_scale)
+
+    @torch.no_grad()
+    def normalise_decoder_(self) -> None:
+        """Bring every decoder row back to unit norm. Call it after the optimiser's step."""
+        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8))
+
+    @torch.no_grad()
+    def project_decoder_gradient_(self) -> None:
+        """Remove what the gradient would change of the norms of the decoder rows."""
+        if self.W_dec.grad is not None:
+            along = (self.W_dec.grad * self.W_dec).sum(dim=1, keepdim=True)
+            self.W_dec.grad.addcmul_(along, self.W_dec, value=-1.0)
+
+    @torch.no_grad()
+    def fold_input_scale_(self) -> None:
+        """Move `input_scale` into the biases; what the dictionary computes does not change.
+
+        relu, top-k and a threshold commute with a positive factor, so the weights stay as they are:
+        rows of unit norm remain rows of unit norm, and tied weights remain tied.
+        """
+        self.b_enc.div_(self.input_scale)
+        self.b_dec.div_(self.input_scale)
+        self.input_scale = 1.0

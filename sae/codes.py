@@ -1,0 +1,46 @@
+"""Codes: the active features of a batch as (indices, values). Dense only on request."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Codes:
+    """The features of each token that may be active, padded to the same number per row.
+
+    An entry whose value is 0 is padding: its feature is not active.
+    """
+
+    indices: Int[Tensor, "batch k"]
+    values: Float[Tensor, "batch k"]
+    d_sae: int
+
+    @classmethod
+    def from_dense(cls, acts: Float[Tensor, "batch d_sae"]) -> "Codes":
+        """The active entries of dense features, as wide as the busiest row needs."""
+        k = int((acts != 0).sum(dim=1).max()) if len(acts) else 0
+        values, indices = acts.topk(k, dim=1)
+        return cls(indices, values, acts.shape[1])
+
+    def dense(self) -> Float[Tensor, "batch {self.d_sae}"]:
+        empty = self.values.new_zeros(len(self.indices), self.d_sae)
+        return empty.scatter_add(1, self.indices, self.values)
+
+    def decode(self, W_dec: Float[Tensor, "{self.d_sae} d_in"]) -> Float[Tensor, "batch d_in"]:
+        """The sum of each row's decoder rows times their values, touching no other decoder row."""
+        return F.embedding_bag(
+            self.indices, W_dec, per_sample_weights=self.values.to(W_dec.dtype), mode="sum"
+        )
+
+
+def fire_counts(acts: Tensor | Codes) -> Int[Tensor, " d_sae"]:
+    """On how many tokens of the batch each feature is active. Their sum / batch is L0."""
+    if isinstance(acts, Codes):
+        empty = torch.zeros(acts.d_sae, dtype=torch.int64, device=acts.indices.device)
+        active = (acts.values != 0).to(torch.int64)
+        return empty.scatter_add_(0, acts.indices.flatten(), active.flatten())
+    return (acts != 0).sum(dim=0)

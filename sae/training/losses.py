@@ -1,0 +1,42 @@
+"""Losses as pure functions.
+
+Two reductions of the squared error are in use, and a penalty coefficient means nothing without the
+one it goes with: `sum_d` sums over d_in, `mean_d` averages over it; both average over the batch.
+loss("sum_d", d_in * coeff) = d_in * loss("mean_d", coeff).
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae.base import SAE, TrainingPass
+from sae.codes import Codes
+
+LossReduction = Literal["sum_d", "mean_d"]
+
+
+def mse_loss(
+    x_hat: Float[Tensor, "batch d_in"], x: Float[Tensor, "batch d_in"], reduction: LossReduction
+) -> Float[Tensor, ""]:
+    """The squared error: mean over the batch of the sum, or the mean, over d_in."""
+    per_token = (x_hat - x).square()
+    return per_token.sum(dim=1).mean() if reduction == "sum_d" else per_token.mean()
+
+
+def auxk_loss(
+    sae: SAE, out: TrainingPass, dead: Bool[Tensor, " d_sae"], reduction: LossReduction
+) -> Float[Tensor, ""]:
+    """How badly the dead features with the largest pre-activations rebuild the error (AuxK).
+
+    Gao et al. 2024, section 2.4: their number is d_in / 2 (app. A.2). Fewer dead features than that
+    weigh proportionally less, so that the last few are not driven wild. The gradient reaches the
+    encoder through the pre-activations; the error itself is a constant.
+    """
+    k_aux = min(out.x.shape[1] // 2, sae.d_sae)
+    values, indices = out.pre_acts.masked_fill(~dead, -torch.inf).topk(k_aux, dim=1, sorted=False)
+    revived = Codes(indices, values.relu(), sae.d_sae)
+    error = (out.x - out.x_hat).detach()
+    share = (dead.sum() / k_aux).clamp(max=1.0)
+    return share * mse_loss(revived.decode(sae.W_dec), error, reduction)
