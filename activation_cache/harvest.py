@@ -123,7 +123,7 @@ class ActivationStream:
 
 
 def harvest(model: LanguageModel, cfg: HarvestConfig) -> ActivationStream:
-    """Stream the activations of `model` that `cfg` names, shuffled, for as long as they are taken."""
+    """Stream the activations of `model` that `cfg` names, shuffled, as long as they are taken."""
     return ActivationStream(model, cfg)
 
 
@@ -139,5 +139,5 @@ def check_finite(found: Rows, tokens: Tensor, model: LanguageModel) -> None:
             context = model.tokenizer.decode(tokens[block, max(0, position - 8) : position + 1])
             raise InputError(
                 f"{hook_name} of {model.name} holds NaN or Inf at position {position} of "
-                f"{context!r}: load the model in float32 or bfloat16 (--dtype), or check its weights"
+                f"{context!r}: load the model in float32 or bfloat16 (--dtype) or check its weights"
             )

@@ -1,15 +1,15 @@
 """A language model whose activations can be read, and replaced, at TransformerLens hook names.
 
-TransformerLens says which module a hook name belongs to; the forward pass itself is the bare Hugging
-Face one. That keeps its speed (the bridge costs about 15 %, see docs/log.md) and its numbers, and
-works for every architecture that TransformerLens knows. The bridge itself is `LanguageModel.bridge`.
+TransformerLens says which module a hook name belongs to; the forward pass itself is the bare
+Hugging Face one. That keeps its speed and its numbers (docs/decisions/0001-bare-forward.md), and
+works for every architecture that TransformerLens knows. Its bridge is `LanguageModel.bridge`.
 """
 
 import copy
 import importlib.util
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,7 +43,7 @@ Edit = Callable[[Tensor], Tensor]
 """Maps the activations [batch, pos, width] at a site to what the model shall use instead."""
 
 
-class _Stop(Exception):  # noqa: N818 - control flow, not an error
+class _Stop(Exception):
     """Ends a forward pass once every wanted activation has been seen."""
 
 
@@ -62,7 +62,7 @@ class LanguageModel:
     """A causal language model with named sites. Build one with `load_model`."""
 
     processing = "raw"
-    """Weights as published: no folding, no centring (TransformerLens' compatibility mode is off)."""
+    """Weights as published: no folding, no centring (no compatibility mode of TransformerLens)."""
 
     def __init__(
         self, name: str, hf: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
@@ -192,10 +192,8 @@ class LanguageModel:
                 hooks.enter_context(
                     _reading(self._site(hook_name), lambda x, name=hook_name: keep(name, x))
                 )
-            try:
+            with suppress(_Stop):
                 self.hf.base_model(tokens.to(self.device), use_cache=False)
-            except _Stop:
-                pass
         return {hook_name: found[hook_name] for hook_name in hook_names}
 
     def logits(
@@ -231,7 +229,7 @@ def load_model(
     options["revision"] = revision
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-        hf = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
+        hf: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
     except (OSError, ValueError, KeyError) as error:
         raise InputError(
             f"cannot load the model {source!r} ({_first_line(error)}): give 'tiny', a hub id while "

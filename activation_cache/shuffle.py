@@ -1,4 +1,4 @@
-"""Serve rows in random order from a buffer of fixed size. Tensors in, tensors out; no model here."""
+"""Serve rows in random order from a buffer of fixed size. Tensors in, tensors out: no model."""
 # Shapes: N = rows held, B = rows in a batch, D = width of a row (one per name).
 
 from collections.abc import Iterator

@@ -148,7 +148,7 @@ def _local_rows(path: Path, text_column: str) -> Iterable[dict[str, Any]]:
         raise InputError(f"cannot read text from {path}: the file must end in one of {formats}")
     if path.stat().st_size == 0:
         raise InputError(f"the text file {path} is empty: give one with text in it")
-    options = {"sample_by": "paragraph"} if path.suffix == ".txt" else {}
+    options: dict[str, Any] = {"sample_by": "paragraph"} if path.suffix == ".txt" else {}
     return datasets.load_dataset(
         LOCAL_FORMATS[path.suffix],
         data_files=str(path),
@@ -160,10 +160,11 @@ def _local_rows(path: Path, text_column: str) -> Iterable[dict[str, Any]]:
 
 def _hub_rows(source: str) -> Iterable[dict[str, Any]]:
     import datasets
+    from datasets.exceptions import DatasetsError
 
     try:
         return datasets.load_dataset(source, split="train", streaming=True)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, DatasetsError) as error:
         raise InputError(
             f"cannot read the dataset {source!r} from the hub ({type(error).__name__}): check the "
             f"name and the connection, or give a local .txt, .json or .parquet file"
@@ -176,9 +177,7 @@ def _texts(rows: Iterable[dict[str, Any]], text_column: str, source: str) -> Ite
             text = row.get(text_column)
             if not isinstance(text, str):
                 columns = ", ".join(row)
-                raise InputError(
-                    f"{source} has no text column {text_column!r}: it has {columns}"
-                )
+                raise InputError(f"{source} has no text column {text_column!r}: it has {columns}")
             if text.strip():
                 yield text
     except InputError:

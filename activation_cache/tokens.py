@@ -20,7 +20,7 @@ Documents = Callable[[], Iterator[str]]
 class TokenBlocks:
     """Packs documents without padding into blocks of `context_size` tokens.
 
-    Documents follow each other with the tokenizer's EOS behind each; a document that does not fit is
+    Documents follow each other with the tokenizer's EOS behind each; one that does not fit is
     continued in the next block. With `prepend_bos`, every block opens with BOS. After the last
     document the text starts again, or ends where `repeat` is false; the unfinished block at that
     point is carried over or dropped.
@@ -97,8 +97,8 @@ class TokenBlocks:
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> Int[Tensor, " n"]:
     """The ids of BOS, EOS and PAD, as far as the tokenizer has them."""
-    ids = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id} - {None}
-    return torch.tensor(sorted(ids), dtype=torch.int64)
+    ids = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    return torch.tensor(sorted({i for i in ids if isinstance(i, int)}), dtype=torch.int64)
 
 
 def counted_positions(

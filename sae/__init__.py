@@ -1,0 +1,25 @@
+"""Sparse dictionaries: build, train, evaluate, save and load them. Knows no text and no model."""
+
+from sae.architectures import AnySAEConfig
+from sae.base import SAE, SAEConfig
+from sae.codes import Codes
+from sae.errors import InputError
+from sae.evaluation import EvalReport, evaluate, evaluate_reconstruction
+from sae.serialization import load, save
+from sae.training import StepRecord, TrainConfig, train
+
+__all__ = [
+    "SAE",
+    "AnySAEConfig",
+    "Codes",
+    "EvalReport",
+    "InputError",
+    "SAEConfig",
+    "StepRecord",
+    "TrainConfig",
+    "evaluate",
+    "evaluate_reconstruction",
+    "load",
+    "save",
+    "train",
+]

@@ -164,7 +164,7 @@ class SAE(nn.Module, Generic[Cfg]):
         self.b_dec.copy_(x.mean(dim=0) * self.input_scale)
 
     @torch.no_grad()
-    def normalise_decoder_(self) -> None:
+    def constrain_(self) -> None:
         """Bring every decoder row back to unit norm. Call it after the optimiser's step."""
         self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8))
 
@@ -182,6 +182,10 @@ class SAE(nn.Module, Generic[Cfg]):
         relu, top-k and a threshold commute with a positive factor, so the weights stay as they are:
         rows of unit norm remain rows of unit norm, and tied weights remain tied.
         """
-        self.b_enc.div_(self.input_scale)
-        self.b_dec.div_(self.input_scale)
+        for offset in self.offsets():
+            offset.div_(self.input_scale)
         self.input_scale = 1.0
+
+    def offsets(self) -> list[nn.Parameter]:
+        """The parameters that are measured in the units of the input."""
+        return [self.b_enc, self.b_dec]

@@ -9,7 +9,9 @@ from sae.architectures.topk import TopKConfig, TopKSAE
 
 AnySAEConfig = ReLUConfig | JumpReLUConfig | TopKConfig
 
-ARCHITECTURES: dict[str, type[AnySAEConfig]] = {cls.architecture: cls for cls in get_args(AnySAEConfig)}
+ARCHITECTURES: dict[str, type[AnySAEConfig]] = {
+    cls.architecture: cls for cls in get_args(AnySAEConfig)
+}
 """Config classes by the name that files and flags use."""
 
 __all__ = [

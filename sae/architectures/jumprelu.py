@@ -10,7 +10,6 @@ Neither step has a useful gradient, so straight-through estimators with a rectan
     d L0   / d threshold =         -1 / bandwidth * 1[|pre - threshold| < bandwidth / 2]
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -24,7 +23,7 @@ from sae.errors import InputError
 
 @dataclass(frozen=True, kw_only=True)
 class JumpReLUConfig(SAEConfig):
-    """The JumpReLU dictionary. The threshold is trained as its logarithm, as in the paper."""
+    """The JumpReLU dictionary. Trains the threshold itself, where the paper takes its logarithm."""
 
     architecture: ClassVar[str] = "jumprelu"
     revival: ClassVar[Revival] = "resample"
@@ -55,15 +54,15 @@ class JumpReLUConfig(SAEConfig):
 class JumpReLUSAE(SAE[JumpReLUConfig]):
     def __init__(self, cfg: JumpReLUConfig, d_in: int, *, seed: int = 0) -> None:
         super().__init__(cfg, d_in, seed=seed)
-        self.log_threshold = nn.Parameter(torch.full((cfg.d_sae,), math.log(cfg.initial_threshold)))
+        self.threshold = nn.Parameter(torch.full((cfg.d_sae,), cfg.initial_threshold))
 
-    @property
-    def threshold(self) -> Tensor:
-        return self.log_threshold.exp()
+    def offsets(self) -> list[nn.Parameter]:
+        return [*super().offsets(), self.threshold]
 
     @torch.no_grad()
-    def reset_threshold_(self, features: Tensor) -> None:
-        self.log_threshold[features] = math.log(self.cfg.initial_threshold)
+    def constrain_(self) -> None:
+        super().constrain_()
+        self.threshold.clamp_(min=0.0)  # below 0, features that say "no" would count as active
 
     def activate(self, pre_acts: Tensor) -> Tensor:
         return _JumpReLU.apply(pre_acts, self.threshold, self.cfg.bandwidth)
@@ -71,11 +70,6 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
     def penalties(self, pre_acts: Tensor, acts: Tensor | Codes) -> dict[str, Tensor]:
         steps = _Step.apply(pre_acts, self.threshold, self.cfg.bandwidth)
         return {"l0": steps.sum(dim=1).mean()}
-
-    @torch.no_grad()
-    def fold_input_scale_(self) -> None:
-        self.log_threshold.sub_(math.log(self.input_scale))
-        super().fold_input_scale_()
 
 
 class _JumpReLU(torch.autograd.Function):

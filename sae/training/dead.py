@@ -52,7 +52,7 @@ def resample_(
         sae.untied_W_enc[:, features] = (directions * 0.2 * norm).T
     sae.b_enc[features] = 0.0
     if isinstance(sae, JumpReLUSAE):
-        sae.reset_threshold_(features)
+        sae.threshold[features] = sae.cfg.initial_threshold
     for parameter, state in optimizer.state.items():
         axis = 1 if parameter is sae.untied_W_enc else 0
         for name in ("exp_avg", "exp_avg_sq"):

@@ -1,7 +1,7 @@
 """Fit dictionaries to a stream of activations. A generator: it does not log, print or save."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -27,7 +27,7 @@ class TrainConfig:
     n_tokens: int = 500_000
     """Activation vectors to train on; each is seen once unless the stream repeats."""
     lr: float | None = None
-    """Peak learning rate of Adam; by default 5e-3 / sqrt(d_sae / 64), falling with the width."""
+    """Peak learning rate of Adam; by default 2e-3, falling with the root of widths over 1536."""
     lr_warmup_fraction: float = 0.02
     lr_decay_fraction: float = 0.3
     penalty_warmup_fraction: float = 0.1
@@ -39,9 +39,9 @@ class TrainConfig:
     normalise: bool = True
     """Bring the mean norm of the input to sqrt(d_in) for training; folded into the result."""
     dead_after_tokens: int | None = None
-    """Tokens without firing that make a feature dead; by default a tenth of the run, at most 10M."""
+    """Tokens without firing that make a feature dead; by default a tenth of the run, up to 10M."""
     init_tokens: int = 8192
-    """Tokens from the stream's head that set the scale and the decoder bias; trained on as well."""
+    """Tokens of the stream's head that set the scale and the decoder bias; trained on as well."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,7 +54,9 @@ class TrainConfig:
                 raise InputError(f"{name} must be positive, got {value}")
 
     def learning_rate(self, d_sae: int) -> float:
-        return 5e-3 / math.sqrt(d_sae / 64) if self.lr is None else self.lr
+        if self.lr is not None:
+            return self.lr
+        return 2e-3 * min(1.0, math.sqrt(1536 / d_sae))
 
     @property
     def dead_window_tokens(self) -> int:
@@ -65,7 +67,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class StepRecord:
-    """What one optimiser step of one dictionary did. Tensors stay on the device until they are read."""
+    """What one optimiser step of one dictionary did. Tensors stay on the device until read."""
 
     dictionary: int
     """Position in the list that is being trained."""
@@ -122,7 +124,7 @@ class Trainer:
         factor = warm_up_and_decay(progress, cfg.lr_warmup_fraction, cfg.lr_decay_fraction)
         self.optimizer.param_groups[0]["lr"] = self.lr * factor
         self.optimizer.step()
-        sae.normalise_decoder_()  # after the step: a saved dictionary has unit rows
+        sae.constrain_()  # after the step: a saved dictionary has unit rows
 
         with torch.no_grad():
             fires = fire_counts(out.acts)
@@ -157,7 +159,7 @@ class Trainer:
 
 def train(
     saes: SAE | Sequence[SAE], batches: Iterable[Batch], cfg: TrainConfig
-) -> Iterator[StepRecord]:
+) -> Generator[StepRecord]:
     """Train one dictionary or several on the same stream, yielding a record per step of each.
 
     `batches` are tensors [batch, d_in], the same for all, or mappings by hook name from which each
@@ -202,7 +204,7 @@ def _take(stream: Iterator[Batch], n_tokens: int, sae: SAE) -> list[Batch]:
 def _activations(batch: Batch, sae: SAE) -> Float[Tensor, "batch d_in"]:
     """The tensor of a batch that belongs to this dictionary."""
     if isinstance(batch, Mapping):
-        if sae.hook_name not in batch:
+        if sae.hook_name is None or sae.hook_name not in batch:
             sites = ", ".join(batch)
             raise InputError(
                 f"the stream has no site {sae.hook_name!r}, only {sites}: "

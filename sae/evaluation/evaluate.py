@@ -1,0 +1,88 @@
+"""Measure a dictionary: on activations alone, or spliced into the model on held-out text."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae.codes import Codes
+from sae.errors import InputError
+from sae.evaluation.metrics import ReconstructionMetrics
+from sae.evaluation.report import EvalReport
+from sae.evaluation.splice import SpliceableModel, SplicedCrossEntropy
+
+TextBatch = tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]
+"""Tokens, and which positions count in training and in every metric."""
+
+
+class Dictionary(Protocol):
+    """Whatever encodes and decodes: a trained dictionary, a baseline, the identity."""
+
+    def encode_sparse(self, x: Tensor) -> Tensor | Codes: ...
+
+    def decode(self, acts: Tensor | Codes) -> Tensor: ...
+
+
+def evaluate(
+    sae: Dictionary,
+    model: SpliceableModel,
+    batches: Sequence[TextBatch],
+    hook_name: str,
+) -> EvalReport:
+    """Reconstruction, sparsity and spliced-in cross-entropy on the given text.
+
+    The text is read twice: once for the mean activation, which unexplained variance and mean
+    ablation refer to, and once for everything else. Raises `InputError` where no token counts or
+    the dictionary does not fit the site.
+    """
+    mean = _mean(_counted_rows(model, tokens, counted, hook_name) for tokens, counted in batches)
+    splice = SplicedCrossEntropy(model, hook_name)
+    metrics = ReconstructionMetrics(mean)
+    for tokens, counted in batches:
+        x = _counted_rows(model, tokens, counted, hook_name)
+        metrics.update(x, *_reconstruct(sae, x))
+        splice.update(
+            tokens,
+            counted,
+            {
+                "spliced": lambda rows: _reconstruct(sae, rows)[0],
+                "zero": torch.zeros_like,
+                "mean": lambda rows: mean.to(rows).expand_as(rows),
+            },
+        )
+    return EvalReport(**metrics.result() | splice.result(), density=metrics.density)
+
+
+def evaluate_reconstruction(
+    sae: Dictionary, batches: Sequence[Float[Tensor, "batch d_in"]]
+) -> EvalReport:
+    """Reconstruction and sparsity on held-out activations, with no model at hand."""
+    metrics = ReconstructionMetrics(_mean(batches))
+    for x in batches:
+        metrics.update(x, *_reconstruct(sae, x))
+    return EvalReport(**metrics.result(), density=metrics.density)
+
+
+@torch.no_grad()
+def _reconstruct(sae: Dictionary, x: Tensor) -> tuple[Tensor, Tensor | Codes]:
+    acts = sae.encode_sparse(x)
+    return sae.decode(acts), acts
+
+
+def _counted_rows(
+    model: SpliceableModel, tokens: Tensor, counted: Tensor, hook_name: str
+) -> Float[Tensor, "rows d_in"]:
+    x = model.activations(tokens, [hook_name])[hook_name]
+    return x[counted.to(x.device)]
+
+
+def _mean(batches: Iterable[Tensor]) -> Float[Tensor, " d_in"]:
+    total, n = torch.zeros((), dtype=torch.float64), 0
+    for rows in batches:
+        total = total + rows.to("cpu", torch.float64).sum(dim=0)
+        n += len(rows)
+    if n == 0:
+        raise InputError("no token counts in the evaluation text: give more held-out text")
+    return total / n

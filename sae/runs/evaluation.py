@@ -1,0 +1,70 @@
+"""Evaluate a dictionary on the held-out text that its metadata names."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from activation_cache import HarvestConfig, LanguageModel, load_model
+from activation_cache.harvest import token_blocks
+from activation_cache.tokens import counted_positions, special_ids
+from sae.base import SAE
+from sae.errors import InputError
+from sae.evaluation import EvalReport, evaluate
+from sae.evaluation.evaluate import TextBatch
+from sae.runs.settings import DTYPES
+
+NEEDED = ("model_name", "hook_name", "dataset_path", "context_size", "eval_tokens")
+"""What the metadata of a dictionary must say for it to be evaluated."""
+
+
+def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
+    """Load the model that a saved dictionary names, and measure the dictionary on held-out text.
+
+    On the same device this gives the numbers of the run that made it, to the last digit.
+    """
+    missing = [name for name in NEEDED if name not in sae.metadata]
+    if missing:
+        raise InputError(f"the dictionary does not say its {', '.join(missing)}: give them as flags")
+    dtype = DTYPES[sae.metadata.get("model_dtype", "float32")]
+    model = load_model(sae.metadata["model_name"], device=device, dtype=dtype)
+    if sae.metadata.get("processing", model.processing) != model.processing:
+        raise InputError(
+            f"the dictionary is for a model with processing {sae.metadata['processing']!r}, and "
+            f"{model.name} was loaded {model.processing!r}: their activations differ"
+        )
+    sae = sae.to(model.device)
+    return evaluate_on_held_out_text(sae, model, held_out_batches(model, sae.metadata))
+
+
+def evaluate_on_held_out_text(
+    sae: SAE, model: LanguageModel, batches: Sequence[TextBatch]
+) -> EvalReport:
+    hook_name = str(sae.hook_name)
+    if model.width(hook_name) != sae.d_in:
+        raise InputError(
+            f"the dictionary takes activations of width {sae.d_in}, but {hook_name} of "
+            f"{model.name} has width {model.width(hook_name)}: choose the site it was trained on"
+        )
+    return evaluate(sae, model, batches, hook_name)
+
+
+def held_out_batches(model: LanguageModel, metadata: Mapping[str, Any]) -> list[TextBatch]:
+    """The first `eval_tokens` tokens of the held-out text, with the positions that count."""
+    all_positions = metadata.get("all_positions", False)
+    cfg = HarvestConfig(
+        hook_names=(metadata["hook_name"],),
+        dataset=metadata["dataset_path"],
+        text_column=metadata.get("text_column", "text"),
+        split="held_out",
+        context_size=metadata["context_size"],
+        prepend_bos=metadata.get("prepend_bos", True),
+    )
+    special = special_ids(model.tokenizer)
+    batches: list[TextBatch] = []
+    n_tokens = 0
+    for tokens in token_blocks(model, cfg, repeat=False):
+        counted = counted_positions(tokens, special)
+        batches.append((tokens, counted | all_positions))
+        n_tokens += tokens.numel()
+        if n_tokens >= metadata["eval_tokens"]:
+            break
+    return batches

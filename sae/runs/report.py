@@ -1,0 +1,291 @@
+"""A finished run folder becomes one HTML page that needs no network. Reads files only."""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from sae.errors import InputError
+from sae.runs.charts import Series, compact, histogram, line_chart, power_of_ten
+
+_ARCHITECTURES = {
+    "relu": "ReLU",
+    "jumprelu": "JumpReLU",
+    "topk": "TopK",
+    "batch_topk": "BatchTopK",
+    "gated": "Gated",
+    "matryoshka": "Matryoshka",
+}
+_INTERVENTIONS = {
+    "ce_clean": "model left alone",
+    "ce_spliced": "dictionary spliced in",
+    "ce_mean": "activations set to their mean",
+    "ce_zero": "activations set to zero",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFiles:
+    """What a run folder says, as read: nothing is computed here."""
+
+    settings: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    git_commit: str | None
+    rows: Sequence[Mapping[str, Any]]
+    metrics: Mapping[str, Any]
+    conventions: Mapping[str, Any]
+    density: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One small chart of training: which keys of a log row it shows, and on what axis."""
+
+    title: str
+    keys: tuple[str, ...]
+    y_label: str
+    log_y: bool = False
+
+
+_PANELS = (
+    Panel(title="Loss", keys=("loss", "mse"), y_label="per token", log_y=True),
+    Panel(title="Unexplained variance", keys=("fvu",), y_label="share of variance", log_y=True),
+    Panel(title="L0", keys=("l0",), y_label="active features per token"),
+    Panel(title="Dead features", keys=("dead",), y_label="features"),
+    Panel(title="Learning rate", keys=("lr",), y_label="step size"),
+    Panel(title="Gradient norm", keys=("grad_norm",), y_label="before clipping"),
+    Panel(title="Throughput", keys=("tokens_per_s",), y_label="tokens per second"),
+)
+_ROW_AXES = {"step", "n_tokens"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One drawn panel with the last value of each of its lines."""
+
+    title: str
+    chart: Markup
+    last: Sequence[tuple[str, str]]
+    n_skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """The cross-entropy under one intervention, split where the untouched model's ends."""
+
+    key: str
+    name: str
+    value: str
+    above_clean: str
+    clean_share: float
+    excess_share: float
+
+
+def write_report(folder: Path) -> Path:
+    """Write `folder/report.html` from the files of a finished run and return its path.
+
+    The page is replaced in one move, so a reader never sees half of it. Raises `InputError` if
+    config.json is missing or a file is not valid JSON.
+    """
+    target = folder / "report.html"
+    page = render(read_run(folder))
+    temporary = folder / f".report.{os.getpid()}.html"
+    try:
+        temporary.write_text(page, encoding="utf-8")
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def read_run(folder: Path) -> RunFiles:
+    """Read what a run folder holds; only config.json has to be there."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder} is not a run folder: it has no config.json; name a run's --out")
+    config = _json(path.read_text(encoding="utf-8"), where=str(path))
+    log, result = folder / "metrics.jsonl", folder / "eval.json"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    evaluated = (
+        _json(result.read_text(encoding="utf-8"), where=str(result)) if result.is_file() else {}
+    )
+    return RunFiles(
+        settings=config.get("settings") or {},
+        versions=config.get("versions") or {},
+        git_commit=config.get("git_commit"),
+        rows=[
+            _json(line, where=f"{log} line {number}")
+            for number, line in enumerate(lines, start=1)
+            if line.strip()
+        ],
+        metrics=evaluated.get("metrics") or {},
+        conventions=evaluated.get("conventions") or {},
+        density=evaluated.get("density") or {},
+    )
+
+
+def render(run: RunFiles) -> str:
+    """The page as text; everything that came from a file is escaped."""
+    architecture = str(run.settings.get("architecture") or "Sparse")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(
+        run=run,
+        architecture=_ARCHITECTURES.get(architecture, architecture),
+        finite={
+            key: value for key in run.metrics if (value := _finite(run.metrics, key)) is not None
+        },
+        n_tokens=max(_column(run.rows, "n_tokens"), default=None),
+        tokens_per_s=statistics.median(_column(run.rows, "tokens_per_s") or [0.0]),
+        bars=_bars(run.metrics),
+        curves=_curves(run.rows),
+        density_chart=_density_chart(run.density),
+        metric_rows=_metric_rows(run),
+        exact=exact,
+        rounded=rounded,
+        short=short,
+    )
+
+
+def exact(value: object) -> str:
+    """A value as the file has it; text without its quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def rounded(value: object) -> str:
+    """A number to four significant digits with thousands apart; anything else as it is."""
+    if not _is_number(value) or not math.isfinite(value):
+        return exact(value)
+    if abs(value) >= 1e15:
+        return f"{value:.4g}"
+    if abs(value) >= 1e3 or float(value).is_integer():
+        return f"{value:,.0f}"
+    return compact(float(f"{value:.4g}"))
+
+
+def short(value: float) -> str:
+    """A number for a headline: three significant digits with k, M or B."""
+    return compact(float(f"{value:.3g}"))
+
+
+def _json(text: str, *, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where} is not valid JSON ({error}); repair or remove it") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{where} must hold one JSON object, got {type(value).__name__}")
+    return value
+
+
+def _finite(values: Mapping[str, Any], key: str) -> float | None:
+    value = values.get(key)
+    return value if _is_number(value) and math.isfinite(value) else None
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [value for row in rows if (value := _finite(row, key)) is not None]
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _bars(metrics: Mapping[str, Any]) -> list[Bar]:
+    values = {key: v for key in _INTERVENTIONS if (v := _finite(metrics, key)) is not None}
+    longest = max(values.values(), default=0.0)
+    clean = values.get("ce_clean")
+    if longest <= 0:
+        return []
+    return [
+        Bar(
+            key=key,
+            name=_INTERVENTIONS[key],
+            value=f"{value:.3f}",
+            above_clean=_above(value, clean) if key != "ce_clean" else "",
+            clean_share=100 * max(0.0, min(value, value if clean is None else clean)) / longest,
+            excess_share=100 * max(0.0, value - (value if clean is None else clean)) / longest,
+        )
+        for key, value in values.items()
+    ]
+
+
+def _above(value: float, clean: float | None) -> str:
+    return "" if clean is None else f"{value - clean:+.3f}"
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    logged = dict.fromkeys(key for row in rows for key, v in row.items() if _is_number(v))
+    known = {key for panel in _PANELS for key in panel.keys}
+    others = [
+        Panel(title=key, keys=(key,), y_label="logged value")
+        for key in logged
+        if key not in known and key not in _ROW_AXES
+    ]
+    panels = [*_PANELS, *others]
+    return [_curve(panel, rows) for panel in panels if any(key in logged for key in panel.keys)]
+
+
+def _curve(panel: Panel, rows: Sequence[Mapping[str, Any]]) -> Curve:
+    series = [_series(key, rows) for key in panel.keys]
+    series = [line for line in series if line.points]
+    title = f"{panel.title} against tokens seen"
+    return Curve(
+        title=panel.title,
+        chart=line_chart(
+            series, title=title, x_label="tokens seen", y_label=panel.y_label, log_y=panel.log_y
+        ),
+        last=[
+            (line.name, rounded(line.finite[-1][1]) if line.finite else "NaN") for line in series
+        ],
+        n_skipped=sum(len(line.points) - len(line.finite) for line in series),
+    )
+
+
+def _series(key: str, rows: Iterable[Mapping[str, Any]]) -> Series:
+    points = [
+        (float(row["n_tokens"]), float(row[key]))
+        for row in rows
+        if _is_number(row.get("n_tokens")) and _is_number(row.get(key))
+    ]
+    return Series(name=key, points=points)
+
+
+def _density_chart(density: Mapping[str, Any]) -> Markup | None:
+    edges, counts = density.get("log10_edges") or [], density.get("counts") or []
+    if not any(counts):
+        return None
+    return histogram(
+        edges,
+        counts,
+        title="How often each feature fires",
+        x_label="fires per token, log scale",
+        y_label="features",
+        x_tick=power_of_ten,
+    )
+
+
+def _metric_rows(run: RunFiles) -> list[tuple[str, str, str, str]]:
+    names = dict.fromkeys([*run.metrics, *run.conventions])
+    names.pop("density", None)  # said under its histogram
+    return [
+        (
+            name,
+            rounded(run.metrics[name]) if name in run.metrics else "not measured",
+            exact(run.metrics.get(name, "")),
+            str(run.conventions.get(name, "")),
+        )
+        for name in names
+    ]

@@ -1,0 +1,198 @@
+"""Every setting of a run, flat, as the flags name them; and what each part of the run makes of it."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from activation_cache import HarvestConfig, LanguageModel
+from activation_cache.text import DOCSTRINGS
+from sae.architectures import ARCHITECTURES, AnySAEConfig
+from sae.errors import InputError
+from sae.training import TrainConfig
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ARCHITECTURE_SETTINGS = ("k", "l1_coeff", "l0_coeff")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings:
+    """Train a sparse dictionary on a model's activations, evaluate it, and report."""
+
+    model: str = "tiny"
+    """The embedded model `tiny`, a hub id such as gpt2, a folder, or a .gguf file."""
+    hook_name: tuple[str, ...] = ()
+    """TransformerLens name of the site; give it several times for a dictionary at each.
+    By default the residual stream in the middle of the model."""
+    dataset: str = DOCSTRINGS
+    """`docstrings` of the installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
+    text_column: str = "text"
+    """The column of the dataset that holds the text."""
+    architecture: Literal["relu", "jumprelu", "topk"] = "topk"
+    """What keeps the features sparse: relu with L1, jumprelu with L0, or topk."""
+    d_sae: int = 1536
+    """Number of features."""
+    k: int | None = None
+    """Active features of each token (topk; 32 by default)."""
+    l1_coeff: float | None = None
+    """Weight of the L1 penalty (relu)."""
+    l0_coeff: float | None = None
+    """Weight of the L0 penalty (jumprelu)."""
+    tied: bool = False
+    """Encode with the transpose of the decoder."""
+    n_tokens: int = 1_000_000
+    """Activation vectors to train on."""
+    batch_tokens: int = 1024
+    """Activation vectors in each training step."""
+    buffer_tokens: int = 65_536
+    """Activation vectors in the shuffle buffer."""
+    context_size: int = 128
+    """Tokens in each block that the model sees, BOS included."""
+    lr: float | None = None
+    """Peak learning rate; by default it falls with the square root of d_sae."""
+    eval_tokens: int = 65_536
+    """Held-out tokens to evaluate on."""
+    seed: int = 0
+    """Seeds the initial weights, the shuffling and the resampling."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Data type of the language model and of its activations."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    out: Path = Path("runs/latest")
+    """Folder for everything that the run writes; it must not exist yet."""
+    log_every: int = 20
+    """Steps between two rows of metrics.jsonl."""
+    wandb: Literal["off", "offline", "online"] | None = None
+    """Weights & Biases; by default online where an API key is set, else offline."""
+
+    def __post_init__(self) -> None:
+        for name in ("n_tokens", "eval_tokens", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name, known in (("architecture", ARCHITECTURES), ("dtype", DTYPES)):
+            if getattr(self, name) not in known:
+                raise InputError(
+                    f"unknown {name} {getattr(self, name)!r}: use one of {', '.join(known)}"
+                )
+        self.sae_config()
+        self.train_config()
+        self.harvest_config(self.hook_name or ("any",))
+
+    def sae_config(self) -> AnySAEConfig:
+        """The dictionary's config; a setting of another architecture is refused."""
+        cls = ARCHITECTURES[self.architecture]
+        accepted = {field.name for field in fields(cls)}
+        given = {name: getattr(self, name) for name in ARCHITECTURE_SETTINGS}
+        given = {name: value for name, value in given.items() if value is not None}
+        for name in given:
+            if name not in accepted:
+                raise InputError(
+                    f"{name} is no setting of the architecture {self.architecture}: leave it out"
+                )
+        return cls(d_sae=self.d_sae, tied=self.tied, **given)
+
+    def train_config(self) -> TrainConfig:
+        return TrainConfig(n_tokens=self.n_tokens, lr=self.lr, seed=self.seed)
+
+    def harvest_config(self, hook_names: tuple[str, ...]) -> HarvestConfig:
+        return HarvestConfig(
+            hook_names=hook_names,
+            dataset=self.dataset,
+            text_column=self.text_column,
+            context_size=self.context_size,
+            batch_tokens=self.batch_tokens,
+            buffer_tokens=max(self.buffer_tokens, self.batch_tokens),
+            seed=self.seed,
+        )
+
+    def hook_names(self, model: LanguageModel) -> tuple[str, ...]:
+        return self.hook_name or (f"blocks.{model.n_layers // 2}.hook_resid_pre",)
+
+    def metadata(self, model: LanguageModel, hook_name: str) -> dict[str, Any]:
+        """What a dictionary has to say about where it belongs, in SAELens' names where it has them."""
+        harvest = self.harvest_config((hook_name,))
+        train = self.train_config()
+        return {
+            "model_name": self.model,
+            "hook_name": hook_name,
+            "dataset_path": self.dataset,
+            "text_column": self.text_column,
+            "context_size": self.context_size,
+            "prepend_bos": harvest.prepend_bos,
+            "all_positions": harvest.all_positions,
+            "processing": model.processing,
+            "model_dtype": self.dtype,
+            "n_tokens": self.n_tokens,
+            "eval_tokens": self.eval_tokens,
+            "loss_reduction": train.loss_reduction,
+            "seed": self.seed,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "hook_name": list(self.hook_name), "out": str(self.out)}
+
+
+def settings_from_file(path: Path) -> RunSettings:
+    """Settings from a JSON or YAML file of flag names, or from the config.json of an earlier run."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text())  # JSON is YAML
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read the config file {path}: {error}".splitlines()[0]) from error
+    if not isinstance(content, Mapping):
+        raise InputError(f"the config file {path} must map flag names to values")
+    given = dict(content.get("settings", content))
+    unknown = set(given) - {field.name for field in fields(RunSettings)}
+    if unknown:
+        raise InputError(f"the config file {path} has unknown settings: {', '.join(sorted(unknown))}")
+    if isinstance(given.get("hook_name"), str):
+        given["hook_name"] = [given["hook_name"]]
+    given["hook_name"] = tuple(given.get("hook_name", ()))
+    given["out"] = Path(given.get("out", RunSettings.out))
+    try:
+        return RunSettings(**given)
+    except (TypeError, KeyError) as error:
+        raise InputError(f"the config file {path} has a value of the wrong kind: {error}") from error
+
+
+def describe(settings: RunSettings, hook_name: str) -> str:
+    """The contents of config.json: every setting, library versions, git commit."""
+    return json.dumps(
+        {
+            "settings": {**settings.to_dict(), "hook_name": hook_name},
+            "versions": library_versions(),
+            "git_commit": git_commit(),
+        },
+        indent=2,
+    )
+
+
+def library_versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {"python": platform.python_version()}
+    for name in ("featureloom", "torch", "transformers", "transformer_lens", "datasets", "wandb"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str | None:
+    """The commit that the code was run from, with a `+` where files had been changed."""
+    import subprocess
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

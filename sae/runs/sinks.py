@@ -1,0 +1,92 @@
+"""Where the records of a run go: a file of record, the console, and Weights & Biases."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+Row = dict[str, float]
+"""One row of metrics.jsonl: numbers by the names of the names table."""
+
+
+class Sink(Protocol):
+    """Takes the rows of one dictionary's training, then the metrics of its evaluation."""
+
+    def log(self, row: Row) -> None: ...
+
+    def finish(self, metrics: Row) -> None: ...
+
+
+class JsonLinesSink:
+    """metrics.jsonl, the log of record: a row per log step, written through at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("w", buffering=1)
+
+    def log(self, row: Row) -> None:
+        self._file.write(json.dumps(row) + "\n")
+
+    def finish(self, metrics: Row) -> None:
+        self._file.close()
+
+
+class ConsoleSink:
+    """A progress bar and the latest row of every dictionary, while the context lasts."""
+
+    COLUMNS = ("loss", "fvu", "l0", "dead", "tokens_per_s")
+
+    def __init__(self, console: Console, names: list[str], n_tokens: int) -> None:
+        self._names = names
+        self._rows: dict[str, Row] = {}
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f} of {task.total:,.0f} tokens"),
+            TimeRemainingColumn(),
+            console=console,
+        )
+        self._task = self._progress.add_task("training", total=n_tokens)
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def show(self, name: str, row: Row) -> None:
+        self._rows[name] = row
+        self._progress.update(self._task, completed=row["n_tokens"])
+
+    def _render(self) -> Table:
+        table = Table.grid()
+        numbers = Table(box=None, padding=(0, 2))
+        numbers.add_column("")
+        for column in self.COLUMNS:
+            numbers.add_column(column, justify="right")
+        for name in self._names:
+            row = self._rows.get(name, {})
+            numbers.add_row(name, *(format_number(row.get(column)) for column in self.COLUMNS))
+        table.add_row(numbers)
+        table.add_row(self._progress)
+        return table
+
+
+def format_number(value: float | None) -> str:
+    """Four significant digits, thousands marked, integers as they are."""
+    if value is None:
+        return ""
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}"
