@@ -10,6 +10,7 @@ import importlib.util
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,20 +75,27 @@ def docstring_documents(split: Split) -> Iterator[str]:
     A paragraph is kept only where it is first seen, and the held-out modules are read first, so
     that no paragraph of the held-out split occurs in the training split.
     """
-    modules = _module_files()
-    held_out = [path for name, path in modules if is_held_out(name)]
-    seen: set[int] = set()
-    for path in held_out:
-        text = _unseen_documentation(path, seen)
-        if text and split == "held_out":
-            yield text
+    held_out, paragraphs = _held_out_docstrings()
     if split == "held_out":
+        yield from held_out
         return
-    for name, path in modules:
+    seen = set(paragraphs)
+    for name, path in _module_files():
         if not is_held_out(name) and (text := _unseen_documentation(path, seen)):
             yield text
 
 
+@cache
+def _held_out_docstrings() -> tuple[list[str], frozenset[int]]:
+    """The held-out documents, about 1 MB, and the hashes of their paragraphs."""
+    seen: set[int] = set()
+    texts = [
+        _unseen_documentation(path, seen) for name, path in _module_files() if is_held_out(name)
+    ]
+    return [text for text in texts if text], frozenset(seen)
+
+
+@cache
 def _module_files() -> list[tuple[str, Path]]:
     """Every module of the documented packages as (name, file), shuffled by the hash of its name."""
     modules: list[tuple[str, Path]] = []
@@ -141,6 +149,8 @@ def _is_local(source: str) -> bool:
 def _local_rows(path: Path, text_column: str) -> Iterable[dict[str, Any]]:
     import datasets
 
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong, the error says
     if not path.is_file():
         raise InputError(f"no text file at {path}: give an existing .txt, .json or .parquet file")
     if path.suffix not in LOCAL_FORMATS:

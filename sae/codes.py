@@ -21,8 +21,8 @@ class Codes:
 
     @classmethod
     def from_dense(cls, acts: Float[Tensor, "batch d_sae"]) -> "Codes":
-        """The active entries of dense features, as wide as the busiest row needs."""
-        k = int((acts != 0).sum(dim=1).max()) if len(acts) else 0
+        """The active entries of dense features, as wide as the busiest row needs, at least 1."""
+        k = max(1, int((acts != 0).sum(dim=1).max())) if len(acts) else 1
         values, indices = acts.topk(k, dim=1)
         return cls(indices, values, acts.shape[1])
 

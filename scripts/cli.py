@@ -11,8 +11,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
-import activation_cache
-import sae
+from sae.runs.errors import BAD_INPUT
 
 Flags = TypeVar("Flags")
 
@@ -48,7 +47,7 @@ def run_script(main: Callable[[], None]) -> None:
     """Run a script: 0 on success, 2 with one line on bad input, 130 on Ctrl-C."""
     try:
         main()
-    except (sae.InputError, activation_cache.InputError) as error:
+    except BAD_INPUT as error:
         fail(str(error))
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

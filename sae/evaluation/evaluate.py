@@ -1,7 +1,7 @@
 """Measure a dictionary: on activations alone, or spliced into the model on held-out text."""
 
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -17,6 +17,7 @@ TextBatch = tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]
 """Tokens, and which positions count in training and in every metric."""
 
 
+@runtime_checkable
 class Dictionary(Protocol):
     """Whatever encodes and decodes: a trained dictionary, a baseline, the identity."""
 

@@ -21,6 +21,7 @@ class ReconstructionMetrics:
         self.mean = mean.to(torch.float64)
         self.fires: Int[Tensor, " d_sae"] = torch.zeros(0, dtype=torch.int64)
         self.n_tokens = 0
+        self._n_with_norm = 0
         self._sums: dict[str, float] = dict.fromkeys(
             ("error", "variance", "legacy", "cosine", "l2_ratio", "x_hat_square", "dot", "l1"), 0.0
         )
@@ -35,14 +36,15 @@ class ReconstructionMetrics:
         error = (x - x_hat).square().sum(dim=1)
         variance = (x - self.mean).square().sum(dim=1)
         norm, norm_hat = x.norm(dim=1), x_hat.norm(dim=1)
+        has_norm = norm > 1e-4  # SAELens' guard: a token without a direction has no cosine
         dot = (x * x_hat).sum(dim=1)
         values = acts.values if isinstance(acts, Codes) else acts
         for name, per_token in {
             "error": error,
             "variance": variance,
-            "legacy": 1.0 - error / variance,
-            "cosine": dot / (norm * norm_hat).clamp_min(1e-12),
-            "l2_ratio": norm_hat / norm.clamp_min(1e-12),
+            "legacy": 1.0 - error / variance.clamp_min(1e-12),
+            "cosine": (dot / (norm * norm_hat).clamp_min(1e-12))[has_norm],
+            "l2_ratio": (norm_hat / norm)[has_norm],
             "x_hat_square": norm_hat.square(),
             "dot": dot,
             "l1": values.abs().to(torch.float64),
@@ -51,6 +53,7 @@ class ReconstructionMetrics:
         fires = fire_counts(acts).cpu()
         self.fires = self.fires + fires if self.n_tokens else fires
         self.n_tokens += len(x)
+        self._n_with_norm += int(has_norm.sum())
 
     @property
     def density(self) -> Float[Tensor, " d_sae"]:
@@ -68,8 +71,8 @@ class ReconstructionMetrics:
             "explained_variance": 1.0 - fvu,
             "explained_variance_legacy": sums["legacy"] / n,
             "mse": sums["error"] / n,
-            "cosine": sums["cosine"] / n,
-            "l2_ratio": sums["l2_ratio"] / n,
+            "cosine": sums["cosine"] / max(self._n_with_norm, 1),
+            "l2_ratio": sums["l2_ratio"] / max(self._n_with_norm, 1),
             "relative_reconstruction_bias": (
                 sums["x_hat_square"] / sums["dot"] if sums["dot"] else float("nan")
             ),

@@ -16,8 +16,8 @@ CONVENTIONS: dict[str, str] = {
     "explained_variance_legacy": "mean over tokens of 1 - |x - x_hat|^2 / |x - mean|^2, with the "
     "mean of all tokens; SAELens before 2026 and SAEBench print it with each batch's mean",
     "mse": "|x - x_hat|^2 summed over d_in, mean over tokens",
-    "cosine": "mean over tokens of the cosine of x and x_hat",
-    "l2_ratio": "mean over tokens of |x_hat| / |x|",
+    "cosine": "mean over tokens of the cosine of x and x_hat; without tokens of |x| < 1e-4",
+    "l2_ratio": "mean over tokens of |x_hat| / |x|; without tokens of |x| < 1e-4",
     "relative_reconstruction_bias": "E|x_hat|^2 / E[x . x_hat] (Rajamanoharan et al. 2024, "
     "eq. 10); below 1 is shrinkage",
     "l0": "mean number of features that are not 0",
@@ -75,7 +75,7 @@ class EvalReport:
     def conventions(self) -> dict[str, str]:
         return {name: CONVENTIONS[name] for name in self.metrics()}
 
-    def metrics(self) -> dict[str, float]:
+    def metrics(self) -> dict[str, int | float]:
         """The numbers by name, without those that were not measured."""
         numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "density"}
         return {name: value for name, value in numbers.items() if value == value}

@@ -1,7 +1,7 @@
 """What the model loses when an activation is replaced: by its reconstruction, zero, or the mean."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 Edit = Callable[[Tensor], Tensor]
 
 
+@runtime_checkable
 class SpliceableModel(Protocol):
     """A language model that can be read and edited at hook names."""
 

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+Number = int | float
+"""At run time beartype refuses an int where a float is declared; JSON and callers have both."""
+
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MOST_TICKS = 6
 
@@ -15,14 +18,14 @@ class Series:
     """One named line: a point is (x, y), and points that are not finite are not drawn."""
 
     name: str
-    points: Sequence[tuple[float, float]]
+    points: Sequence[tuple[Number, Number]]
 
     @property
-    def finite(self) -> list[tuple[float, float]]:
+    def finite(self) -> list[tuple[Number, Number]]:
         return [(x, y) for x, y in self.points if math.isfinite(x) and math.isfinite(y)]
 
 
-def linear_ticks(low: float, high: float, target: int = 4) -> list[float]:
+def linear_ticks(low: Number, high: Number, target: int = 4) -> list[float]:
     """Round numbers 1, 2 or 5 x 10^n apart that enclose low..high, about `target` steps.
 
     >>> linear_ticks(0, 37)
@@ -40,7 +43,7 @@ def linear_ticks(low: float, high: float, target: int = 4) -> list[float]:
     return [round(i * step, max(0, -exponent)) for i in range(first, last + 1)]
 
 
-def log_ticks(low: float, high: float) -> list[float]:
+def log_ticks(low: Number, high: Number) -> list[float]:
     """Round numbers that enclose low..high, both positive, for a logarithmic axis.
 
     >>> log_ticks(0.03, 0.8)
@@ -60,7 +63,7 @@ def log_ticks(low: float, high: float) -> list[float]:
     return [float(f"1e{e}") for e in range(first, last + stride, stride)]
 
 
-def compact(value: float) -> str:
+def compact(value: Number) -> str:
     """A tick label: 250000 reads 250k, 1.5e6 reads 1.5M, 2e-5 reads 2e-5."""
     for size, suffix in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if size <= abs(value) < 1e15:
@@ -69,7 +72,7 @@ def compact(value: float) -> str:
     return f"{digits}e{int(exponent)}" if exponent else digits
 
 
-def power_of_ten(exponent: float) -> str:
+def power_of_ten(exponent: Number) -> str:
     """A tick label for a base-10 logarithm: -3 reads 10⁻³."""
     if exponent == round(exponent):
         return "10" + str(round(exponent)).translate(_SUPERSCRIPTS)
@@ -80,15 +83,15 @@ def power_of_ten(exponent: float) -> str:
 class _Axis:
     """Where a value lies on the page, in viewBox units."""
 
-    low: float
-    high: float
-    start: float
-    end: float
-    ticks: Sequence[float]
-    label: Callable[[float], str] = compact
+    low: Number
+    high: Number
+    start: Number
+    end: Number
+    ticks: Sequence[Number]
+    label: Callable[[Number], str] = compact
     log: bool = False
 
-    def at(self, value: float) -> float:
+    def at(self, value: Number) -> float:
         low, high = self.low, self.high
         if self.log:
             low, high, value = math.log10(low), math.log10(high), math.log10(value)
@@ -99,18 +102,18 @@ class _Axis:
 class _Plot:
     """A plot area of a given outer size, with room for labels around it."""
 
-    width: float
-    height: float
-    left: float = 44
-    right: float = 14
-    top: float = 22
-    bottom: float = 36
+    width: int
+    height: int
+    left: int = 44
+    right: int = 14
+    top: int = 22
+    bottom: int = 36
 
-    def x_axis(self, low: float, high: float, target: int) -> _Axis:
+    def x_axis(self, low: Number, high: Number, target: int) -> _Axis:
         ticks = [t for t in linear_ticks(low, high, target) if low <= t <= high]
         return _Axis(low=low, high=high, start=self.left, end=self.width - self.right, ticks=ticks)
 
-    def y_axis(self, ticks: Sequence[float], *, log: bool = False) -> _Axis:
+    def y_axis(self, ticks: Sequence[Number], *, log: bool = False) -> _Axis:
         start, end = self.height - self.bottom, self.top
         low, high = ticks[0], ticks[-1]
         return _Axis(low=low, high=high, start=start, end=end, ticks=ticks, log=log)
@@ -164,13 +167,13 @@ def line_chart(
 
 
 def histogram(
-    edges: Sequence[float],
-    counts: Sequence[float],
+    edges: Sequence[Number],
+    counts: Sequence[Number],
     *,
     title: str,
     x_label: str,
     y_label: str,
-    x_tick: Callable[[float], str] = compact,
+    x_tick: Callable[[Number], str] = compact,
 ) -> Markup:
     """Bars of `counts[i]` between `edges[i]` and `edges[i + 1]`; hovering a bar names its range."""
     if len(edges) != len(counts) + 1 or not counts:
@@ -178,7 +181,7 @@ def histogram(
             f"a histogram needs one edge more than counts, got {len(edges)} edges "
             f"and {len(counts)} counts"
         )
-    plot = _Plot(width=460, height=230)
+    plot = _Plot(width=420, height=220)
     base = plot.x_axis(edges[0], edges[-1], target=8)
     x = _Axis(
         low=base.low, high=base.high, start=base.start, end=base.end, ticks=base.ticks, label=x_tick
@@ -203,7 +206,7 @@ def _line(line: Series, index: int, x: _Axis, y: _Axis) -> Markup:
     ).format(index + 1, vertices, *drawn[-1])
 
 
-def _bar(left: float, right: float, count: float, x: _Axis, y: _Axis) -> Markup:
+def _bar(left: Number, right: Number, count: Number, x: _Axis, y: _Axis) -> Markup:
     low, high = x.at(left), x.at(right)
     gap = min(1.0, (high - low) / 5)
     return Markup(
@@ -212,14 +215,14 @@ def _bar(left: float, right: float, count: float, x: _Axis, y: _Axis) -> Markup:
     ).format(low, y.at(count), high - low - gap, y.start - y.at(count), left, right, count)
 
 
-def _y_grid(tick: float, x: _Axis, y: _Axis) -> Markup:
+def _y_grid(tick: Number, x: _Axis, y: _Axis) -> Markup:
     return Markup(
         '<line class="grid" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
         '<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>'
     ).format(x.start, y.at(tick), x.end, y.at(tick), x.start - 6, y.at(tick) + 3.8, y.label(tick))
 
 
-def _x_tick(tick: float, x: _Axis, y: _Axis) -> Markup:
+def _x_tick(tick: Number, x: _Axis, y: _Axis) -> Markup:
     return Markup(
         '<line class="axis" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
         '<text x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>'

@@ -23,7 +23,7 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
     """
     missing = [name for name in NEEDED if name not in sae.metadata]
     if missing:
-        raise InputError(f"the dictionary does not say its {', '.join(missing)}: give them as flags")
+        raise InputError(f"the dictionary does not say its {', '.join(missing)}: give it as a flag")
     dtype = DTYPES[sae.metadata.get("model_dtype", "float32")]
     model = load_model(sae.metadata["model_name"], device=device, dtype=dtype)
     if sae.metadata.get("processing", model.processing) != model.processing:

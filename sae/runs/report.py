@@ -80,7 +80,6 @@ class Curve:
 class Bar:
     """The cross-entropy under one intervention, split where the untouched model's ends."""
 
-    key: str
     name: str
     value: str
     above_clean: str
@@ -98,7 +97,8 @@ def write_report(folder: Path) -> Path:
     page = render(read_run(folder))
     temporary = folder / f".report.{os.getpid()}.html"
     try:
-        temporary.write_text(page, encoding="utf-8")
+        # "replace": a path in the settings may hold bytes that are no UTF-8.
+        temporary.write_text(page, encoding="utf-8", errors="replace")
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
@@ -112,7 +112,7 @@ def read_run(folder: Path) -> RunFiles:
         raise InputError(f"{folder} is not a run folder: it has no config.json; name a run's --out")
     config = _json(path.read_text(encoding="utf-8"), where=str(path))
     log, result = folder / "metrics.jsonl", folder / "eval.json"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    lines = log.read_text(encoding="utf-8").split("\n") if log.is_file() else []
     evaluated = (
         _json(result.read_text(encoding="utf-8"), where=str(result)) if result.is_file() else {}
     )
@@ -192,7 +192,7 @@ def _json(text: str, *, where: str) -> dict[str, Any]:
 
 def _finite(values: Mapping[str, Any], key: str) -> float | None:
     value = values.get(key)
-    return value if _is_number(value) and math.isfinite(value) else None
+    return float(value) if _is_number(value) and math.isfinite(value) else None
 
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
@@ -206,24 +206,20 @@ def _is_number(value: object) -> TypeGuard[int | float]:
 def _bars(metrics: Mapping[str, Any]) -> list[Bar]:
     values = {key: v for key in _INTERVENTIONS if (v := _finite(metrics, key)) is not None}
     longest = max(values.values(), default=0.0)
-    clean = values.get("ce_clean")
     if longest <= 0:
         return []
+    clean = values.get("ce_clean")
+    base = longest if clean is None else max(0.0, clean)
     return [
         Bar(
-            key=key,
             name=_INTERVENTIONS[key],
             value=f"{value:.3f}",
-            above_clean=_above(value, clean) if key != "ce_clean" else "",
-            clean_share=100 * max(0.0, min(value, value if clean is None else clean)) / longest,
-            excess_share=100 * max(0.0, value - (value if clean is None else clean)) / longest,
+            above_clean="" if clean is None or key == "ce_clean" else f"{value - clean:+.3f}",
+            clean_share=100 * max(0.0, min(value, base)) / longest,
+            excess_share=100 * max(0.0, value - base) / longest,
         )
         for key, value in values.items()
     ]
-
-
-def _above(value: float, clean: float | None) -> str:
-    return "" if clean is None else f"{value - clean:+.3f}"
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:

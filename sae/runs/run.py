@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,8 @@ from activation_cache import LanguageModel, harvest, load_model
 from sae.base import SAE
 from sae.errors import InputError
 from sae.evaluation import EvalReport
+from sae.evaluation.evaluate import TextBatch
+from sae.runs.errors import BAD_INPUT
 from sae.runs.evaluation import evaluate_on_held_out_text, held_out_batches
 from sae.runs.report import write_report
 from sae.runs.settings import DTYPES, RunSettings, describe
@@ -47,10 +49,13 @@ def run(settings: RunSettings, console: Console | None = None) -> list[RunResult
     stream = harvest(model, settings.harvest_config(hook_names))
     held_out = held_out_batches(model, saes[0].metadata)
     folders = [settings.out / name if len(saes) > 1 else settings.out for name in hook_names]
-    with _fresh_folders(settings.out, folders):
+    with _fresh_folders(settings.out, folders), ExitStack() as closing:
+        sinks: list[list[Sink]] = []
         for folder, hook_name in zip(folders, hook_names, strict=True):
             (folder / "config.json").write_text(describe(settings, hook_name) + "\n")
-        sinks = [_sinks(settings, *site) for site in zip(folders, hook_names, strict=True)]
+            sinks.append(_sinks(settings, folder, hook_name))
+            for sink in sinks[-1]:
+                closing.callback(sink.close)
         records = train(saes, stream, settings.train_config())
         try:
             _log(records, settings, hook_names, sinks, console)
@@ -59,15 +64,25 @@ def run(settings: RunSettings, console: Console | None = None) -> list[RunResult
             for sae, folder in zip(saes, folders, strict=True):
                 save(sae, folder / "sae")
         console.print("evaluating on held-out text")
-        results: list[RunResult] = []
-        for sae, folder, its_sinks in zip(saes, folders, sinks, strict=True):
-            report = evaluate_on_held_out_text(sae, model, held_out)
-            (folder / "eval.json").write_text(report.to_json() + "\n")
-            for sink in its_sinks:
-                sink.finish(report.metrics())
-            write_report(folder)
-            results.append(RunResult(str(sae.hook_name), folder, sae, report))
-    return results
+        return [
+            _evaluate(sae, model, held_out, folder, its_sinks)
+            for sae, folder, its_sinks in zip(saes, folders, sinks, strict=True)
+        ]
+
+
+def _evaluate(
+    sae: SAE,
+    model: LanguageModel,
+    held_out: Sequence[TextBatch],
+    folder: Path,
+    sinks: Sequence[Sink],
+) -> RunResult:
+    report = evaluate_on_held_out_text(sae, model, held_out)
+    (folder / "eval.json").write_text(report.to_json() + "\n")
+    for sink in sinks:
+        sink.finish(report.metrics())
+    write_report(folder)
+    return RunResult(str(sae.hook_name), folder, sae, report)
 
 
 def _build(settings: RunSettings, model: LanguageModel, hook_name: str) -> SAE:
@@ -82,7 +97,7 @@ def _fresh_folders(out: Path, folders: Sequence[Path]) -> Iterator[None]:
         folder.mkdir(parents=True)
     try:
         yield
-    except InputError:
+    except BAD_INPUT:
         shutil.rmtree(out)
         raise
 

@@ -1,4 +1,4 @@
-"""Every setting of a run, flat, as the flags name them; and what each part of the run makes of it."""
+"""Every setting of a run, flat, as the flags name them; and what each part makes of it."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ class RunSettings:
     """TransformerLens name of the site; give it several times for a dictionary at each.
     By default the residual stream in the middle of the model."""
     dataset: str = DOCSTRINGS
-    """`docstrings` of the installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
+    """`docstrings` of installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
     text_column: str = "text"
     """The column of the dataset that holds the text."""
     architecture: Literal["relu", "jumprelu", "topk"] = "topk"
@@ -112,7 +112,7 @@ class RunSettings:
         return self.hook_name or (f"blocks.{model.n_layers // 2}.hook_resid_pre",)
 
     def metadata(self, model: LanguageModel, hook_name: str) -> dict[str, Any]:
-        """What a dictionary has to say about where it belongs, in SAELens' names where it has them."""
+        """What a dictionary says about where it belongs, in SAELens' names where it has them."""
         harvest = self.harvest_config((hook_name,))
         train = self.train_config()
         return {
@@ -136,7 +136,7 @@ class RunSettings:
 
 
 def settings_from_file(path: Path) -> RunSettings:
-    """Settings from a JSON or YAML file of flag names, or from the config.json of an earlier run."""
+    """Settings from a JSON or YAML file of flag names, or the config.json of an earlier run."""
     import yaml
 
     try:
@@ -148,7 +148,8 @@ def settings_from_file(path: Path) -> RunSettings:
     given = dict(content.get("settings", content))
     unknown = set(given) - {field.name for field in fields(RunSettings)}
     if unknown:
-        raise InputError(f"the config file {path} has unknown settings: {', '.join(sorted(unknown))}")
+        names = ", ".join(sorted(unknown))
+        raise InputError(f"the config file {path} has unknown settings: {names}")
     if isinstance(given.get("hook_name"), str):
         given["hook_name"] = [given["hook_name"]]
     given["hook_name"] = tuple(given.get("hook_name", ()))
@@ -156,7 +157,9 @@ def settings_from_file(path: Path) -> RunSettings:
     try:
         return RunSettings(**given)
     except (TypeError, KeyError) as error:
-        raise InputError(f"the config file {path} has a value of the wrong kind: {error}") from error
+        raise InputError(
+            f"a value in the config file {path} is of a wrong kind ({error})"
+        ) from error
 
 
 def describe(settings: RunSettings, hook_name: str) -> str:

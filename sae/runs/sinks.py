@@ -3,23 +3,28 @@
 import json
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-Row = dict[str, float]
+Row = dict[str, int | float]
 """One row of metrics.jsonl: numbers by the names of the names table."""
 
 
+@runtime_checkable
 class Sink(Protocol):
     """Takes the rows of one dictionary's training, then the metrics of its evaluation."""
 
     def log(self, row: Row) -> None: ...
 
     def finish(self, metrics: Row) -> None: ...
+
+    def close(self) -> None:
+        """Let go of files and connections; called whatever happens, at most once."""
+        ...
 
 
 class JsonLinesSink:
@@ -32,6 +37,9 @@ class JsonLinesSink:
         self._file.write(json.dumps(row) + "\n")
 
     def finish(self, metrics: Row) -> None:
+        pass  # the evaluation has a file of its own
+
+    def close(self) -> None:
         self._file.close()
 
 
@@ -53,7 +61,7 @@ class ConsoleSink:
         self._task = self._progress.add_task("training", total=n_tokens)
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self._render)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "ConsoleSink":
         self._live.start()
         return self
 
@@ -83,7 +91,7 @@ class ConsoleSink:
         return table
 
 
-def format_number(value: float | None) -> str:
+def format_number(value: int | float | None) -> str:
     """Four significant digits, thousands marked, integers as they are."""
     if value is None:
         return ""

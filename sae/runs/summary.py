@@ -29,7 +29,9 @@ def summary_table(report: EvalReport, title: str) -> Table:
     """One row for each number that was measured."""
     metrics = report.metrics()
     table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = f"on {report.n_tokens:,} held-out tokens; position 0 and special tokens left out"
+    table.caption = (
+        f"on {report.n_tokens:,} held-out tokens; position 0 and special tokens not counted"
+    )
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("meaning")

@@ -1,4 +1,4 @@
-"""Weights & Biases: a mirror of metrics.jsonl that a run does not need. The only file that imports it."""
+"""Weights & Biases: a mirror of metrics.jsonl that a run does not need. Imported here alone."""
 
 import os
 from pathlib import Path
@@ -50,12 +50,14 @@ class WandBSink:
 
     def log(self, row: Row) -> None:
         self._tokens = row["n_tokens"]
-        named = {_panel(key): value for key, value in row.items() if key not in ("step", "n_tokens")}
-        self._run.log({**named, "train/tokens": self._tokens, "train/step": row["step"]})
+        named = {_panel(key): value for key, value in row.items() if key != "n_tokens"}
+        self._run.log({**named, "train/tokens": self._tokens})
 
     def finish(self, metrics: Row) -> None:
         named = {f"eval/{key}": value for key, value in metrics.items()}
         self._run.log({**named, "train/tokens": self._tokens})
+
+    def close(self) -> None:
         self._run.finish()
 
 

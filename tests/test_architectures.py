@@ -1,0 +1,131 @@
+"""Hand-worked numbers for each architecture."""
+
+import math
+
+import pytest
+import torch
+
+from sae.architectures import JumpReLUConfig, ReLUConfig, TopKConfig
+from sae.base import SAE
+from sae.codes import Codes
+from sae.errors import InputError
+
+
+def _set(dictionary: SAE, **weights: list[float] | list[list[float]]) -> None:
+    for name, value in weights.items():
+        dict(dictionary.named_parameters())[name].data = torch.tensor(value)
+
+
+def _two_by_three(cfg: ReLUConfig | JumpReLUConfig | TopKConfig) -> SAE:
+    """d_in 2, d_sae 3, with b_dec (1, 0), b_enc (0, -1, 0)."""
+    dictionary = cfg.build(2)
+    _set(
+        dictionary,
+        untied_W_enc=[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]],
+        W_dec=[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]],
+        b_enc=[0.0, -1.0, 0.0],
+        b_dec=[1.0, 0.0],
+    )
+    return dictionary
+
+
+# x - b_dec = (2, 3), so the pre-activations are (2, 3 - 1, 5) = (2, 2, 5).
+X = torch.tensor([[3.0, 3.0]])
+
+
+def test_relu_encodes_the_centred_input_and_decodes_with_the_bias() -> None:
+    dictionary = _two_by_three(ReLUConfig(d_sae=3))
+    assert dictionary.encode(X).tolist() == [[2.0, 2.0, 5.0]]
+    # 2 * (1, 0) + 2 * (0, 1) + 5 * (0.6, 0.8) + (1, 0)
+    assert torch.allclose(dictionary(X), torch.tensor([[6.0, 6.0]]))
+
+
+def test_relu_penalty_is_the_sum_of_the_features_averaged_over_the_batch() -> None:
+    dictionary = _two_by_three(ReLUConfig(d_sae=3, l1_coeff=0.5))
+    out = dictionary.training_pass(torch.cat([X, torch.tensor([[1.0, 1.0]])]))
+    # the second token is (0, 1) once centred: pre-activations (0, 0, 1)
+    assert out.penalties["l1"].item() == (9.0 + 1.0) / 2
+    assert dictionary.cfg.coefficients == {"l1": 0.5}
+
+
+def test_topk_keeps_the_largest_features_of_each_token() -> None:
+    dictionary = TopKConfig(d_sae=4, k=2).build(3)
+    acts = dictionary.activate(torch.tensor([[3.0, -1.0, 2.0, 1.0]]))
+    assert isinstance(acts, Codes)
+    assert acts.dense().tolist() == [[3.0, 0.0, 2.0, 0.0]]
+
+
+def test_topk_does_not_fire_features_that_are_not_positive() -> None:
+    dictionary = TopKConfig(d_sae=4, k=3).build(3)
+    acts = dictionary.activate(torch.tensor([[3.0, -1.0, -2.0, -3.0]]))
+    assert isinstance(acts, Codes)
+    assert acts.dense().tolist() == [[3.0, 0.0, 0.0, 0.0]]
+
+
+def test_jumprelu_passes_what_exceeds_its_threshold_unchanged() -> None:
+    dictionary = JumpReLUConfig(d_sae=3).build(2)
+    _set(dictionary, threshold=[1.0, 1.0, 1.0])
+    acts = dictionary.activate(torch.tensor([[0.9, 1.0, 1.1]]))
+    assert isinstance(acts, torch.Tensor)
+    assert torch.allclose(acts, torch.tensor([[0.0, 0.0, 1.1]]))  # at the threshold is not above it
+
+
+def test_jumprelu_gradients_are_the_papers_straight_through_estimates() -> None:
+    dictionary = JumpReLUConfig(d_sae=3, bandwidth=0.5).build(2)
+    _set(dictionary, threshold=[1.0, 1.0, 1.0])
+    pre_acts = torch.tensor([[0.9, 2.0, 1.2]], requires_grad=True)
+    acts = dictionary.activate(pre_acts)
+    assert isinstance(acts, torch.Tensor)
+    (acts * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
+    # Only active features pass a gradient to their pre-activation ...
+    assert pre_acts.grad is not None
+    assert pre_acts.grad.tolist() == [[0.0, 10.0, 100.0]]
+    # ... and only those within 0.25 of the threshold one to it: -threshold / bandwidth = -2.
+    threshold = dict(dictionary.named_parameters())["threshold"]
+    assert threshold.grad is not None
+    assert threshold.grad.tolist() == [-2.0, 0.0, -200.0]
+
+
+def test_jumprelu_penalty_counts_features_and_pushes_thresholds_up() -> None:
+    dictionary = JumpReLUConfig(d_sae=3, bandwidth=0.5).build(2)
+    _set(dictionary, threshold=[1.0, 1.0, 1.0])
+    pre_acts = torch.tensor([[0.9, 2.0, 1.2]])
+    penalty = dictionary.penalties(pre_acts, dictionary.activate(pre_acts))["l0"]
+    assert penalty.item() == 2.0
+    penalty.backward()
+    threshold = dict(dictionary.named_parameters())["threshold"]
+    assert threshold.grad is not None
+    assert threshold.grad.tolist() == [-2.0, 0.0, -2.0]  # -1 / bandwidth within the rectangle
+
+
+def test_jumprelu_thresholds_do_not_become_negative() -> None:
+    dictionary = JumpReLUConfig(d_sae=3).build(2)
+    _set(dictionary, threshold=[-0.5, 0.0, 0.5])
+    dictionary.constrain_()
+    assert dict(dictionary.named_parameters())["threshold"].tolist() == [0.0, 0.0, 0.5]
+
+
+def test_the_input_scale_brings_the_mean_norm_to_the_root_of_d_in() -> None:
+    dictionary = ReLUConfig(d_sae=3).build(4)
+    x = torch.tensor([[3.0, 0.0, 4.0, 0.0], [0.0, 15.0, 0.0, 0.0]])  # norms 5 and 15
+    dictionary.initialise_from_data_(x, normalise=True)
+    assert math.isclose(dictionary.input_scale, 2.0 / 10.0)
+    assert torch.allclose(dictionary.b_dec, x.mean(dim=0) * 0.2)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TopKConfig(d_sae=8, k=9), r"k must be in 1..d_sae \(8\), got 9"),
+        (lambda: TopKConfig(d_sae=8, k=0), r"k must be in 1..d_sae \(8\), got 0"),
+        (lambda: ReLUConfig(d_sae=8, l1_coeff=-1.0), "l1_coeff must not be negative, got -1.0"),
+        (lambda: JumpReLUConfig(d_sae=8, l0_coeff=-1.0), "l0_coeff must not be negative"),
+        (lambda: JumpReLUConfig(d_sae=8, bandwidth=0.0), "bandwidth must be positive, got 0.0"),
+        (lambda: ReLUConfig(d_sae=0), "d_sae must be at least 1, got 0"),
+        (lambda: ReLUConfig(d_sae=3).build(0), "d_in must be at least 1, got 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(make: object, message: str) -> None:
+    assert callable(make)
+    with pytest.raises(InputError, match=message):
+        make()

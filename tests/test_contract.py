@@ -1,0 +1,145 @@
+"""What holds for every architecture, tied and untied. The union of configs makes the list."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+import torch
+
+import sae
+from sae.architectures import AnySAEConfig, TopKConfig
+from sae.base import SAE
+from sae.toy import SparseFeatures
+from sae.training import TrainConfig, train
+
+D_IN, D_SAE = 12, 32
+
+
+def _configs() -> list[AnySAEConfig]:
+    return [
+        cls(d_sae=D_SAE, tied=tied, **({"k": 4} if cls is TopKConfig else {}))
+        for cls in get_args(AnySAEConfig)
+        for tied in (False, True)
+    ]
+
+
+every_architecture = pytest.mark.parametrize(
+    "cfg", _configs(), ids=lambda cfg: f"{cfg.architecture}-{'tied' if cfg.tied else 'untied'}"
+)
+
+
+def _batches(n: int, seed: int = 0) -> list[torch.Tensor]:
+    features = SparseFeatures(torch.full((24,), 0.1), D_IN, batch_tokens=64, seed=seed)
+    stream = iter(features)
+    return [next(stream) + 0.5 for _ in range(n)]  # an offset, so that the bias has work to do
+
+
+def _trained(cfg: AnySAEConfig, n_steps: int = 30) -> SAE:
+    dictionary = cfg.build(D_IN, seed=3)
+    for _ in train(dictionary, _batches(n_steps), TrainConfig(n_tokens=64 * n_steps)):
+        pass
+    return dictionary
+
+
+@every_architecture
+def test_shapes_are_those_of_the_names_table(cfg: AnySAEConfig) -> None:
+    dictionary = cfg.build(D_IN)
+    assert dictionary.W_enc.shape == (D_IN, D_SAE)
+    assert dictionary.b_enc.shape == (D_SAE,)
+    assert dictionary.W_dec.shape == (D_SAE, D_IN)
+    assert dictionary.b_dec.shape == (D_IN,)
+    assert (dictionary.d_in, dictionary.d_sae) == (D_IN, D_SAE)
+    assert dictionary.device == torch.device("cpu") and dictionary.dtype == torch.float32
+    assert dictionary.encode(torch.zeros(5, D_IN)).shape == (5, D_SAE)
+
+
+@every_architecture
+def test_forward_is_decode_of_encode_dense_or_sparse(cfg: AnySAEConfig) -> None:
+    dictionary, x = _trained(cfg), _batches(1, seed=1)[0]
+    with torch.no_grad():
+        assert torch.equal(dictionary(x), dictionary.decode(dictionary.encode(x)))
+        assert torch.allclose(
+            dictionary(x), dictionary.decode(dictionary.encode_sparse(x)), atol=1e-5
+        )
+        assert torch.equal(dictionary.encode_sparse(x).dense(), dictionary.encode(x))
+
+
+@every_architecture
+def test_forward_changes_nothing_about_the_dictionary(cfg: AnySAEConfig) -> None:
+    dictionary = _trained(cfg)
+    before = {name: value.clone() for name, value in dictionary.state_dict().items()}
+    dictionary(_batches(1)[0])
+    assert before.keys() == dictionary.state_dict().keys()
+    for name, value in dictionary.state_dict().items():
+        assert torch.equal(before[name], value), name
+
+
+@every_architecture
+def test_decoder_rows_have_unit_norm_after_training(cfg: AnySAEConfig) -> None:
+    norms = _trained(cfg).W_dec.norm(dim=1)
+    assert torch.allclose(norms, torch.ones(D_SAE), atol=1e-5)
+
+
+@every_architecture
+def test_training_lowers_the_loss(cfg: AnySAEConfig) -> None:
+    config = TrainConfig(n_tokens=64 * 200, penalty_warmup_fraction=0.0)
+    losses = [r.loss.item() for r in train(cfg.build(D_IN), _batches(200), config)]
+    assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
+
+
+@every_architecture
+def test_a_tied_dictionary_encodes_with_its_decoder_and_an_untied_one_does_not(
+    cfg: AnySAEConfig,
+) -> None:
+    dictionary = _trained(cfg)
+    assert torch.equal(dictionary.W_enc, dictionary.W_dec.T) == cfg.tied
+
+
+@every_architecture
+def test_folding_the_input_scale_does_not_change_what_is_computed(cfg: AnySAEConfig) -> None:
+    dictionary, x = cfg.build(D_IN, seed=3), _batches(1)[0] * 50
+    dictionary.initialise_from_data_(x, normalise=True)
+    assert dictionary.input_scale != 1.0
+    with torch.no_grad():
+        dictionary.b_enc.normal_()
+        acts, x_hat = dictionary.encode(x), dictionary(x)
+        dictionary.fold_input_scale_()
+        assert dictionary.input_scale == 1.0
+        assert torch.equal(acts != 0, dictionary.encode(x) != 0)
+        assert torch.allclose(acts, dictionary.encode(x), rtol=1e-4, atol=1e-4)
+        assert torch.allclose(x_hat, dictionary(x), rtol=1e-4, atol=1e-4)
+
+
+@every_architecture
+def test_what_is_saved_is_loaded_bit_for_bit(cfg: AnySAEConfig, tmp_path: Path) -> None:
+    dictionary, x = _trained(cfg), _batches(1)[0]
+    dictionary.metadata = {"hook_name": "blocks.2.hook_resid_pre"}
+    sae.save(dictionary, tmp_path / "d")
+    loaded = sae.load(tmp_path / "d")
+    assert loaded.cfg == cfg
+    assert loaded.hook_name == "blocks.2.hook_resid_pre"
+    for (name, value), (_, other) in zip(
+        dictionary.named_parameters(), loaded.named_parameters(), strict=True
+    ):
+        assert torch.equal(value, other), name
+    with torch.no_grad():
+        assert torch.equal(dictionary(x), loaded(x))
+
+
+@every_architecture
+def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another(
+    cfg: AnySAEConfig,
+) -> None:
+    first, second, other = cfg.build(D_IN, seed=1), cfg.build(D_IN, seed=1), cfg.build(D_IN, seed=2)
+    for dictionary in (first, second, other):
+        for _ in train(dictionary, _batches(5), TrainConfig(n_tokens=5 * 64)):
+            pass
+    assert torch.equal(first.W_dec, second.W_dec)
+    assert not torch.equal(first.W_dec, other.W_dec)
+
+
+@every_architecture
+def test_activations_of_the_wrong_width_are_refused(cfg: AnySAEConfig) -> None:
+    wrong = [torch.zeros(64, D_IN + 1)]
+    with pytest.raises(sae.InputError, match=r"shape \(64, 13\).*d_in 12"):
+        next(train(cfg.build(D_IN), wrong, TrainConfig(n_tokens=64)))

@@ -1,0 +1,204 @@
+"""The sanity that any evaluator must pass, on the embedded model and on tensors."""
+
+import math
+from collections.abc import Sequence
+
+import pytest
+import torch
+from torch import Tensor
+
+from activation_cache import HarvestConfig, LanguageModel
+from activation_cache.harvest import token_blocks
+from activation_cache.tokens import counted_positions, special_ids
+from sae.architectures import ReLUConfig
+from sae.codes import Codes
+from sae.errors import InputError
+from sae.evaluation import CONVENTIONS, evaluate, evaluate_reconstruction
+from sae.evaluation.evaluate import TextBatch
+from sae.evaluation.splice import SplicedCrossEntropy
+
+SITE = "blocks.2.hook_resid_pre"
+
+
+class Identity:
+    """One feature per component, signed."""
+
+    def encode_sparse(self, x: Tensor) -> Tensor:
+        return x
+
+    def decode(self, acts: Tensor | Codes) -> Tensor:
+        assert isinstance(acts, Tensor)
+        return acts
+
+
+class Constant:
+    """Whatever goes in, the same vector comes out."""
+
+    def __init__(self, vector: Tensor) -> None:
+        self.vector = vector
+
+    def encode_sparse(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 1)
+
+    def decode(self, acts: Tensor | Codes) -> Tensor:
+        assert isinstance(acts, Tensor)
+        return self.vector.to(torch.float32).expand(len(acts), -1)
+
+
+@pytest.fixture(scope="module")
+def text(tiny: LanguageModel) -> list[TextBatch]:
+    cfg = HarvestConfig(hook_names=(SITE,), split="held_out", forward_tokens=8 * 128)
+    blocks = token_blocks(tiny, cfg, repeat=False)
+    special = special_ids(tiny.tokenizer)
+    batches = [tokens for tokens, _ in zip(blocks, range(2), strict=False)]
+    return [(tokens, counted_positions(tokens, special)) for tokens in batches]
+
+
+def _rows(model: LanguageModel, text: Sequence[TextBatch]) -> Tensor:
+    return torch.cat([model.activations(t, [SITE])[SITE][counted] for t, counted in text])
+
+
+def test_the_identity_costs_the_model_nothing(tiny: LanguageModel, text: list[TextBatch]) -> None:
+    report = evaluate(Identity(), tiny, text, SITE)
+    assert report.fvu == 0.0
+    assert report.delta_ce == 0.0
+    assert report.kl == 0.0
+    assert report.ce_recovered == 1.0
+    assert report.cosine == pytest.approx(1.0) and report.l2_ratio == pytest.approx(1.0)
+
+
+def test_a_dictionary_that_returns_zero_recovers_nothing(
+    tiny: LanguageModel, text: list[TextBatch]
+) -> None:
+    report = evaluate(Constant(torch.zeros(192)), tiny, text, SITE)
+    assert report.ce_spliced == report.ce_zero
+    assert report.ce_recovered == 0.0
+    assert report.l0 == 0.0 and report.dead == 1
+    assert report.ce_zero > report.ce_clean + 1.0
+
+
+def test_a_dictionary_that_returns_the_mean_explains_nothing(
+    tiny: LanguageModel, text: list[TextBatch]
+) -> None:
+    mean = _rows(tiny, text).to(torch.float64).mean(dim=0)
+    report = evaluate(Constant(mean), tiny, text, SITE)
+    assert report.fvu == pytest.approx(1.0, abs=1e-6)
+    assert report.explained_variance == pytest.approx(0.0, abs=1e-6)
+    assert report.explained_variance_legacy == pytest.approx(0.0, abs=1e-6)
+    assert report.ce_spliced == pytest.approx(report.ce_mean, abs=1e-6)
+    assert report.ce_recovered_mean == pytest.approx(0.0, abs=1e-5)
+
+
+def test_the_result_does_not_depend_on_how_the_text_is_batched(
+    tiny: LanguageModel, text: list[TextBatch]
+) -> None:
+    dictionary = ReLUConfig(d_sae=64).build(192, seed=0)
+    tokens, counted = (torch.cat(parts) for parts in zip(*text, strict=True))
+    one_by_one = list(zip(tokens.split(3), counted.split(3), strict=True))
+    whole = evaluate(dictionary, tiny, [(tokens, counted)], SITE)
+    parts = evaluate(dictionary, tiny, one_by_one, SITE)
+    assert whole.metrics().keys() == parts.metrics().keys()
+    for name, value in whole.metrics().items():
+        assert parts.metrics()[name] == pytest.approx(value, rel=1e-4), name
+
+
+def test_what_is_counted_twice_does_not_change_a_mean(
+    tiny: LanguageModel, text: list[TextBatch]
+) -> None:
+    dictionary = ReLUConfig(d_sae=64).build(192, seed=0)
+    once, twice = (evaluate(dictionary, tiny, text * n, SITE) for n in (1, 2))
+    assert twice.n_tokens == 2 * once.n_tokens
+    assert twice.mse == pytest.approx(once.mse) and twice.fvu == pytest.approx(once.fvu)
+
+
+def test_a_ratio_is_taken_once_and_never_averaged_over_batches() -> None:
+    """64 outliers in 4,096 tokens: a mean of ratios per batch would be three times the truth."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4096, 16, generator=generator)
+    x[:64] *= 100
+    error = 0.1 * torch.randn(4096, 16, generator=generator)
+
+    class Noisy(Identity):
+        def decode(self, acts: Tensor | Codes) -> Tensor:
+            assert isinstance(acts, Tensor)
+            rows = (x[:, None, :2] == acts[None, :, :2]).all(dim=2).nonzero()
+            return acts + error[rows[rows[:, 1].argsort(), 0]]
+
+    truth = (error.square().sum() / (x - x.mean(dim=0)).square().sum()).item()
+    for batch in (32, 256, 1024):
+        report = evaluate_reconstruction(Noisy(), list(x.split(batch)))
+        assert report.fvu == pytest.approx(truth, rel=1e-4)
+    per_batch = torch.stack(
+        [
+            e.square().sum() / (b - b.mean(dim=0)).square().sum()
+            for b, e in zip(x.split(32), error.split(32), strict=True)
+        ]
+    )
+    assert per_batch.mean().item() > 3 * truth
+
+
+def test_each_metric_by_hand() -> None:
+    """x = (3, 4) and (1, 0), reconstructed as (3, 0) and (1, 1); the mean of x is (2, 2)."""
+
+    class Fixed(Identity):
+        def decode(self, acts: Tensor | Codes) -> Tensor:
+            return torch.tensor([[3.0, 0.0], [1.0, 1.0]])
+
+    report = evaluate_reconstruction(Fixed(), [torch.tensor([[3.0, 4.0], [1.0, 0.0]])])
+    assert report.mse == (16 + 1) / 2
+    assert report.fvu == (16 + 1) / (1 + 4 + 1 + 4)
+    assert report.explained_variance_legacy == pytest.approx(((1 - 16 / 5) + (1 - 1 / 5)) / 2)
+    assert report.cosine == pytest.approx((3 / 5 + 1 / math.sqrt(2)) / 2)
+    assert report.l2_ratio == pytest.approx((3 / 5 + math.sqrt(2)) / 2)
+    assert report.relative_reconstruction_bias == pytest.approx((9 + 2) / (9 + 1))
+    assert report.l0 == 1.5 and report.l1 == (7 + 1) / 2
+    assert report.density.tolist() == [1.0, 0.5]
+
+
+def test_only_the_counted_positions_are_replaced_and_predicted_from(
+    tiny: LanguageModel, text: list[TextBatch]
+) -> None:
+    tokens, counted = text[0]
+    seen: list[int] = []
+
+    def replacement(rows: Tensor) -> Tensor:
+        seen.append(len(rows))
+        return rows
+
+    splice = SplicedCrossEntropy(tiny, SITE)
+    splice.update(
+        tokens, counted, {"spliced": replacement, "zero": replacement, "mean": replacement}
+    )
+    assert seen == [int(counted.sum())] * 3
+    assert splice.n_predictions == int(counted[:, :-1].sum())
+
+
+def test_the_clean_cross_entropy_is_the_models_own(
+    tiny: LanguageModel, text: list[TextBatch]
+) -> None:
+    tokens, counted = text[0]
+    with torch.no_grad():
+        log_probs = tiny.logits(tokens).log_softmax(dim=-1)
+    total, n = 0.0, 0
+    for block, position in counted[:, :-1].nonzero().tolist():
+        total -= log_probs[block, position, tokens[block, position + 1]].item()
+        n += 1
+    report = evaluate(Identity(), tiny, [text[0]], SITE)
+    assert report.ce_clean == pytest.approx(total / n, rel=1e-5)
+
+
+def test_every_number_says_how_it_is_defined(tiny: LanguageModel, text: list[TextBatch]) -> None:
+    report = evaluate(Identity(), tiny, text[:1], SITE)
+    assert report.conventions.keys() == report.metrics().keys() == CONVENTIONS.keys()
+
+
+def test_without_a_model_there_are_no_cross_entropies() -> None:
+    report = evaluate_reconstruction(Identity(), [torch.randn(8, 4)])
+    assert not {name for name in report.metrics() if name.startswith("ce_")}
+
+
+def test_text_in_which_nothing_counts_is_refused(tiny: LanguageModel) -> None:
+    separators = torch.zeros(2, 8, dtype=torch.int64)
+    nothing = counted_positions(separators, special_ids(tiny.tokenizer))
+    with pytest.raises(InputError, match="no token counts"):
+        evaluate(Identity(), tiny, [(separators, nothing)], SITE)

@@ -1,0 +1,134 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import sae
+from sae.architectures import JumpReLUConfig, ReLUConfig, TopKConfig
+from sae.base import SAE
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    sae.save(TopKConfig(d_sae=8, k=2).build(4, seed=0), tmp_path / "d")
+    return tmp_path / "d"
+
+
+def _edit_config(folder: Path, **changes: object) -> None:
+    path = folder / "cfg.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("cfg", "name", "tensors"),
+    [
+        (ReLUConfig(d_sae=8), "standard", {"W_enc", "W_dec", "b_enc", "b_dec"}),
+        (TopKConfig(d_sae=8, k=2), "topk", {"W_enc", "W_dec", "b_enc", "b_dec"}),
+        (JumpReLUConfig(d_sae=8), "jumprelu", {"W_enc", "W_dec", "b_enc", "b_dec", "threshold"}),
+        (ReLUConfig(d_sae=8, tied=True), "standard", {"W_enc", "W_dec", "b_enc", "b_dec"}),
+    ],
+)
+def test_the_files_are_what_saelens_v6_reads(
+    tmp_path: Path, cfg: ReLUConfig | TopKConfig | JumpReLUConfig, name: str, tensors: set[str]
+) -> None:
+    dictionary = cfg.build(4, seed=0)
+    sae.save(dictionary, tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert config["architecture"] == name
+    assert (config["d_in"], config["d_sae"], config["dtype"]) == (4, 8, "float32")
+    assert config["apply_b_dec_to_input"] is True
+    assert config["normalize_activations"] == "none"
+    assert config["metadata"]["featureloom"]["config"]["tied"] == cfg.tied
+    stored = load_file(tmp_path / "sae_weights.safetensors")
+    assert stored.keys() == tensors
+    # SAELens' forward, written out, on a dictionary whose bias is not zero
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(0))
+    pre_acts = (x - stored["b_dec"]) @ stored["W_enc"] + stored["b_enc"]
+    if name == "topk":
+        kept = pre_acts.topk(config["k"], dim=1)
+        acts = torch.zeros_like(pre_acts).scatter(1, kept.indices, kept.values.relu())
+    else:
+        acts = pre_acts.relu() * (pre_acts > stored.get("threshold", torch.zeros(8)))
+    assert torch.allclose(acts @ stored["W_dec"] + stored["b_dec"], dictionary(x), atol=1e-6)
+
+
+def test_a_saved_dictionary_leaves_no_temporary_files(folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
+
+
+def test_saving_again_replaces_what_was_there(folder: Path) -> None:
+    other = ReLUConfig(d_sae=5).build(3, seed=1)
+    sae.save(other, folder)
+    assert torch.equal(sae.load(folder).W_dec, other.W_dec)
+
+
+def test_a_dictionary_whose_scale_is_not_folded_is_not_saved(tmp_path: Path) -> None:
+    dictionary = ReLUConfig(d_sae=8).build(4)
+    dictionary.input_scale = 2.0
+    with pytest.raises(ValueError, match="fold_input_scale_"):
+        sae.save(dictionary, tmp_path)
+
+
+def test_the_folder_of_a_run_will_do(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    folder.rename(tmp_path / "run" / "sae")
+    assert sae.load(tmp_path / "run").d_sae == 8
+
+
+def test_metadata_comes_back(tmp_path: Path) -> None:
+    dictionary: SAE = ReLUConfig(d_sae=8).build(4)
+    dictionary.metadata = {"model_name": "tiny", "context_size": 128, "prepend_bos": True}
+    sae.save(dictionary, tmp_path)
+    assert sae.load(tmp_path).metadata == dictionary.metadata
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(sae.InputError, match=r"no dictionary at .*nowhere.*cfg.json is missing"):
+        sae.load(tmp_path / "nowhere")
+
+
+def test_missing_weights_are_refused(folder: Path) -> None:
+    (folder / "sae_weights.safetensors").unlink()
+    with pytest.raises(sae.InputError, match=r"sae_weights.safetensors is missing"):
+        sae.load(folder)
+
+
+def test_truncated_weights_are_refused(folder: Path) -> None:
+    path = folder / "sae_weights.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(sae.InputError, match="damaged"):
+        sae.load(folder)
+
+
+def test_a_config_that_is_not_json_is_refused(folder: Path) -> None:
+    (folder / "cfg.json").write_text("{")
+    with pytest.raises(sae.InputError, match="damaged"):
+        sae.load(folder)
+
+
+def test_weights_that_do_not_fit_the_config_are_refused_by_name(folder: Path) -> None:
+    tensors = load_file(folder / "sae_weights.safetensors")
+    save_file({**tensors, "b_enc": torch.zeros(7)}, folder / "sae_weights.safetensors")
+    with pytest.raises(sae.InputError, match=r"b_enc is of shape \(7,\), expected \(8,\)"):
+        sae.load(folder)
+
+
+def test_an_unknown_architecture_is_refused_by_name(folder: Path) -> None:
+    _edit_config(folder, metadata={"featureloom": {"architecture": "magic", "config": {}}})
+    with pytest.raises(sae.InputError, match="unknown architecture 'magic'"):
+        sae.load(folder)
+
+
+def test_unknown_settings_are_refused_by_name(folder: Path) -> None:
+    own = {"architecture": "topk", "config": {"d_sae": 8, "k": 2, "magic": 1}}
+    _edit_config(folder, metadata={"featureloom": own})
+    with pytest.raises(sae.InputError, match="unknown keys: magic"):
+        sae.load(folder)
+
+
+def test_a_dictionary_of_another_project_is_refused_with_the_reason(folder: Path) -> None:
+    _edit_config(folder, metadata={})
+    with pytest.raises(sae.InputError, match="not saved by this project"):
+        sae.load(folder)

@@ -1,0 +1,235 @@
+import itertools
+import math
+
+import pytest
+import torch
+
+from sae.architectures import JumpReLUConfig, ReLUConfig, TopKConfig
+from sae.base import SAE, TrainingPass
+from sae.errors import InputError
+from sae.toy import SparseFeatures
+from sae.training import TrainConfig, train
+from sae.training.dead import FiringTracker, resample_
+from sae.training.losses import auxk_loss, mse_loss
+from sae.training.schedules import warm_up, warm_up_and_decay
+
+
+def _features(seed: int = 0, batch_tokens: int = 64) -> SparseFeatures:
+    return SparseFeatures(torch.full((24,), 0.1), 12, batch_tokens=batch_tokens, seed=seed)
+
+
+def _fit(dictionary: SAE, cfg: TrainConfig, batches: object = None) -> SAE:
+    for _ in train(dictionary, _features() if batches is None else batches, cfg):  # pyright: ignore
+        pass
+    return dictionary
+
+
+# Losses ------------------------------------------------------------------------------------------
+
+
+def test_the_squared_error_is_reduced_as_its_name_says() -> None:
+    x, x_hat = torch.tensor([[1.0, 2.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [0.0, 4.0]])
+    # squared errors (1, 4) and (0, 16)
+    assert mse_loss(x_hat, x, "sum_d").item() == (5.0 + 16.0) / 2
+    assert mse_loss(x_hat, x, "mean_d").item() == (2.5 + 8.0) / 2
+
+
+def test_a_coefficient_means_d_in_times_as_much_with_the_mean_over_d_in() -> None:
+    x = next(iter(_features()))
+    sums = ReLUConfig(d_sae=32, l1_coeff=12 * 0.01).build(12).training_pass(x)
+    means = ReLUConfig(d_sae=32, l1_coeff=0.01).build(12).training_pass(x)
+    loss_sum = mse_loss(sums.x_hat, sums.x, "sum_d") + 12 * 0.01 * sums.penalties["l1"]
+    loss_mean = mse_loss(means.x_hat, means.x, "mean_d") + 0.01 * means.penalties["l1"]
+    assert math.isclose(loss_sum.item(), 12 * loss_mean.item(), rel_tol=1e-5)
+
+
+def _topk_pass(dictionary: SAE) -> TrainingPass:
+    return dictionary.training_pass(torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 1.0, 3.0, 0.0]]))
+
+
+def test_auxk_rebuilds_the_error_from_dead_features_alone() -> None:
+    dictionary = TopKConfig(d_sae=4, k=1).build(4)
+    with torch.no_grad():
+        dictionary.W_dec.copy_(torch.eye(4))
+        dictionary.W_enc.copy_(torch.eye(4))
+    out = _topk_pass(dictionary)
+    # The largest entry of each token is kept, so the errors are (1, 0, 0, 0) and (0, 1, 0, 0).
+    # Dead features 0 and 1 (k_aux = 2) have pre-activations (1, 2) and (0, 1): what they make of
+    # the errors is off by (0, 2, 0, 0) and by nothing.
+    dead = torch.tensor([True, True, False, False])
+    assert auxk_loss(dictionary, out, dead, "sum_d").item() == (4.0 + 0.0) / 2
+    # With one of the two dead, the loss weighs half: off by (0, 0, 0, 0) and (0, 1, 0, 0).
+    dead = torch.tensor([True, False, False, False])
+    assert auxk_loss(dictionary, out, dead, "sum_d").item() == 0.5 * (0.0 + 1.0) / 2
+
+
+def test_auxk_sends_its_gradient_to_the_encoder_of_dead_features_only() -> None:
+    dictionary = TopKConfig(d_sae=8, k=2).build(4, seed=1)
+    out = dictionary.training_pass(torch.randn(16, 4, generator=torch.Generator().manual_seed(0)))
+    dead = torch.tensor([True, True, True, False, False, False, False, False])
+    auxk_loss(dictionary, out, dead, "sum_d").backward()
+    assert dictionary.untied_W_enc is not None and dictionary.untied_W_enc.grad is not None
+    norms = dictionary.untied_W_enc.grad.norm(dim=0)
+    assert (norms[:3] > 0).all() and (norms[3:] == 0).all()
+
+
+# Schedules ---------------------------------------------------------------------------------------
+
+
+def test_a_penalty_warms_up_linearly_and_stays() -> None:
+    assert [warm_up(p, 0.2) for p in (0.0, 0.1, 0.2, 0.9)] == [0.0, 0.5, 1.0, 1.0]
+    assert warm_up(0.0, 0.0) == 1.0
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
+    factors = [warm_up_and_decay(p, 0.1, 0.2) for p in (0.0, 0.05, 0.5, 0.9, 1.0)]
+    assert factors == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+
+
+# Dead features -----------------------------------------------------------------------------------
+
+
+def test_a_feature_is_dead_once_it_has_been_silent_for_the_window() -> None:
+    tracker = FiringTracker(3, dead_after_tokens=20, device=torch.device("cpu"))
+    tracker.update(torch.tensor([1, 0, 0]), batch_tokens=10)
+    assert tracker.dead.tolist() == [False, False, False]
+    tracker.update(torch.tensor([0, 0, 5]), batch_tokens=10)
+    assert tracker.tokens_since_fired.tolist() == [10, 20, 0]
+    assert tracker.dead.tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("cfg", [ReLUConfig(d_sae=16), JumpReLUConfig(d_sae=16, tied=True)])
+def test_resampling_points_dead_features_at_errors_and_leaves_the_others_alone(
+    cfg: ReLUConfig | JumpReLUConfig,
+) -> None:
+    dictionary = cfg.build(12, seed=1)
+    optimizer = torch.optim.Adam(dictionary.parameters(), lr=1e-3)
+    x = next(iter(_features()))
+    mse_loss(dictionary(x), x, "sum_d").backward()
+    optimizer.step()
+    dead = torch.zeros(16, dtype=torch.bool)
+    dead[[2, 5]] = True
+    before = dictionary.W_dec.detach().clone()
+    out = dictionary.training_pass(x)
+    resample_(dictionary, dead, out, optimizer, torch.Generator().manual_seed(0))
+    errors = (out.x - out.x_hat).detach()
+    errors = errors / errors.norm(dim=1, keepdim=True)
+    cosines = dictionary.W_dec.detach()[dead] @ errors.T
+    assert torch.allclose(cosines.amax(dim=1), torch.ones(2), atol=1e-5)
+    assert torch.equal(dictionary.W_dec[~dead], before[~dead])
+    moments = optimizer.state[dictionary.W_dec]["exp_avg"]
+    assert (moments[dead] == 0).all() and (moments[~dead] != 0).any()
+
+
+def test_resampling_brings_features_back_that_a_bad_start_has_killed() -> None:
+    def share_alive(dead_after_tokens: int) -> float:
+        dictionary = ReLUConfig(d_sae=48, l1_coeff=0.05).build(12, seed=1)
+        with torch.no_grad():
+            dictionary.b_enc[:24] = -100.0  # half of the features can never fire
+        cfg = TrainConfig(
+            n_tokens=64 * 600, normalise=False, dead_after_tokens=dead_after_tokens, lr=3e-3
+        )
+        _fit(dictionary, cfg)
+        acts = dictionary.encode(_features(1).sample_strengths(4096) @ _features().directions)
+        return (acts > 0).any(dim=0).float().mean().item()
+
+    assert share_alive(dead_after_tokens=10**9) <= 0.5
+    assert share_alive(dead_after_tokens=64 * 60) > 0.9
+
+
+def test_auxk_brings_features_back_that_a_bad_start_has_killed() -> None:
+    def share_alive(auxk_coeff: float) -> float:
+        dictionary = TopKConfig(d_sae=48, k=3, auxk_coeff=auxk_coeff).build(12, seed=1)
+        with torch.no_grad():
+            dictionary.W_enc[:, :24] *= 0.01  # never among the three largest
+        cfg = TrainConfig(n_tokens=64 * 600, normalise=False, dead_after_tokens=640, lr=3e-3)
+        _fit(dictionary, cfg)
+        acts = dictionary.encode(_features(1).sample_strengths(4096) @ _features().directions)
+        return (acts > 0).any(dim=0).float().mean().item()
+
+    assert share_alive(auxk_coeff=1.0) > share_alive(auxk_coeff=0.0) + 0.2
+
+
+# The loop ----------------------------------------------------------------------------------------
+
+
+def test_training_stops_at_the_token_budget_and_counts_every_token() -> None:
+    records = list(train(ReLUConfig(d_sae=8).build(12), _features(), TrainConfig(n_tokens=640)))
+    assert [record.step for record in records] == list(range(10))
+    assert [record.n_tokens for record in records] == [64 * n for n in range(1, 11)]
+
+
+def test_training_ends_with_the_stream_where_it_is_shorter_than_the_budget() -> None:
+    batches = list(itertools.islice(_features(), 3))
+    records = list(train(ReLUConfig(d_sae=8).build(12), batches, TrainConfig(n_tokens=10**6)))
+    assert records[-1].n_tokens == 3 * 64
+
+
+def test_the_tokens_that_set_the_bias_are_trained_on_as_well() -> None:
+    batches = list(itertools.islice(_features(), 4))
+    cfg = TrainConfig(n_tokens=4 * 64, init_tokens=2 * 64, lr=1e-9, normalise=False)
+    dictionary = ReLUConfig(d_sae=8).build(12)
+    assert len(list(train(dictionary, batches, cfg))) == 4
+    assert torch.allclose(dictionary.b_dec, torch.cat(batches[:2]).mean(dim=0), atol=1e-6)
+
+
+def test_several_dictionaries_get_what_each_would_get_alone() -> None:
+    configs = [ReLUConfig(d_sae=16), TopKConfig(d_sae=32, k=4), JumpReLUConfig(d_sae=16, tied=True)]
+    cfg = TrainConfig(n_tokens=64 * 20)
+    together = [config.build(12, seed=i) for i, config in enumerate(configs)]
+    for record in train(together, _features(), cfg):
+        assert record.dictionary in (0, 1, 2)
+    for i, config in enumerate(configs):
+        alone = _fit(config.build(12, seed=i), cfg)
+        for name, value in alone.named_parameters():
+            assert torch.equal(value, dict(together[i].named_parameters())[name]), name
+
+
+def test_each_dictionary_takes_its_own_site_from_a_stream_of_several() -> None:
+    def two_sites() -> list[dict[str, torch.Tensor]]:
+        wide = SparseFeatures(torch.full((24,), 0.1), 20, batch_tokens=64, seed=5)
+        pairs = zip(itertools.islice(_features(), 10), wide, strict=False)
+        return [{"narrow": narrow, "wide": other} for narrow, other in pairs]
+
+    narrow, wide = ReLUConfig(d_sae=16).build(12), ReLUConfig(d_sae=16).build(20)
+    narrow.metadata["hook_name"], wide.metadata["hook_name"] = "narrow", "wide"
+    cfg = TrainConfig(n_tokens=640)
+    assert len(list(train([narrow, wide], two_sites(), cfg))) == 2 * 10
+    alone = _fit(ReLUConfig(d_sae=16).build(12), cfg, [batch["narrow"] for batch in two_sites()])
+    assert torch.equal(narrow.W_dec, alone.W_dec)
+    with pytest.raises(InputError, match="no site None, only narrow, wide"):
+        _fit(ReLUConfig(d_sae=16).build(12), cfg, two_sites())
+
+
+def test_a_dictionary_takes_raw_activations_at_any_moment_of_its_training() -> None:
+    dictionary = ReLUConfig(d_sae=16).build(12)
+    x = next(iter(_features(seed=9))) * 1000
+    records = train(dictionary, (batch * 1000 for batch in _features()), TrainConfig(n_tokens=6400))
+    next(records)
+    assert dictionary.input_scale != 1.0
+    before = dictionary(x).detach()
+    records.close()
+    assert dictionary.input_scale == 1.0
+    assert torch.allclose(dictionary(x), before, rtol=1e-4, atol=1e-2)
+
+
+def test_the_scale_of_the_activations_does_not_matter() -> None:
+    cfg = TrainConfig(n_tokens=64 * 50)
+    plain = _fit(ReLUConfig(d_sae=16).build(12), cfg)
+    scaled = _fit(ReLUConfig(d_sae=16).build(12), cfg, (batch * 1024 for batch in _features()))
+    assert torch.allclose(plain.W_dec, scaled.W_dec, atol=1e-4)
+    assert torch.allclose(plain.b_dec * 1024, scaled.b_dec, rtol=1e-3, atol=1e-1)
+
+
+def test_an_empty_stream_and_activations_that_are_not_finite_are_refused() -> None:
+    dictionary = ReLUConfig(d_sae=8).build(12)
+    with pytest.raises(InputError, match="stream of activations is empty"):
+        _fit(dictionary, TrainConfig(), [])
+    with pytest.raises(InputError, match="NaN or Inf"):
+        _fit(dictionary, TrainConfig(), [torch.full((64, 12), math.nan)])
+
+
+@pytest.mark.parametrize("setting", [{"n_tokens": 0}, {"lr": 0.0}, {"lr": -1.0}])
+def test_training_settings_that_make_no_sense_are_refused(setting: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(setting))):
+        TrainConfig(**setting)  # pyright: ignore[reportArgumentType]

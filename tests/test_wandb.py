@@ -1,0 +1,84 @@
+"""A real offline run of Weights & Biases, read back from the file that `wandb sync` would send."""
+
+import json
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sae.runs import RunSettings, run
+from sae.runs.wandb_sink import default_mode
+
+BLOCK = 32 * 1024
+HEADER = 7
+
+
+def _records(path: Path) -> Iterator[bytes]:
+    """The records of W&B's log: LevelDB's format, blocks of 32 KiB after a header of 7 bytes."""
+    data, offset, parts = path.read_bytes(), HEADER, b""
+    while offset + HEADER <= len(data):
+        if BLOCK - offset % BLOCK < HEADER:
+            offset += BLOCK - offset % BLOCK
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, offset)
+        parts += data[offset + HEADER : offset + HEADER + length]
+        offset += HEADER + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield parts
+            parts = b""
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    """The logged rows. W&B's own process may still be writing when the run has ended here."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    for _ in range(100):
+        records: list[Record] = []
+        for data in _records(path):
+            records.append(Record())
+            records[-1].ParseFromString(data)
+        if any(record.HasField("exit") for record in records):
+            break
+        time.sleep(0.1)
+    rows = [record.history.item for record in records if record.HasField("history")]
+    return [
+        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+        for items in rows
+    ]
+
+
+def test_an_offline_run_holds_every_row_by_section_against_tokens(tmp_path: Path) -> None:
+    settings = RunSettings(
+        n_tokens=1024,
+        batch_tokens=128,
+        buffer_tokens=1024,
+        eval_tokens=512,
+        d_sae=32,
+        k=4,
+        log_every=2,
+        out=tmp_path / "run",
+        wandb="offline",
+    )
+    run(settings)
+    (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
+    history = _history(path)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    assert [h["train/tokens"] for h in history[:-1]] == [row["n_tokens"] for row in rows]
+    for mirrored, row in zip(history, rows, strict=False):
+        assert mirrored["Quality/fvu"] == pytest.approx(row["fvu"])
+        assert mirrored["Sparsity/l0"] == pytest.approx(row["l0"])
+        assert mirrored["Loss/mse"] == pytest.approx(row["mse"])
+        assert mirrored["Throughput/tokens_per_s"] == pytest.approx(row["tokens_per_s"])
+    metrics = json.loads((tmp_path / "run" / "eval.json").read_text())["metrics"]
+    assert history[-1]["eval/delta_ce"] == pytest.approx(metrics["delta_ce"])
+    assert history[-1]["train/tokens"] == 1024
+
+
+def test_without_an_api_key_runs_are_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert default_mode() == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert default_mode() == "online"
