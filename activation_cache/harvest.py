@@ -40,8 +40,10 @@ class HarvestConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not self.hook_names:
-            raise InputError("no hook name given: name at least one, as blocks.2.hook_resid_pre")
+        if isinstance(self.hook_names, str) or not self.hook_names:
+            raise InputError(
+                "hook_names must be a tuple of at least one name, as ('blocks.2.hook_resid_pre',)"
+            )
         for name in ("batch_tokens", "buffer_tokens", "forward_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -97,7 +99,10 @@ class ActivationStream:
         )
 
     def __iter__(self) -> Iterator[Rows]:
-        return self._buffer
+        return self
+
+    def __next__(self) -> Rows:
+        return next(self._buffer)
 
     @property
     def n_epochs(self) -> int:
@@ -105,14 +110,16 @@ class ActivationStream:
         return self._blocks.n_epochs
 
     def _rows(self) -> Iterator[Rows]:
+        n_epochs_without_rows = self.n_epochs
         for tokens in self._blocks:
+            counted = counted_positions(tokens, self._special) | self.cfg.all_positions
+            if counted.any():
+                n_epochs_without_rows = self.n_epochs
+            elif self.n_epochs > n_epochs_without_rows + 1:
+                raise InputError(f"{self.cfg.dataset} holds nothing but special tokens")
             found = self._model.activations(tokens, self.cfg.hook_names)
             check_finite(found, tokens, self._model)
-            if self.cfg.all_positions:
-                yield {name: x.flatten(0, 1) for name, x in found.items()}
-            else:
-                counted = counted_positions(tokens, self._special).to(self._model.device)
-                yield {name: x[counted] for name, x in found.items()}
+            yield {name: x[counted.to(x.device)] for name, x in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
         return {"blocks": self._blocks.state_dict(), "buffer": self._buffer.state_dict()}

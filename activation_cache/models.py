@@ -17,9 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from activation_cache.errors import InputError
+from activation_cache.hub import hub_is_reachable
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -91,7 +93,7 @@ class LanguageModel:
 
     @cached_property
     def bridge(self) -> "TransformerBridge":
-        """TransformerLens' own model on the same weights, for everything else that it offers."""
+        """TransformerLens' own model of the same weights, for everything else that it offers."""
         from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
 
         shared = {id(tensor): tensor for tensor in (*self.hf.parameters(), *self.hf.buffers())}
@@ -225,17 +227,27 @@ def load_model(
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # what is wrong, the error says
+    target = resolve_device(device)
     folder, options = _locate(source)
     options["revision"] = revision
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-        hf: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **options)
-    except (OSError, ValueError, KeyError) as error:
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"cannot load the model {source!r} ({_first_line(error)}): give 'tiny', a hub id while "
             f"online, a folder with config.json, weights and tokenizer, or a .gguf file"
         ) from error
-    return LanguageModel(source, hf.to(resolve_device(device)), tokenizer)
+    hf, loading = loaded
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise InputError(f"the model {source!r} lacks weights ({missing}): they would be random")
+    if not tokenizer("text")["input_ids"]:
+        raise InputError(f"the model {source!r} has no tokenizer: add tokenizer.json to its folder")
+    return LanguageModel(source, hf.to(target), tokenizer)
 
 
 def resolve_device(device: str) -> torch.device:
@@ -243,12 +255,11 @@ def resolve_device(device: str) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise InputError(f"unknown device {device!r}: use auto, cpu or cuda") from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"device {device!r} is not here: torch finds no CUDA; use cpu or auto")
-    return resolved
+        return torch.zeros(1, device=device).to("cpu").to(device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device {device!r} cannot be used here: use auto, cpu, or cuda where torch finds it"
+        ) from error
 
 
 def _locate(source: str) -> tuple[str, dict[str, Any]]:
@@ -262,7 +273,7 @@ def _locate(source: str) -> tuple[str, dict[str, Any]]:
         if importlib.util.find_spec("gguf") is None:
             raise InputError(f"reading {source} needs: pip install 'featureloom[gguf]'")
         return str(path.parent), {"gguf_file": path.name}
-    return source, {}
+    return source, {"local_files_only": not hub_is_reachable()}
 
 
 def _first_line(error: BaseException) -> str:
@@ -320,7 +331,8 @@ def _editing(site: _Site, edit: Edit) -> Iterator[None]:
         else:
             hooks.enter_context(site.module.register_forward_hook(after))
         if site.is_forked:
-            hooks.enter_context(site.block.register_forward_hook(carry))
+            # First of all, so that an edit of the block's output has the last word.
+            hooks.enter_context(site.block.register_forward_hook(carry, prepend=True))
         yield
 
 

@@ -73,6 +73,9 @@ class ShuffleBuffer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        held = next((len(rows) for rows in state["held"].values()), self.capacity_tokens)
+        if held != self.capacity_tokens:
+            raise ValueError(f"the state holds {held} tokens, the buffer {self.capacity_tokens}")
         self._held = {name: rows.clone() for name, rows in state["held"].items()}
         self._pending = {name: rows.clone() for name, rows in state["pending"].items()}
         self._free = state["free"].clone()

@@ -5,6 +5,7 @@ name or text, so it is the same in every process and does not move when document
 """
 
 import ast
+import glob
 import hashlib
 import importlib.util
 import sysconfig
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from activation_cache.errors import InputError
+from activation_cache.hub import hub_is_reachable
 
 Split = Literal["train", "held_out"]
 
@@ -40,6 +42,8 @@ DOCUMENTED_PACKAGES = (
 
 LOCAL_FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": "parquet"}
 
+MISSING = object()
+
 PLAIN_TEXT_DOCUMENT_CHARS = 2_000
 """Plain text has no document marks: paragraphs are gathered into documents of about this length."""
 
@@ -52,8 +56,7 @@ def documents(source: str, split: Split, text_column: str = "text") -> Iterator[
     """
     if source == DOCSTRINGS:
         return docstring_documents(split)
-    rows = _local_rows(Path(source), text_column) if _is_local(source) else _hub_rows(source)
-    texts = _texts(rows, text_column, source)
+    texts = _texts(source, text_column)
     if source.endswith(".txt"):
         texts = _gather_paragraphs(texts)
     return (text for text in texts if is_held_out(text) == (split == "held_out"))
@@ -146,7 +149,7 @@ def _is_local(source: str) -> bool:
     return Path(source).suffix in LOCAL_FORMATS or Path(source).exists()
 
 
-def _local_rows(path: Path, text_column: str) -> Iterable[dict[str, Any]]:
+def _local_rows(path: Path) -> Iterable[dict[str, Any]]:
     import datasets
 
     datasets.disable_progress_bars()
@@ -161,7 +164,7 @@ def _local_rows(path: Path, text_column: str) -> Iterable[dict[str, Any]]:
     options: dict[str, Any] = {"sample_by": "paragraph"} if path.suffix == ".txt" else {}
     return datasets.load_dataset(
         LOCAL_FORMATS[path.suffix],
-        data_files=str(path),
+        data_files=glob.escape(str(path)),  # a name, not a pattern
         split="train",
         streaming=True,
         **options,
@@ -170,21 +173,21 @@ def _local_rows(path: Path, text_column: str) -> Iterable[dict[str, Any]]:
 
 def _hub_rows(source: str) -> Iterable[dict[str, Any]]:
     import datasets
-    from datasets.exceptions import DatasetsError
 
-    try:
-        return datasets.load_dataset(source, split="train", streaming=True)
-    except (OSError, ValueError, DatasetsError) as error:
+    if not hub_is_reachable():
         raise InputError(
-            f"cannot read the dataset {source!r} from the hub ({type(error).__name__}): check the "
-            f"name and the connection, or give a local .txt, .json or .parquet file"
-        ) from error
+            f"cannot read the dataset {source!r}: the hub cannot be reached; go online, or give "
+            f"'docstrings' or a local .txt, .json or .parquet file"
+        )
+    return datasets.load_dataset(source, split="train", streaming=True)
 
 
-def _texts(rows: Iterable[dict[str, Any]], text_column: str, source: str) -> Iterator[str]:
+def _texts(source: str, text_column: str) -> Iterator[str]:
     try:
-        for row in rows:
-            text = row.get(text_column)
+        for row in _local_rows(Path(source)) if _is_local(source) else _hub_rows(source):
+            text = row.get(text_column, MISSING)
+            if text is None:
+                continue
             if not isinstance(text, str):
                 columns = ", ".join(row)
                 raise InputError(f"{source} has no text column {text_column!r}: it has {columns}")
@@ -194,8 +197,8 @@ def _texts(rows: Iterable[dict[str, Any]], text_column: str, source: str) -> Ite
         raise
     except Exception as error:  # the readers of `datasets` raise many kinds
         raise InputError(
-            f"cannot read text from {source} ({_root_cause(error)}): "
-            f"give UTF-8 text, JSON lines or parquet"
+            f"cannot read text from {source} ({_root_cause(error)}): give a hub dataset, UTF-8 "
+            f"text, JSON lines or parquet"
         ) from error
 
 

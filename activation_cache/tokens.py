@@ -18,7 +18,7 @@ Documents = Callable[[], Iterator[str]]
 
 
 class TokenBlocks:
-    """Packs documents without padding into blocks of `context_size` tokens.
+    """Packs documents without padding into blocks of `context_size` tokens, an iterator.
 
     Documents follow each other with the tokenizer's EOS behind each; one that does not fit is
     continued in the next block. With `prepend_bos`, every block opens with BOS. After the last
@@ -43,56 +43,71 @@ class TokenBlocks:
         self._context_size = context_size
         self._batch_blocks = batch_blocks
         self._repeat = repeat
-        self._n_documents = 0
+        self._texts: Iterator[str] | None = None
+        self._n_documents = 0  # of this pass that have been read
+        self._n_tokens = 0  # that they hold
         self._pending: list[int] = []
         self.n_epochs = 0
         """Passes over the text that are complete."""
 
-    def __iter__(self) -> Iterator[Int[Tensor, "batch pos"]]:
+    def __iter__(self) -> "TokenBlocks":
+        return self
+
+    def __next__(self) -> Int[Tensor, "batch pos"]:
         width = self._context_size - len(self._head)
         blocks: list[list[int]] = []
-        for _ in self._read_documents():
-            while len(self._pending) >= width:
+        while len(blocks) < self._batch_blocks:
+            if len(self._pending) >= width:
                 blocks.append([*self._head, *self._pending[:width]])
                 del self._pending[:width]
-                if len(blocks) == self._batch_blocks:
-                    yield torch.tensor(blocks)
-                    blocks = []
-        if blocks:
-            yield torch.tensor(blocks)
+            elif not self._read_document():
+                break
+        if not blocks:
+            raise StopIteration
+        return torch.tensor(blocks)
 
-    def _read_documents(self) -> Iterator[None]:
-        """Append one document after another to the pending tokens."""
-        while True:
-            n_tokens = len(self._pending)
-            for text in islice(self._documents(), self._n_documents, None):
-                ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-                self._pending += [*ids, self._separator]
-                self._n_documents += 1
-                n_tokens += len(ids) + 1
-                yield
-            if self.n_epochs == 0 and n_tokens < self._context_size:
-                raise InputError(
-                    f"the text holds {n_tokens} tokens in this split, fewer than one context of "
-                    f"{self._context_size}: give more text or a smaller --context-size"
-                )
-            self.n_epochs += 1
-            self._n_documents = 0
-            if not self._repeat:
-                return
+    def _read_document(self) -> bool:
+        """Append the next document to the pending tokens; false where the text has ended."""
+        if self.n_epochs and not self._repeat:
+            return False
+        if self._texts is None:
+            self._texts = islice(self._documents(), self._n_documents, None)
+        text = next(self._texts, None)
+        if text is None:
+            self._finish_pass()
+            return self._read_document()
+        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        self._pending += [*ids, self._separator]
+        self._n_documents += 1
+        self._n_tokens += len(ids) + 1
+        return True
+
+    def _finish_pass(self) -> None:
+        width = self._context_size - len(self._head)
+        if self._n_tokens < width:
+            raise InputError(
+                f"the text holds {self._n_tokens} tokens in this split, fewer than one context of "
+                f"{self._context_size}: give more text or a smaller --context-size"
+            )
+        self.n_epochs += 1
+        self._n_documents = self._n_tokens = 0
+        self._texts = None
 
     def state_dict(self) -> dict[str, Any]:
-        """The cursor. Exact between the batches, where no block is half collected."""
+        """The cursor: where in the text the next block begins."""
         return {
             "n_documents": self._n_documents,
+            "n_tokens": self._n_tokens,
             "n_epochs": self.n_epochs,
             "pending": list(self._pending),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._n_documents = state["n_documents"]
+        self._n_tokens = state["n_tokens"]
         self.n_epochs = state["n_epochs"]
         self._pending = list(state["pending"])
+        self._texts = None
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> Int[Tensor, " n"]:

@@ -282,7 +282,10 @@ def refusal(act: Callable[[], object]) -> str:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"hook_names": ()}, "no hook name given: name at least one, as blocks.2.hook_resid_pre"),
+        (
+            {"hook_names": ()},
+            "hook_names must be a tuple of at least one name, as ('blocks.2.hook_resid_pre',)",
+        ),
         ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
         ({"buffer_tokens": -1}, "buffer_tokens must be at least 1, got -1"),
         ({"forward_tokens": 0}, "forward_tokens must be at least 1, got 0"),

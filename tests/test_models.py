@@ -515,13 +515,13 @@ def test_a_file_that_only_claims_to_be_gguf_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("device", ["gpu", "", "cpu:x"])
 def test_an_unknown_device_is_refused(device: str) -> None:
     message = refusal(lambda: load_model("tiny", device=device))
-    assert message == f"unknown device {device!r}: use auto, cpu or cuda"
+    assert message.startswith(f"device {device!r} cannot be used here: use auto, cpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_cuda_is_refused_where_there_is_none() -> None:
     message = refusal(lambda: resolve_device("cuda:1"))
-    assert message == "device 'cuda:1' is not here: torch finds no CUDA; use cpu or auto"
+    assert message.startswith("device 'cuda:1' cannot be used here: use auto, cpu")
     assert resolve_device("auto").type == "cpu"
 
 

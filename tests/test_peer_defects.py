@@ -25,7 +25,7 @@ def _features() -> SparseFeatures:
 
 
 def test_a_dictionary_is_of_unit_norm_after_every_step_not_before_it() -> None:
-    """Elsewhere rows are renormalised before the optimiser moves them, and saved as it left them."""
+    """Elsewhere rows are normalised before the optimiser moves them, and saved as it left them."""
     dictionary = ReLUConfig(d_sae=32).build(12)
     for _ in train(dictionary, _features(), TrainConfig(n_tokens=640, lr=0.1)):
         assert torch.allclose(dictionary.W_dec.norm(dim=1), torch.ones(32), atol=1e-5)
@@ -105,7 +105,7 @@ def test_weights_and_biases_is_not_touched_when_it_is_off(tmp_path: Path) -> Non
 
 
 def test_no_architecture_writes_the_encoder_or_a_loss_again() -> None:
-    """Elsewhere the same loss is pasted into every class. Here an architecture adds only its own."""
+    """Elsewhere a loss is pasted into every class. Here an architecture adds only its own."""
     for name, cls in ARCHITECTURES.items():
         built = type(cls(d_sae=64).build(4))
         for method in ("encode", "encode_sparse", "decode", "forward", "training_pass"):

@@ -21,10 +21,10 @@ from cli import run_script
 import sae
 from activation_cache.models import TINY_FOLDER
 
-SMALL = (
-    "--n-tokens 4096 --batch-tokens 256 --buffer-tokens 2048 --eval-tokens 1024 --d-sae 64 "
-    "--log-every 4 --wandb off"
-).split()
+SMALL = [
+    *("--n-tokens", "4096", "--batch-tokens", "256", "--buffer-tokens", "2048"),
+    *("--eval-tokens", "1024", "--d-sae", "64", "--log-every", "4", "--wandb", "off"),
+]
 
 
 class Done(NamedTuple):
@@ -147,10 +147,11 @@ def test_local_text_is_trained_and_evaluated_on(cli: Cli, tmp_path: Path) -> Non
 def test_help_names_every_flag_of_the_contract(cli: Cli) -> None:
     shown = cli(train_script.main, "--help")
     assert shown.code == 0
-    for flag in (
+    contract = (
         "model hook-name architecture d-sae k l1-coeff l0-coeff tied n-tokens batch-tokens "
         "context-size lr seed dtype device out wandb"
-    ).split():
+    )
+    for flag in contract.split():
         assert f"--{flag}" in shown.out, flag
 
 
