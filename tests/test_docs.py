@@ -1,0 +1,95 @@
+"""The documentation does what it says: its snippets run, and nothing that exists is left out."""
+
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import activation_cache
+import sae
+from activation_cache.models import SITES
+from sae.architectures import ARCHITECTURES
+from sae.evaluation import CONVENTIONS
+from sae.runs import RunSettings
+from sae.runs.summary import MEANINGS
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+
+
+def _blocks(language: str) -> list[tuple[Path, str]]:
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.DOTALL | re.MULTILINE)
+    return [(page, block) for page in PAGES for block in pattern.findall(page.read_text())]
+
+
+@pytest.mark.parametrize(("page", "code"), _blocks("python"), ids=lambda v: getattr(v, "name", ""))
+def test_every_python_snippet_runs(
+    page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, str(page), "exec"), {})
+
+
+@pytest.mark.slow
+def test_every_command_runs_as_written_and_in_order(tmp_path: Path) -> None:
+    """In a folder that holds nothing but the scripts; `make` is what runs these tests."""
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    commands = [line for _, block in _blocks("bash") for line in block.splitlines()]
+    commands = [line for line in commands if line and not line.startswith("make ")]
+    assert len(commands) >= 5
+    for command in commands:
+        program, *arguments = shlex.split(command, comments=True)
+        assert program == "python", command
+        done = subprocess.run(
+            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_every_flag_is_documented() -> None:
+    rare = {"text_column", "buffer_tokens", "eval_tokens", "batch_tokens", "context_size"}
+    for field in fields(RunSettings):
+        flag = f"--{field.name.replace('_', '-')}"
+        if field.name not in rare | {"device", "lr", "d_sae"}:
+            assert flag in TEXT, flag
+
+
+def test_every_site_and_architecture_is_documented() -> None:
+    for name in (*SITES, *ARCHITECTURES):
+        assert f"`{name}`" in TEXT, name
+
+
+def test_every_metric_is_documented_in_the_page_the_report_and_the_table() -> None:
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    for name in CONVENTIONS:
+        assert f"`{name}`" in page, name
+    shown_otherwise = {"n_tokens", "d_sae", "dead_fraction", "l1", "explained_variance"}
+    assert set(CONVENTIONS) - shown_otherwise == set(MEANINGS)
+
+
+def test_every_script_is_documented() -> None:
+    for script in (ROOT / "scripts").glob("*.py"):
+        if script.stem != "cli":
+            assert script.stem in TEXT, script.name
+
+
+def test_the_public_names_are_those_that_the_packages_promise() -> None:
+    """Notebooks rely on them: add to the lists, do not take away."""
+    assert {"SAE", "load", "save", "train", "TrainConfig", "evaluate", "EvalReport"} <= {
+        *sae.__all__
+    }
+    assert {"load_model", "harvest", "HarvestConfig"} <= {*activation_cache.__all__}
+    for package in (sae, activation_cache):
+        for name in package.__all__:
+            assert getattr(package, name).__doc__ or name == "AnySAEConfig", name
