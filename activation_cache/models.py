@@ -8,9 +8,8 @@ works for every architecture that TransformerLens knows. Its bridge is `Language
 import copy
 import importlib.util
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 
 from activation_cache.errors import InputError
+from activation_cache.hooks import Edit, Site, editing, reading
 from activation_cache.hub import hub_is_reachable
 
 if TYPE_CHECKING:
@@ -41,23 +41,9 @@ SITES = (
 )
 """What can follow `blocks.<layer>.` in a hook name. The heads of `attn.hook_z` are flattened."""
 
-Edit = Callable[[Tensor], Tensor]
-"""Maps the activations [batch, pos, width] at a site to what the model shall use instead."""
-
 
 class _Stop(Exception):
     """Ends a forward pass once every wanted activation has been seen."""
-
-
-@dataclass(frozen=True)
-class _Site:
-    """The module that a hook name belongs to, and on which side of it the activation passes."""
-
-    block: nn.Module
-    module: nn.Module
-    is_input: bool
-    is_forked: bool
-    """Whether the block also carries the tensor around the module, as the residual stream does."""
 
 
 class LanguageModel:
@@ -126,7 +112,7 @@ class LanguageModel:
                 f"give a model of an architecture that it supports"
             ) from error
 
-    def _site(self, hook_name: str) -> _Site:
+    def _site(self, hook_name: str) -> Site:
         match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_name)
         if match is None or match[2] not in SITES:
             raise InputError(
@@ -144,7 +130,7 @@ class LanguageModel:
                 f"{type(self.hf).__name__} has no {match[2]}: choose another of {', '.join(SITES)}"
             )
         path, side = found
-        return _Site(
+        return Site(
             block=self._adapter.get_component(self.hf, f"blocks.{layer}"),
             module=self._adapter.get_component(self.hf, path),
             is_input=side == "hook_in",
@@ -192,7 +178,7 @@ class LanguageModel:
         with ExitStack() as hooks:
             for hook_name in set(hook_names):
                 hooks.enter_context(
-                    _reading(self._site(hook_name), lambda x, name=hook_name: keep(name, x))
+                    reading(self._site(hook_name), lambda x, name=hook_name: keep(name, x))
                 )
             with suppress(_Stop):
                 self.hf.base_model(tokens.to(self.device), use_cache=False)
@@ -207,7 +193,7 @@ class LanguageModel:
         """
         with ExitStack() as hooks:
             for hook_name, edit in (edits or {}).items():
-                hooks.enter_context(_editing(self._site(hook_name), edit))
+                hooks.enter_context(editing(self._site(hook_name), edit))
             return self.hf(tokens.to(self.device), use_cache=False).logits
 
 
@@ -279,62 +265,3 @@ def _locate(source: str) -> tuple[str, dict[str, Any]]:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:160]}"
-
-
-# Hooks -------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _reading(site: _Site, read: Callable[[Tensor], None]) -> Iterator[None]:
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read(_first(args, kwargs))
-
-    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        read(output[0] if isinstance(output, tuple) else output)
-
-    if site.is_input:
-        handle = site.module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = site.module.register_forward_hook(after)
-    with handle:
-        yield
-
-
-@contextmanager
-def _editing(site: _Site, edit: Edit) -> Iterator[None]:
-    """Replace what passes a site while the context lasts."""
-    differences: list[Tensor] = []
-
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x = _first(args, kwargs)
-        edited = edit(x).to(x.dtype)
-        differences.append(edited - x)
-        if args:
-            return (edited, *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": edited}
-
-    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        x = output[0] if isinstance(output, tuple) else output
-        edited = edit(x).to(x.dtype)
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
-
-    def carry(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        # The block adds the unedited tensor to its output, so the edit has to be added as well.
-        difference = differences.pop()
-        if isinstance(output, tuple):
-            return (output[0] + difference, *output[1:])
-        return output + difference
-
-    with ExitStack() as hooks:
-        if site.is_input:
-            hooks.enter_context(site.module.register_forward_pre_hook(before, with_kwargs=True))
-        else:
-            hooks.enter_context(site.module.register_forward_hook(after))
-        if site.is_forked:
-            # First of all, so that an edit of the block's output has the last word.
-            hooks.enter_context(site.block.register_forward_hook(carry, prepend=True))
-        yield
-
-
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return args[0] if args else kwargs["hidden_states"]
