@@ -145,7 +145,12 @@ class SAE(nn.Module, Generic[Cfg]):
         return x if self.input_scale == 1.0 else x * self.input_scale
 
     def _pre_acts(self, x: Tensor) -> Float[Tensor, "batch d_sae"]:
-        return (x - self.b_dec) @ self.W_enc + self.b_enc
+        # (x - b_dec) @ W_enc + b_enc. Through the large product, b_dec would get its gradient by
+        # way of one for x, which nobody needs and which costs as much as the encoder itself; a
+        # term that is zero hands it over by a product with a vector instead.
+        b_dec = self.b_dec.detach()
+        zero = (b_dec - self.b_dec) @ self.W_enc.detach()
+        return (x - b_dec) @ self.W_enc + (self.b_enc + zero)
 
     def _sum_of_rows(self, acts: Tensor | Codes) -> Tensor:
         return acts.decode(self.W_dec) if isinstance(acts, Codes) else acts @ self.W_dec
@@ -154,14 +159,20 @@ class SAE(nn.Module, Generic[Cfg]):
 
     @torch.no_grad()
     def initialise_from_data_(self, x: Float[Tensor, "batch d_in"], *, normalise: bool) -> None:
-        """Set the scale of the input from its mean norm, and `b_dec` to its mean.
+        """Set the scale of the input from its mean norm, `b_dec` to its mean, the encoder's scale.
 
-        The convention is SAELens' `expected_average_only_in`: E|x| becomes sqrt(d_in).
+        The convention is SAELens' `expected_average_only_in`: E|x| becomes sqrt(d_in). An untied
+        encoder is scaled so that the random features it starts with, many of which fire at once,
+        rebuild x with the least error that a factor can give.
         """
         x = x.to(self.device, torch.float32)
         if normalise:
             self.input_scale = math.sqrt(self.d_in) / x.norm(dim=1).mean().item()
         self.b_dec.copy_(x.mean(dim=0) * self.input_scale)
+        if self.untied_W_enc is not None:
+            centred = self._scaled(x) - self.b_dec
+            rebuilt = self._sum_of_rows(self.activate(self._pre_acts(self._scaled(x))))
+            self.untied_W_enc.mul_((rebuilt * centred).sum() / rebuilt.square().sum())
 
     @torch.no_grad()
     def constrain_(self) -> None:

@@ -63,5 +63,5 @@ def _one_line(box: str) -> str:
     """The text inside the frame that tyro draws around its errors."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [re.sub(r"[─-╿]+", " ", line).strip() for line in plain.splitlines()]
-    text = " ".join(line for line in lines if line)
-    return re.sub(r"^(Parsing error|Unrecognized options?)\s+", "", re.sub(r"\s+", " ", text))
+    text = " ".join(" ".join(lines).split())
+    return re.sub(r"^(Parsing error|Invalid choice|Value error|Required options) ", "", text)

@@ -113,6 +113,18 @@ def test_the_input_scale_brings_the_mean_norm_to_the_root_of_d_in() -> None:
     assert torch.allclose(dictionary.b_dec, x.mean(dim=0) * 0.2)
 
 
+def test_an_untied_encoder_starts_at_the_scale_that_rebuilds_best() -> None:
+    x = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
+    dictionary = ReLUConfig(d_sae=64).build(8, seed=0)
+    dictionary.initialise_from_data_(x, normalise=False)
+
+    def error(factor: float) -> float:
+        acts = dictionary.encode(x) * factor
+        return (dictionary.decode(acts) - x).square().sum().item()
+
+    assert error(1.0) < min(error(0.9), error(1.1))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [

@@ -7,17 +7,22 @@ import pytest
 import torch
 
 import sae
-from sae.architectures import AnySAEConfig, TopKConfig
+from sae.architectures import AnySAEConfig
 from sae.base import SAE
+from sae.codes import Codes
 from sae.toy import SparseFeatures
 from sae.training import TrainConfig, train
 
 D_IN, D_SAE = 12, 32
 
 
+SMALL = {"topk": {"k": 4}, "jumprelu": {"l0_coeff": 0.1}}
+"""Settings that suit activations of width 12, where the defaults do not."""
+
+
 def _configs() -> list[AnySAEConfig]:
     return [
-        cls(d_sae=D_SAE, tied=tied, **({"k": 4} if cls is TopKConfig else {}))
+        cls(d_sae=D_SAE, tied=tied, **SMALL.get(cls.architecture, {}))
         for cls in get_args(AnySAEConfig)
         for tied in (False, True)
     ]
@@ -72,6 +77,31 @@ def test_forward_changes_nothing_about_the_dictionary(cfg: AnySAEConfig) -> None
     assert before.keys() == dictionary.state_dict().keys()
     for name, value in dictionary.state_dict().items():
         assert torch.equal(before[name], value), name
+
+
+@every_architecture
+def test_gradients_are_those_of_the_plain_formula(cfg: AnySAEConfig) -> None:
+    """x, weights and biases: b_dec gets its gradient by a shorter way than autograd would take."""
+    dictionary, x = _trained(cfg).double(), _batches(1)[0].double()
+
+    def gradients(plain: bool) -> list[torch.Tensor]:
+        dictionary.zero_grad()
+        inputs = x.clone().requires_grad_()
+        if plain:
+            pre_acts = (inputs - dictionary.b_dec) @ dictionary.W_enc + dictionary.b_enc
+            acts = dictionary.activate(pre_acts)
+            dense = acts.dense() if isinstance(acts, Codes) else acts
+            x_hat = dense @ dictionary.W_dec + dictionary.b_dec
+        else:
+            x_hat = dictionary(inputs)
+        (x_hat - x).square().sum().backward()
+        found = [inputs.grad, *(p.grad for p in dictionary.parameters())]
+        return [gradient.clone() for gradient in found if gradient is not None]
+
+    ours, reference = gradients(plain=False), gradients(plain=True)
+    assert len(ours) == len(reference) >= 4
+    for one, other in zip(ours, reference, strict=True):
+        assert torch.allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
 @every_architecture

@@ -43,10 +43,12 @@ def run(settings: RunSettings, console: Console | None = None) -> list[RunResult
     console = console or Console(quiet=True)
     if settings.out.exists():
         raise InputError(f"the run folder {settings.out} exists: name another one with --out")
+    console.print(f"loading the model {settings.model}")
     model = load_model(settings.model, device=settings.device, dtype=DTYPES[settings.dtype])
     hook_names = settings.hook_names(model)
     saes = [_build(settings, model, hook_name) for hook_name in hook_names]
     stream = harvest(model, settings.harvest_config(hook_names))
+    console.print(f"reading text from {settings.dataset}")
     held_out = held_out_batches(model, saes[0].metadata)
     folders = [settings.out / name if len(saes) > 1 else settings.out for name in hook_names]
     with _fresh_folders(settings.out, folders), ExitStack() as closing:
