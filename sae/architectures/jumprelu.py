@@ -28,7 +28,7 @@ class JumpReLUConfig(SAEConfig):
     architecture: ClassVar[str] = "jumprelu"
     revival: ClassVar[Revival] = "resample"
 
-    l0_coeff: float = 1.0
+    l0_coeff: float = 0.2
     """Weight of the number of active features, with the squared error summed over d_in."""
     bandwidth: float = 0.5
     """Width of the rectangle in the gradient of the threshold, for inputs of norm sqrt(d_in)."""

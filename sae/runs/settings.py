@@ -38,14 +38,14 @@ class RunSettings:
     k: int | None = None
     """Active features of each token (topk; 32 by default)."""
     l1_coeff: float | None = None
-    """Weight of the L1 penalty (relu)."""
+    """Weight of the L1 penalty (relu; 2 by default)."""
     l0_coeff: float | None = None
-    """Weight of the L0 penalty (jumprelu)."""
+    """Weight of the L0 penalty (jumprelu; 0.2 by default)."""
     tied: bool = False
     """Encode with the transpose of the decoder."""
-    n_tokens: int = 1_000_000
+    n_tokens: int = 1_200_000
     """Activation vectors to train on."""
-    batch_tokens: int = 1024
+    batch_tokens: int = 512
     """Activation vectors in each training step."""
     buffer_tokens: int = 65_536
     """Activation vectors in the shuffle buffer."""

@@ -39,7 +39,9 @@ class TrainConfig:
     normalise: bool = True
     """Bring the mean norm of the input to sqrt(d_in) for training; folded into the result."""
     dead_after_tokens: int | None = None
-    """Tokens without firing that make a feature dead; by default a tenth of the run, up to 10M."""
+    """Tokens without firing that make a feature dead; by default a fiftieth of the run, up to 10M.
+
+    Short runs need short windows: a feature found dead late has no time left to learn."""
     init_tokens: int = 8192
     """Tokens of the stream's head that set the scale and the decoder bias; trained on as well."""
     seed: int = 0
@@ -62,7 +64,7 @@ class TrainConfig:
     def dead_window_tokens(self) -> int:
         if self.dead_after_tokens is not None:
             return self.dead_after_tokens
-        return max(1, min(10_000_000, self.n_tokens // 10))
+        return max(1, min(10_000_000, self.n_tokens // 50))
 
 
 @dataclass(frozen=True)
@@ -147,8 +149,8 @@ class Trainer:
     def _revive(self, out: TrainingPass, step: int, n_tokens: int) -> None:
         if step % self.DEAD_CHECK_STEPS == 0:
             self.n_dead = int(self.tracker.dead.sum())
-        # Features resampled late would not have the time to learn anything.
-        due = n_tokens - self.n_resampled_at >= self.cfg.dead_window_tokens
+        # Every tenth of the run, but not at its end: what is resampled needs time to learn.
+        due = n_tokens - self.n_resampled_at >= 0.1 * self.cfg.n_tokens
         if self.sae.cfg.revival == "resample" and due and n_tokens < 0.7 * self.cfg.n_tokens:
             self.n_resampled_at = n_tokens
             dead = self.tracker.dead
