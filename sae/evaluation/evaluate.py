@@ -13,8 +13,8 @@ from sae.evaluation.metrics import ReconstructionMetrics
 from sae.evaluation.report import EvalReport
 from sae.evaluation.splice import SpliceableModel, SplicedCrossEntropy
 
-TextBatch = tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"]]
-"""Tokens, and which positions count in training and in every metric."""
+TextBatch = tuple[Int[Tensor, "_ _"], Bool[Tensor, "_ _"]]
+"""Tokens [batch, pos], and which of them count in training and in every metric."""
 
 
 @runtime_checkable
@@ -57,7 +57,7 @@ def evaluate(
 
 
 def evaluate_reconstruction(
-    sae: Dictionary, batches: Sequence[Float[Tensor, "batch d_in"]]
+    sae: Dictionary, batches: Sequence[Float[Tensor, "_ d_in"]]
 ) -> EvalReport:
     """Reconstruction and sparsity on held-out activations, with no model at hand."""
     metrics = ReconstructionMetrics(_mean(batches))
