@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -59,6 +60,7 @@ class LanguageModel:
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self._widths: dict[str, int] = {}
+        self._forward = RLock()  # hooks of one pass must not see the pass of another thread
 
     @property
     def device(self) -> torch.device:
@@ -175,7 +177,7 @@ class LanguageModel:
             if len(found) == len(set(hook_names)):
                 raise _Stop
 
-        with ExitStack() as hooks:
+        with self._forward, ExitStack() as hooks:
             for hook_name in set(hook_names):
                 hooks.enter_context(
                     reading(self._site(hook_name), lambda x, name=hook_name: keep(name, x))
@@ -191,7 +193,7 @@ class LanguageModel:
 
         An edit of `hook_resid_mid` reaches both the MLP and the residual stream around it.
         """
-        with ExitStack() as hooks:
+        with self._forward, ExitStack() as hooks:
             for hook_name, edit in (edits or {}).items():
                 hooks.enter_context(editing(self._site(hook_name), edit))
             return self.hf(tokens.to(self.device), use_cache=False).logits

@@ -37,6 +37,30 @@ class Codes:
         )
 
 
+TOP_K_GROUP = 8
+"""Features in each group of `top_k` on the CPU; 4 and 16 were slower at widths of 1.5k to 24k."""
+
+
+def top_k(x: Float[Tensor, "batch d"], k: int) -> tuple[Tensor, Tensor]:
+    """Values and indices [batch, k] of the k largest entries of each row, unsorted and exact.
+
+    On a CPU, finding the k groups with the largest maxima and searching only those takes about half
+    the time: an entry outside them is smaller than k others, the maxima.
+    """
+    batch, d = x.shape
+    n_groups = d // TOP_K_GROUP
+    if x.device.type != "cpu" or d % TOP_K_GROUP or n_groups < 2 * k:
+        values, indices = x.topk(k, dim=1, sorted=False)
+        return values, indices
+    with torch.no_grad():
+        groups = x.view(batch, TOP_K_GROUP, n_groups)
+        best = groups.amax(dim=1).topk(k, dim=1, sorted=False).indices
+        of_best = best[:, None, :].expand(batch, TOP_K_GROUP, k)
+        within = groups.gather(2, of_best).flatten(1).topk(k, dim=1, sorted=False).indices
+        indices = (within // k) * n_groups + best.gather(1, within % k)
+    return x.gather(1, indices), indices
+
+
 def fire_counts(acts: Tensor | Codes) -> Int[Tensor, " d_sae"]:
     """On how many tokens of the batch each feature is active. Their sum / batch is L0."""
     if isinstance(acts, Codes):

@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from sae.base import SAE, Revival, SAEConfig
-from sae.codes import Codes
+from sae.codes import Codes, top_k
 from sae.errors import InputError
 
 
@@ -44,5 +44,5 @@ class TopKConfig(SAEConfig):
 
 class TopKSAE(SAE[TopKConfig]):
     def activate(self, pre_acts: Tensor) -> Codes:
-        values, indices = pre_acts.topk(self.cfg.k, dim=1, sorted=False)
+        values, indices = top_k(pre_acts, self.cfg.k)
         return Codes(indices, values.relu(), self.d_sae)

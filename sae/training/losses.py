@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae.base import SAE, TrainingPass
-from sae.codes import Codes
+from sae.codes import Codes, top_k
 
 LossReduction = Literal["sum_d", "mean_d"]
 
@@ -30,13 +30,11 @@ def auxk_loss(
 ) -> Float[Tensor, ""]:
     """How badly the dead features with the largest pre-activations rebuild the error (AuxK).
 
-    Gao et al. 2024, section 2.4: their number is d_in / 2 (app. A.2). Fewer dead features than that
-    weigh proportionally less, so that the last few are not driven wild. The gradient reaches the
+    Gao et al. 2024, section 2.4: their number is d_in / 2 (app. A.2). The gradient reaches the
     encoder through the pre-activations; the error itself is a constant.
     """
     k_aux = min(out.x.shape[1] // 2, sae.d_sae)
-    values, indices = out.pre_acts.masked_fill(~dead, -torch.inf).topk(k_aux, dim=1, sorted=False)
+    values, indices = top_k(out.pre_acts.masked_fill(~dead, -torch.inf), k_aux)
     revived = Codes(indices, values.relu(), sae.d_sae)
     error = (out.x - out.x_hat).detach()
-    share = (dead.sum() / k_aux).clamp(max=1.0)
-    return share * mse_loss(revived.decode(sae.W_dec), error, reduction)
+    return mse_loss(revived.decode(sae.W_dec), error, reduction)
