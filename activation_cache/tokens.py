@@ -1,8 +1,10 @@
 """Text to packed token blocks [batch, pos], with a cursor that can be saved and restored."""
 
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,6 +17,22 @@ if TYPE_CHECKING:
 
 Documents = Callable[[], Iterator[str]]
 """Starts one pass over the text; every pass yields the same documents in the same order."""
+
+
+class TokenBatch(NamedTuple):
+    """Token blocks, and where they are from."""
+
+    tokens: Int[Tensor, "batch pos"]
+    documents: Int[Tensor, "batch pos"]
+    """The number of each token's document in its pass; BOS has that of the token behind it."""
+
+
+@dataclass
+class _Document:
+    number: int  # in its pass
+    epoch: int
+    ids: list[int]  # its tokens, the separator included
+    n_served: int = 0
 
 
 class TokenBlocks:
@@ -45,8 +63,9 @@ class TokenBlocks:
         self._repeat = repeat
         self._texts: Iterator[str] | None = None
         self._n_documents = 0  # of this pass that have been read
-        self._n_tokens = 0  # that they hold
-        self._pending: list[int] = []
+        self._n_blocks = 0  # that have been served
+        self._pending: deque[_Document] = deque()
+        self._n_pending = 0  # tokens that they still have to serve
         self.n_epochs = 0
         """Passes over the text that are complete."""
 
@@ -54,20 +73,42 @@ class TokenBlocks:
         return self
 
     def __next__(self) -> Int[Tensor, "batch pos"]:
+        return self.next_batch().tokens
+
+    def next_batch(self) -> TokenBatch:
+        """The next `batch_blocks` blocks, fewer at the end of the text; then `StopIteration`."""
         width = self._context_size - len(self._head)
         blocks: list[list[int]] = []
+        owners: list[list[int]] = []
         while len(blocks) < self._batch_blocks:
-            if len(self._pending) >= width:
-                blocks.append([*self._head, *self._pending[:width]])
-                del self._pending[:width]
+            if self._n_pending >= width:
+                tokens, numbers = self._take(width)
+                blocks.append([*self._head, *tokens])
+                owners.append([*numbers[: len(self._head)], *numbers])
+                self._n_blocks += 1
             elif not self._read_document():
                 break
         if not blocks:
             raise StopIteration
-        return torch.tensor(blocks)
+        return TokenBatch(torch.tensor(blocks), torch.tensor(owners))
+
+    def _take(self, n: int) -> tuple[list[int], list[int]]:
+        """The next `n` pending tokens and the numbers of their documents."""
+        tokens: list[int] = []
+        numbers: list[int] = []
+        while len(tokens) < n:
+            document = self._pending[0]
+            part = document.ids[document.n_served : document.n_served + n - len(tokens)]
+            document.n_served += len(part)
+            if document.n_served == len(document.ids):
+                self._pending.popleft()
+            tokens += part
+            numbers += [document.number] * len(part)
+        self._n_pending -= n
+        return tokens, numbers
 
     def _read_document(self) -> bool:
-        """Append the next document to the pending tokens; false where the text has ended."""
+        """Append the next document to the pending ones; false where the text has ended."""
         if self.n_epochs and not self._repeat:
             return False
         if self._texts is None:
@@ -77,37 +118,50 @@ class TokenBlocks:
             self._finish_pass()
             return self._read_document()
         ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        self._pending += [*ids, self._separator]
+        document = _Document(self._n_documents, self.n_epochs, [*ids, self._separator])
+        self._pending.append(document)
+        self._n_pending += len(document.ids)
         self._n_documents += 1
-        self._n_tokens += len(ids) + 1
         return True
 
     def _finish_pass(self) -> None:
-        width = self._context_size - len(self._head)
-        if self._n_tokens < width:
+        if not self._n_blocks:
             raise InputError(
-                f"the text holds {self._n_tokens} tokens in this split, fewer than one context of "
+                f"the text holds {self._n_pending} tokens in this split, fewer than one context of "
                 f"{self._context_size}: give more text or a smaller --context-size"
             )
         self.n_epochs += 1
-        self._n_documents = self._n_tokens = 0
+        self._n_documents = 0
         self._texts = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """The cursor: where in the text the next block begins."""
+    def state_dict(self) -> dict[str, int]:
+        """The cursor: the document, the pass and the token in it with which the next block begins.
+
+        A handful of numbers, whatever is pending: the documents are tokenised again from there.
+        """
+        if self._pending:
+            first = self._pending[0]
+            number, epoch, n_served = first.number, first.epoch, first.n_served
+        else:
+            number, epoch, n_served = self._n_documents, self.n_epochs, 0
         return {
-            "n_documents": self._n_documents,
-            "n_tokens": self._n_tokens,
-            "n_epochs": self.n_epochs,
-            "pending": list(self._pending),
+            "document": number,
+            "epoch": epoch,
+            "token": n_served,
+            "n_blocks": self._n_blocks,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._n_documents = state["n_documents"]
-        self._n_tokens = state["n_tokens"]
-        self.n_epochs = state["n_epochs"]
-        self._pending = list(state["pending"])
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        self._n_documents = state["document"]
+        self.n_epochs = state["epoch"]
+        self._n_blocks = state["n_blocks"]
         self._texts = None
+        self._pending.clear()
+        self._n_pending = 0
+        if state["token"]:
+            self._read_document()
+            self._pending[0].n_served = state["token"]
+            self._n_pending -= state["token"]
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> Int[Tensor, " n"]:
