@@ -3,6 +3,7 @@
 from activation_cache.errors import InputError
 from activation_cache.harvest import ActivationStream, HarvestConfig, harvest
 from activation_cache.models import LanguageModel, load_model
+from activation_cache.source import SourceConfig
 from activation_cache.statistics import ActivationStatistics
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "HarvestConfig",
     "InputError",
     "LanguageModel",
+    "SourceConfig",
     "harvest",
     "load_model",
 ]

@@ -1,5 +1,8 @@
 """Streaming moments of activations, in float64, merged chunk by chunk without cancellation."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,13 +25,22 @@ class ActivationStatistics:
         if len(rows) == 0:
             return
         x = rows.to("cpu", torch.float64)
-        mean = x.mean(dim=0)
-        shift = mean - self.mean
-        total = self.n_rows + len(x)
-        self._squares += ((x - mean) ** 2).sum(dim=0)
-        self._squares += shift**2 * (self.n_rows * len(x) / total)
-        self.mean += shift * (len(x) / total)
-        self._norms += x.norm(dim=1).sum().item()
+        chunk = ActivationStatistics(x.shape[1])
+        chunk.n_rows = len(x)
+        chunk.mean = x.mean(dim=0)
+        chunk._squares = ((x - chunk.mean) ** 2).sum(dim=0)
+        chunk._norms = x.norm(dim=1).sum().item()
+        self.merge(chunk)
+
+    def merge(self, other: "ActivationStatistics") -> None:
+        """Count the rows that another one has seen as well."""
+        if other.n_rows == 0:
+            return
+        shift = other.mean - self.mean
+        total = self.n_rows + other.n_rows
+        self._squares += other._squares + shift**2 * (self.n_rows * other.n_rows / total)
+        self.mean += shift * (other.n_rows / total)
+        self._norms += other._norms
         self.n_rows = total
 
     @property
@@ -39,3 +51,22 @@ class ActivationStatistics:
     @property
     def mean_norm(self) -> float:
         return self._norms / max(self.n_rows, 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """In plain numbers, for JSON."""
+        return {
+            "n_rows": self.n_rows,
+            "mean_norm": self.mean_norm,
+            "mean": self.mean.tolist(),
+            "variance": self.variance.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, numbers: Mapping[str, Any]) -> "ActivationStatistics":
+        statistics = cls(len(numbers["mean"]))
+        statistics.n_rows = numbers["n_rows"]
+        statistics.mean = torch.tensor(numbers["mean"], dtype=torch.float64)
+        variance = torch.tensor(numbers["variance"], dtype=torch.float64)
+        statistics._squares = variance * statistics.n_rows
+        statistics._norms = numbers["mean_norm"] * statistics.n_rows
+        return statistics

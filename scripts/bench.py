@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
-from activation_cache.harvest import token_blocks
+from activation_cache.source import ActivationSource
 from sae.runs.settings import DTYPES
 
 NAMES = ("harvest-forward", "harvest-stream")
@@ -138,7 +138,7 @@ def rows(flags: BenchFlags) -> Iterator[Row]:
         batch_tokens=counted,
         buffer_tokens=max(flags.buffer_tokens, counted),
     )
-    (tokens,) = islice(token_blocks(model, cfg, repeat=False), 1)
+    (tokens,) = islice(ActivationSource(model, cfg).token_blocks("train", repeat=False), 1)
     tokens = tokens.to(model.device)
     body = bare_forward(model, flags.layer)
     stream = iter(harvest(model, cfg))

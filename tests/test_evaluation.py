@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from activation_cache import HarvestConfig, LanguageModel
-from activation_cache.harvest import token_blocks
+from activation_cache import LanguageModel, SourceConfig
+from activation_cache.source import ActivationSource
 from activation_cache.tokens import counted_positions, special_ids
 from sae.architectures import ReLUConfig
 from sae.codes import Codes
@@ -47,11 +47,9 @@ class Constant:
 
 @pytest.fixture(scope="module")
 def text(tiny: LanguageModel) -> list[TextBatch]:
-    cfg = HarvestConfig(hook_names=(SITE,), split="held_out", forward_tokens=8 * 128)
-    blocks = token_blocks(tiny, cfg, repeat=False)
-    special = special_ids(tiny.tokenizer)
-    batches = [tokens for tokens, _ in zip(blocks, range(2), strict=False)]
-    return [(tokens, counted_positions(tokens, special)) for tokens in batches]
+    source = ActivationSource(tiny, SourceConfig(hook_names=(SITE,), forward_tokens=8 * 128))
+    batches = islice(source.token_blocks("held_out", repeat=False), 2)
+    return [(tokens, source.counted(tokens)) for tokens in batches]
 
 
 def _rows(model: LanguageModel, text: Sequence[TextBatch]) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from activation_cache import HarvestConfig, InputError, LanguageModel, harvest, load_model
-from activation_cache.harvest import token_blocks
+from activation_cache.source import ActivationSource
 from activation_cache.text import documents
 from activation_cache.tokens import counted_positions, special_ids
 
@@ -71,7 +71,8 @@ def direct(
     model: LanguageModel, cfg: HarvestConfig, hook_name: str, n_forwards: int
 ) -> tuple[Tensor, Tensor]:
     """The activations of the first forward passes [rows, width], and which of them count."""
-    batches = list(islice(token_blocks(model, cfg, repeat=False), n_forwards))
+    blocks = ActivationSource(model, cfg).token_blocks("train", repeat=False)
+    batches = list(islice(blocks, n_forwards))
     special = special_ids(model.tokenizer)
     x = torch.cat([model.activations(tokens, [hook_name])[hook_name] for tokens in batches])
     counted = torch.cat([counted_positions(tokens, special) for tokens in batches])
@@ -107,7 +108,9 @@ def places(model: LanguageModel, cfg: HarvestConfig) -> tuple[set[int], set[int]
     """The tokens and the positions of the rows that a stream serves, found from the embedding."""
     stream = harvest(model, replace(cfg, hook_names=(EMBED,)))
     rows = torch.cat(take(stream, 12, EMBED))
-    tokens = torch.cat(list(islice(token_blocks(model, cfg, repeat=False), 12))).unique()
+    tokens = torch.cat(
+        list(islice(ActivationSource(model, cfg).token_blocks("train", repeat=False), 12))
+    ).unique()
     transformer: Any = model.hf.transformer
     embedded = transformer.wte.weight[tokens][:, None] + transformer.wpe.weight[:CONTEXT_SIZE]
     distance = torch.cdist(
@@ -151,7 +154,7 @@ def test_the_held_out_split_serves_the_held_out_documents(
     model: LanguageModel, cfg: HarvestConfig
 ) -> None:
     held_out = replace(cfg, split="held_out", prepend_bos=False)
-    (tokens,) = islice(token_blocks(model, held_out, repeat=False), 1)
+    (tokens,) = islice(ActivationSource(model, held_out).token_blocks("held_out", repeat=False), 1)
     (text, *_) = documents(cfg.dataset, "held_out")
     opening = model.tokenizer(text)["input_ids"][:CONTEXT_SIZE]
     assert tokens[0, : len(opening)].tolist() == opening

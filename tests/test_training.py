@@ -56,18 +56,17 @@ def test_auxk_rebuilds_the_error_from_dead_features_alone() -> None:
     # The largest entry of each token is kept, so the errors are (1, 0, 0, 0) and (0, 1, 0, 0).
     # Dead features 0 and 1 (k_aux = 2) have pre-activations (1, 2) and (0, 1): what they make of
     # the errors is off by (0, 2, 0, 0) and by nothing.
-    dead = torch.tensor([True, True, False, False])
+    dead = torch.tensor([0, 1])
     assert auxk_loss(dictionary, out, dead, "sum_d").item() == (4.0 + 0.0) / 2
-    # With one of the two dead, the loss weighs half: off by (0, 0, 0, 0) and (0, 1, 0, 0).
-    dead = torch.tensor([True, False, False, False])
-    assert auxk_loss(dictionary, out, dead, "sum_d").item() == 0.5 * (0.0 + 1.0) / 2
+    # With feature 0 alone: off by (0, 0, 0, 0) and (0, 1, 0, 0).
+    assert auxk_loss(dictionary, out, torch.tensor([0]), "sum_d").item() == (0.0 + 1.0) / 2
 
 
 def test_auxk_sends_its_gradient_to_the_encoder_of_dead_features_only() -> None:
     dictionary = TopKConfig(d_sae=8, k=2).build(4, seed=1)
     out = dictionary.training_pass(torch.randn(16, 4, generator=torch.Generator().manual_seed(0)))
-    dead = torch.tensor([True, True, True, False, False, False, False, False])
-    auxk_loss(dictionary, out, dead, "sum_d").backward()
+    # Three are dead, and k_aux = 2 of them count for each token.
+    auxk_loss(dictionary, out, torch.tensor([0, 1, 2]), "sum_d").backward()
     assert dictionary.untied_W_enc is not None and dictionary.untied_W_enc.grad is not None
     norms = dictionary.untied_W_enc.grad.norm(dim=0)
     assert (norms[:3] > 0).all() and (norms[3:] == 0).all()

@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from activation_cache import HarvestConfig, LanguageModel, load_model
-from activation_cache.harvest import token_blocks
-from activation_cache.tokens import counted_positions, special_ids
+from activation_cache import LanguageModel, SourceConfig, load_model
+from activation_cache.source import ActivationSource
 from sae.base import SAE
 from sae.errors import InputError
 from sae.evaluation import EvalReport, evaluate
@@ -49,21 +48,19 @@ def evaluate_on_held_out_text(
 
 def held_out_batches(model: LanguageModel, metadata: Mapping[str, Any]) -> list[TextBatch]:
     """The first `eval_tokens` tokens of the held-out text, with the positions that count."""
-    all_positions = metadata.get("all_positions", False)
-    cfg = HarvestConfig(
+    cfg = SourceConfig(
         hook_names=(metadata["hook_name"],),
         dataset=metadata["dataset_path"],
         text_column=metadata.get("text_column", "text"),
-        split="held_out",
         context_size=metadata["context_size"],
         prepend_bos=metadata.get("prepend_bos", True),
+        all_positions=metadata.get("all_positions", False),
     )
-    special = special_ids(model.tokenizer)
+    source = ActivationSource(model, cfg)
     batches: list[TextBatch] = []
     n_tokens = 0
-    for tokens in token_blocks(model, cfg, repeat=False):
-        counted = counted_positions(tokens, special)
-        batches.append((tokens, counted | all_positions))
+    for tokens in source.token_blocks("held_out", repeat=False):
+        batches.append((tokens, source.counted(tokens)))
         n_tokens += tokens.numel()
         if n_tokens >= metadata["eval_tokens"]:
             break

@@ -8,7 +8,7 @@ loss("sum_d", d_in * coeff) = d_in * loss("mean_d", coeff).
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.base import SAE, TrainingPass
@@ -26,15 +26,19 @@ def mse_loss(
 
 
 def auxk_loss(
-    sae: SAE, out: TrainingPass, dead: Bool[Tensor, " d_sae"], reduction: LossReduction
+    sae: SAE, out: TrainingPass, dead: Int[Tensor, " n_dead"], reduction: LossReduction
 ) -> Float[Tensor, ""]:
     """How badly the dead features with the largest pre-activations rebuild the error (AuxK).
 
-    Gao et al. 2024, section 2.4: their number is d_in / 2 (app. A.2). The gradient reaches the
-    encoder through the pre-activations; the error itself is a constant.
+    `dead` are the indices of the dead features. Gao et al. 2024, section 2.4: at most d_in / 2 of
+    them count for a token (app. A.2). The gradient reaches the encoder through the pre-activations;
+    the error itself is a constant.
     """
-    k_aux = min(out.x.shape[1] // 2, sae.d_sae)
-    values, indices = top_k(out.pre_acts.masked_fill(~dead, -torch.inf), k_aux)
-    revived = Codes(indices, values.relu(), sae.d_sae)
+    k_aux = out.x.shape[1] // 2
     error = (out.x - out.x_hat).detach()
+    pre_acts = out.pre_acts.index_select(1, dead)
+    if len(dead) <= k_aux:  # all of them, and a small dense product is the cheapest
+        return mse_loss(pre_acts.relu() @ sae.W_dec[dead], error, reduction)
+    values, indices = top_k(pre_acts, k_aux)
+    revived = Codes(dead[indices], values.relu(), sae.d_sae)
     return mse_loss(revived.decode(sae.W_dec), error, reduction)

@@ -102,7 +102,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(sae.parameters(), lr=self.lr, fused=True)
         self.tracker = FiringTracker(sae.d_sae, cfg.dead_window_tokens, sae.device)
         self.generator = torch.Generator().manual_seed(cfg.seed)
-        self.n_dead = 0
+        self.dead = torch.zeros(0, dtype=torch.int64, device=sae.device)
         self.n_resampled_at = 0
 
     def step(self, x: Tensor, dictionary: int, step: int, n_tokens: int) -> StepRecord:
@@ -111,8 +111,8 @@ class Trainer:
         progress = min(n_tokens / cfg.n_tokens, 1.0)
         out = sae.training_pass(x)
         parts = {"mse": mse_loss(out.x_hat, out.x, cfg.loss_reduction), **out.penalties}
-        if sae.cfg.revival == "auxk" and self.n_dead:
-            parts["auxk"] = auxk_loss(sae, out, self.tracker.dead, cfg.loss_reduction)
+        if sae.cfg.revival == "auxk" and len(self.dead):
+            parts["auxk"] = auxk_loss(sae, out, self.dead, cfg.loss_reduction)
         penalty_weight = warm_up(progress, cfg.penalty_warmup_fraction)
         loss = parts["mse"]
         for name, coefficient in sae.cfg.coefficients.items():
@@ -142,13 +142,13 @@ class Trainer:
                 parts={name: part.detach() for name, part in parts.items()},
                 l0=fires.sum() / len(x),
                 fvu=(out.x - out.x_hat).square().sum() / variance,
-                n_dead=self.n_dead,
+                n_dead=len(self.dead),
                 grad_norm=grad_norm,
             )
 
     def _revive(self, out: TrainingPass, step: int, n_tokens: int) -> None:
         if step % self.DEAD_CHECK_STEPS == 0:
-            self.n_dead = int(self.tracker.dead.sum())
+            self.dead = self.tracker.dead.nonzero().flatten()
         # Every tenth of the run, but not at its end: what is resampled needs time to learn.
         due = n_tokens - self.n_resampled_at >= 0.1 * self.cfg.n_tokens
         if self.sae.cfg.revival == "resample" and due and n_tokens < 0.7 * self.cfg.n_tokens:

@@ -1,0 +1,118 @@
+"""Which activations, of which text: what a stream and a cache have in common."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from activation_cache.errors import InputError
+from activation_cache.models import LanguageModel
+from activation_cache.shuffle import Rows
+from activation_cache.text import DOCSTRINGS, Split, documents
+from activation_cache.tokens import TokenBatch, TokenBlocks, counted_positions, special_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Which activations are read, and from which text."""
+
+    hook_names: tuple[str, ...]
+    """TransformerLens names; all come from the same forward pass and the same tokens."""
+    dataset: str = DOCSTRINGS
+    """`docstrings`, a local .txt, .json, .jsonl or .parquet file, or a hub dataset."""
+    text_column: str = "text"
+    context_size: int = 128
+    """Tokens in each block that the model sees, BOS included."""
+    prepend_bos: bool = True
+    """Open every block with BOS, as the published GPT-2 dictionaries do."""
+    all_positions: bool = False
+    """Serve position 0 and special tokens as well; see `counted_positions` for why not."""
+    forward_tokens: int = 4096
+    """Tokens in each forward pass of the model, rounded down to whole blocks."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.hook_names, str) or not self.hook_names:
+            raise InputError(
+                "hook_names must be a tuple of at least one name, as ('blocks.2.hook_resid_pre',)"
+            )
+        if self.forward_tokens < 1:
+            raise InputError(f"forward_tokens must be at least 1, got {self.forward_tokens}")
+        if self.context_size < 2:
+            raise InputError(f"context_size must be at least 2, got {self.context_size}")
+
+    @property
+    def forward_blocks(self) -> int:
+        return max(1, self.forward_tokens // self.context_size)
+
+
+class Origins(NamedTuple):
+    """Where rows are from, a number each."""
+
+    token_ids: Int[Tensor, " rows"]
+    positions: Int[Tensor, " rows"]
+    """In the block that the model saw."""
+    documents: Int[Tensor, " rows"]
+    """The number of the document in its split."""
+
+
+class ActivationSource:
+    """A model's activations at the counted positions of token batches, with their origins."""
+
+    def __init__(self, model: LanguageModel, cfg: SourceConfig) -> None:
+        self.widths = {name: model.width(name) for name in cfg.hook_names}  # refuses unknown sites
+        if cfg.context_size > model.max_context_size:
+            raise InputError(
+                f"context_size {cfg.context_size} is more than {model.name} can see: "
+                f"give at most {model.max_context_size}"
+            )
+        self.model = model
+        self.cfg = cfg
+        self._special = special_ids(model.tokenizer)
+
+    def token_blocks(self, split: Split, *, repeat: bool) -> TokenBlocks:
+        """The packed token blocks of one split of the text."""
+        cfg = self.cfg
+        return TokenBlocks(
+            partial(documents, cfg.dataset, split, cfg.text_column),
+            self.model.tokenizer,
+            context_size=cfg.context_size,
+            batch_blocks=cfg.forward_blocks,
+            prepend_bos=cfg.prepend_bos,
+            repeat=repeat,
+        )
+
+    def counted(self, tokens: Int[Tensor, "batch pos"]) -> Tensor:
+        """Which positions [batch, pos] are served."""
+        return counted_positions(tokens, self._special) | self.cfg.all_positions
+
+    def rows(self, tokens: Int[Tensor, "batch pos"]) -> Rows:
+        """The activations of one forward pass; raises `InputError` where one is not finite."""
+        counted = self.counted(tokens)
+        found = self.model.activations(tokens, self.cfg.hook_names)
+        check_finite(found, tokens, self.model)
+        return {name: x[counted.to(x.device)] for name, x in found.items()}
+
+    def origins(self, batch: TokenBatch) -> Origins:
+        """Where the rows of the same batch are from."""
+        counted = self.counted(batch.tokens)
+        positions = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
+        return Origins(batch.tokens[counted], positions[counted], batch.documents[counted])
+
+
+def check_finite(found: Rows, tokens: Tensor, model: LanguageModel) -> None:
+    """Raise `InputError` naming the site and the text where an activation is NaN or infinite."""
+    for hook_name, x in found.items():
+        # One sum is enough to see that something is wrong; only then look for where.
+        if torch.isfinite(x.sum(dtype=torch.float32)):
+            continue
+        bad = (~torch.isfinite(x).all(dim=-1)).nonzero()
+        if len(bad):
+            block, position = bad[0].tolist()
+            context = model.tokenizer.decode(tokens[block, max(0, position - 8) : position + 1])
+            raise InputError(
+                f"{hook_name} of {model.name} holds NaN or Inf at position {position} of "
+                f"{context!r}: load the model in float32 or bfloat16 (--dtype) or check its weights"
+            )
