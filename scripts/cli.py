@@ -11,6 +11,7 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
+from activation_cache.memory import keep_freed_memory
 from sae.runs.errors import BAD_INPUT
 
 Flags = TypeVar("Flags")
@@ -45,6 +46,7 @@ def config_argument(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 def run_script(main: Callable[[], None]) -> None:
     """Run a script: 0 on success, 2 with one line on bad input, 130 on Ctrl-C."""
+    keep_freed_memory()
     try:
         main()
     except BAD_INPUT as error:

@@ -1,0 +1,111 @@
+"""One shard: a safetensors file whose every byte is covered by a checksum."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_safetensors
+from torch import Tensor
+
+from activation_cache.codec import Encoded
+from activation_cache.errors import InputError
+from activation_cache.manifest import ShardEntry
+from activation_cache.source import Origins
+
+ORIGINS = {"token_ids": torch.int32, "positions": torch.int16, "documents": torch.int32}
+"""The tensors that say where rows are from, and how they are stored."""
+
+HEADER = "header"
+"""What the checksum of everything before the tensors is listed as."""
+
+
+class DamagedShard(InputError):
+    """A shard is not what was written."""
+
+
+def pack(origins: Origins, encoded: dict[str, Encoded]) -> tuple[bytes, dict[str, str]]:
+    """A shard as it is written, the same bytes for the same rows, and its checksums by part."""
+    tensors = {name: getattr(origins, name).to(dtype) for name, dtype in ORIGINS.items()}
+    for site, its in encoded.items():
+        tensors |= {tensor_name(site, part): x.cpu() for part, x in its.parts.items()}
+    tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    data = to_safetensors(tensors)
+    checksums = {name: _checksum(tensor) for name, tensor in tensors.items()}
+    checksums[HEADER] = xxhash.xxh3_128_hexdigest(data[: _header_size(data[:8])])
+    return data, checksums
+
+
+def tensor_name(site: str, part: str) -> str:
+    return site if part == "values" else f"{site}.{part}"
+
+
+def version_of(entry: ShardEntry) -> str:
+    """A name for the content of a shard."""
+    return xxhash.xxh3_128_hexdigest(json.dumps(entry.checksums, sort_keys=True).encode())
+
+
+@dataclass
+class Shard:
+    """The memory-mapped tensors of a shard, each checked before it is first handed out."""
+
+    path: Path
+    name: str
+    """What messages call it."""
+    entry: ShardEntry
+
+    def __post_init__(self) -> None:
+        self._checked: dict[str, Tensor] = {}
+        try:
+            with self.path.open("rb") as file:
+                size = _header_size(file.read(8))
+                file.seek(0)
+                header = xxhash.xxh3_128_hexdigest(file.read(min(size, self.path.stat().st_size)))
+            if header != self.entry.checksums[HEADER]:
+                raise DamagedShard(f"{self.name} is damaged: its header is not what was written")
+            self._file: Any = safe_open(self.path, framework="pt").__enter__()
+        except FileNotFoundError as error:
+            raise DamagedShard(f"{self.name} is missing") from error
+        except (OSError, SafetensorError) as error:
+            raise DamagedShard(f"{self.name} is damaged ({error})") from error
+        unlisted = set(self._file.keys()) ^ (set(self.entry.checksums) - {HEADER})
+        if unlisted:
+            raise DamagedShard(f"{self.name} holds other tensors than was written: {unlisted}")
+
+    def tensor(self, name: str) -> Tensor:
+        if name not in self._checked:
+            tensor = self._file.get_tensor(name)
+            if _checksum(tensor) != self.entry.checksums[name]:
+                raise DamagedShard(f"{self.name} is damaged: {name} is not what was written")
+            self._checked[name] = tensor
+        return self._checked[name]
+
+    def encoded(self, site: str) -> Encoded:
+        """The rows of a site, not decoded."""
+        parts = {
+            name.removeprefix(site).lstrip(".") or "values": name
+            for name in self.entry.checksums
+            if name == site or name.startswith(f"{site}.")
+        }
+        return Encoded({part: self.tensor(name) for part, name in parts.items()})
+
+    def origins(self) -> Origins:
+        return Origins(*(self.tensor(name).to(torch.int64) for name in Origins._fields))
+
+    def check(self) -> None:
+        """Raise `DamagedShard` if a single bit is not as it was written."""
+        for name in self.entry.checksums:
+            if name != HEADER:
+                self.tensor(name)
+
+
+def _checksum(tensor: Tensor) -> str:
+    return xxhash.xxh3_128_hexdigest(tensor.reshape(-1).view(torch.uint8).numpy())
+
+
+def _header_size(head: bytes) -> int:
+    """Bytes before the tensors, by the length that a safetensors file begins with."""
+    return 8 + int.from_bytes(head[:8], "little")
