@@ -10,7 +10,7 @@ export GOMP_SPINCOUNT := 0
 
 demo: $(VENV)/installed
 	rm -rf runs/demo
-	$(BIN)/python scripts/train.py --hook-name blocks.1.hook_resid_pre --out runs/demo
+	$(BIN)/python scripts/train.py --config scripts/demo.yaml --out runs/demo
 
 test: $(VENV)/installed
 	$(BIN)/ruff format --check .

@@ -2,13 +2,17 @@
 
 from activation_cache.errors import InputError
 from activation_cache.harvest import ActivationStream, HarvestConfig, harvest
+from activation_cache.manifest import CacheConfig
 from activation_cache.models import LanguageModel, load_model
 from activation_cache.source import SourceConfig
 from activation_cache.statistics import ActivationStatistics
+from activation_cache.store import ActivationCache
 
 __all__ = [
+    "ActivationCache",
     "ActivationStatistics",
     "ActivationStream",
+    "CacheConfig",
     "HarvestConfig",
     "InputError",
     "LanguageModel",

@@ -11,6 +11,7 @@ import xxhash
 from activation_cache.codec import CODECS, CodecCost, CodecName
 from activation_cache.errors import InputError
 from activation_cache.source import SourceConfig
+from activation_cache.storage import Storage
 from activation_cache.text import Split
 
 FILE = "manifest.json"
@@ -18,6 +19,9 @@ FORMAT = "featureloom activation cache"
 VERSION = 1
 SPLITS: tuple[Split, ...] = ("held_out", "train")
 """In the order in which they are harvested: a cache that is being filled can be evaluated on."""
+
+MODEL_IDENTITY = ("weights", "dtype", "processing")
+"""Where a model was loaded from may differ as long as these do not."""
 
 SHARD_NAME = re.compile(r"(train|held_out)/(\d{6,})\.safetensors")
 
@@ -104,7 +108,11 @@ class Manifest:
 
     def identity(self) -> dict[str, Any]:
         """What must be the same for two harvests to be parts of one cache."""
-        return {**asdict(self.config), **{f"model {k}": v for k, v in self.model.items()}}
+        return {
+            **asdict(self.config),
+            **{f"model {name}": self.model[name] for name in MODEL_IDENTITY},
+            "tokenizer": self.tokenizer,
+        }
 
     def to_bytes(self) -> bytes:
         content = {
@@ -194,3 +202,14 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
             f"restore it from a copy, or harvest anew"
         )
     return content
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    try:
+        data = storage.read(FILE)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            f"{storage.url} is not an activation cache: it has no {FILE}; make one with "
+            f"scripts/harvest.py --out {storage.url}"
+        ) from error
+    return Manifest.from_bytes(data, storage.url)

@@ -16,6 +16,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
+import xxhash
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
 from torch import Tensor
@@ -54,9 +55,14 @@ class LanguageModel:
     """Weights as published: no folding, no centring (no compatibility mode of TransformerLens)."""
 
     def __init__(
-        self, name: str, hf: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase"
+        self,
+        name: str,
+        hf: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        revision: str = "main",
     ) -> None:
         self.name = name
+        self.revision = revision
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self._widths: dict[str, int] = {}
@@ -78,6 +84,31 @@ class LanguageModel:
     def max_context_size(self) -> int:
         """The most tokens that one forward pass may hold."""
         return self._adapter.cfg.n_ctx
+
+    @cached_property
+    def description(self) -> dict[str, str]:
+        """What tells this model from every other: where it is from, and a hash of its weights."""
+        weights = xxhash.xxh3_128()
+        for name, tensor in sorted(self.hf.state_dict().items()):
+            weights.update(name.encode())
+            weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return {
+            "name": self.name,
+            "revision": self.revision,
+            "weights": weights.hexdigest(),
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "processing": self.processing,
+        }
+
+    @cached_property
+    def tokenizer_description(self) -> dict[str, str]:
+        """The class of the tokenizer, and a hash of all that decides what it makes of text."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        rules = backend.to_str() if backend else repr(sorted(self.tokenizer.get_vocab().items()))
+        return {
+            "class": type(self.tokenizer).__name__,
+            "rules": xxhash.xxh3_128_hexdigest(rules.encode()),
+        }
 
     @cached_property
     def bridge(self) -> "TransformerBridge":
@@ -235,7 +266,7 @@ def load_model(
         raise InputError(f"the model {source!r} lacks weights ({missing}): they would be random")
     if not tokenizer("text")["input_ids"]:
         raise InputError(f"the model {source!r} has no tokenizer: add tokenizer.json to its folder")
-    return LanguageModel(source, hf.to(target), tokenizer)
+    return LanguageModel(source, hf.to(target), tokenizer, revision)
 
 
 def resolve_device(device: str) -> torch.device:

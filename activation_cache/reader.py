@@ -155,4 +155,3 @@ class CacheReader:
         self._n_served = state["n_served"]
         self._reading = None
         self._rows_ahead = torch.empty(0, dtype=torch.int64)
-

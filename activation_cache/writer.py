@@ -8,9 +8,18 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from activation_cache import manifest as manifests
 from activation_cache.codec import encode, measure_cost
-from activation_cache.manifest import SPLITS, CacheConfig, Manifest, ShardEntry, SplitEntry
+from activation_cache.errors import InputError
+from activation_cache.manifest import (
+    FILE,
+    SPLITS,
+    CacheConfig,
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+    read_manifest,
+    shard_name,
+)
 from activation_cache.shard import pack
 from activation_cache.shuffle import Rows
 from activation_cache.source import ActivationSource, Origins
@@ -18,6 +27,7 @@ from activation_cache.statistics import ActivationStatistics
 from activation_cache.storage import Storage
 from activation_cache.text import Split
 from activation_cache.tokens import TokenBatch
+from activation_cache.versions import library_versions
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ def harvest_shard(
     rows, origins = _forward(source, plan, tell)
     encoded = {site: encode(x, cfg.codec, site) for site, x in rows.items()}
     data, checksums = pack(origins, encoded)
-    storage.write(manifests.shard_name(plan.split, plan.number), data)
+    storage.write(shard_name(plan.split, plan.number), data)
     tell(Progress(plan.split, n_bytes=len(data)))
     costs = {site: measure_cost(x, encoded[site]) for site, x in rows.items()}
     statistics = {}
@@ -130,7 +140,7 @@ def fill(
                 done = replace(manifest.splits[split], complete=True)
                 manifest = manifest.with_split(split, done)
             if rank == 0:
-                storage.write(manifests.FILE, manifest.to_bytes())
+                storage.write(FILE, manifest.to_bytes())
     return manifest
 
 
@@ -162,3 +172,37 @@ def _with_shard(manifest: Manifest, shard: HarvestedShard) -> Manifest:
         statistics[site] = so_far.to_dict()
     return replace(manifest, statistics=statistics)
 
+
+def agree(storage: Storage, source: ActivationSource, cfg: CacheConfig) -> Manifest:
+    """The manifest that is there, if it is of the same harvest, else a new one.
+
+    Under torch.distributed rank 0 decides for all.
+    """
+    decided: list[Any] = [None]
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        decided[0] = _found_or_new(storage, source, cfg)
+    if dist.is_initialized():
+        dist.broadcast_object_list(decided)
+    return decided[0]
+
+
+def _found_or_new(storage: Storage, source: ActivationSource, cfg: CacheConfig) -> Manifest:
+    wanted = Manifest(
+        config=cfg,
+        model=source.model.description,
+        tokenizer=source.model.tokenizer_description,
+        versions=library_versions(),
+        widths=source.widths,
+    )
+    if not storage.exists(FILE):
+        storage.write(FILE, wanted.to_bytes())
+        return wanted
+    found = read_manifest(storage)
+    ours, theirs = wanted.identity(), found.identity()
+    for name, value in ours.items():
+        if value != theirs[name]:
+            raise InputError(
+                f"the cache {storage.url} was begun with {name} {theirs[name]!r}, not {value!r}: "
+                f"give that, or another folder"
+            )
+    return found

@@ -4,6 +4,7 @@ import importlib.util
 import itertools
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sae.codes import Codes
 from sae.evaluation import evaluate_reconstruction
 from sae.evaluation.splice import SplicedCrossEntropy
 from sae.runs import RunSettings, run
+from sae.runs.settings import settings_from_file
 
 SITE = "blocks.2.hook_resid_pre"
 
@@ -39,9 +41,9 @@ class PCADictionary:
 
 @pytest.mark.slow
 def test_the_demonstration_reaches_its_figures_on_the_embedded_model(tmp_path: Path) -> None:
-    """What `make demo` runs. Later in the model the delta CE is higher: see docs/log.md."""
-    site = ("blocks.1.hook_resid_pre",)
-    (result,) = run(RunSettings(hook_name=site, out=tmp_path / "run", wandb="off"))
+    """What `make demo` runs."""
+    demo = settings_from_file(Path(__file__).parents[1] / "scripts" / "demo.yaml")
+    (result,) = run(replace(demo, out=tmp_path / "run", wandb="off"))
     report = result.report
     assert report.d_sae >= 1536
     assert report.l0 <= 32.0

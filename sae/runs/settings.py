@@ -10,6 +10,7 @@ import torch
 
 from activation_cache import HarvestConfig, LanguageModel
 from activation_cache.text import DOCSTRINGS
+from activation_cache.versions import library_versions
 from sae.architectures import ARCHITECTURES, AnySAEConfig
 from sae.errors import InputError
 from sae.training import TrainConfig
@@ -172,19 +173,6 @@ def describe(settings: RunSettings, hook_name: str) -> str:
         },
         indent=2,
     )
-
-
-def library_versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {"python": platform.python_version()}
-    for name in ("featureloom", "torch", "transformers", "transformer_lens", "datasets", "wandb"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return versions
 
 
 def git_commit() -> str | None:

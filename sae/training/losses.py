@@ -7,7 +7,6 @@ loss("sum_d", d_in * coeff) = d_in * loss("mean_d", coeff).
 
 from typing import Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 

@@ -1,0 +1,58 @@
+"""Caches as Hugging Face datasets."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import datasets
+import torch
+
+from activation_cache.codec import decode_into
+from activation_cache.integrity import open_shard
+from activation_cache.manifest import Manifest, read_manifest
+from activation_cache.shard import version_of
+from activation_cache.storage import Storage
+from activation_cache.text import Split
+
+
+def dataset_of(folder: str, manifest: Manifest, site: str, split: Split) -> datasets.Dataset:
+    """The rows of one site in the order of the text; see `ActivationCache.to_dataset`."""
+    features = datasets.Features(
+        {
+            "activation": datasets.List(datasets.Value("float32"), length=manifest.widths[site]),
+            "token_id": datasets.Value("int32"),
+            "position": datasets.Value("int16"),
+            "document": datasets.Value("int32"),
+        }
+    )
+    made = datasets.Dataset.from_generator(
+        _rows,
+        features=features,
+        gen_kwargs={
+            "folder": folder,
+            "site": site,
+            "split": split,
+            "versions": tuple(map(version_of, manifest.splits[split].shards)),
+        },
+    )
+    assert isinstance(made, datasets.Dataset)
+    return made
+
+
+def _rows(
+    folder: str, site: str, split: Split, versions: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
+    """The rows one by one; `versions` tells `datasets` one content of a folder from another."""
+    storage = Storage(folder)
+    manifest = read_manifest(storage)
+    for number in range(len(versions)):
+        shard = open_shard(storage, manifest, split, number)
+        rows = torch.empty(shard.entry.n_rows, manifest.widths[site])
+        decode_into(rows, shard.encoded(site), 0)
+        origins = (numbers.tolist() for numbers in shard.origins())
+        for x, token_id, position, document in zip(rows.numpy(), *origins, strict=True):
+            yield {
+                "activation": x,
+                "token_id": token_id,
+                "position": position,
+                "document": document,
+            }
