@@ -103,7 +103,8 @@ class Shard:
 
 
 def _checksum(tensor: Tensor) -> str:
-    return xxhash.xxh3_128_hexdigest(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+    data: Any = tensor.reshape(-1).view(torch.uint8).numpy()
+    return xxhash.xxh3_128_hexdigest(data)
 
 
 def _header_size(head: bytes) -> int:

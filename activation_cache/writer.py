@@ -32,7 +32,10 @@ from activation_cache.versions import library_versions
 
 @dataclass(frozen=True)
 class Progress:
-    """What has just been done: rows that went through the model, or bytes that were written."""
+    """What has just been done: rows that went through the model, or bytes that were written.
+
+    A harvest that goes on begins with the rows that are there.
+    """
 
     split: Split
     n_rows: int = 0
@@ -107,9 +110,12 @@ def harvest_shard(
 
 def _forward(source: ActivationSource, plan: ShardPlan, tell: OnProgress) -> tuple[Rows, Origins]:
     chunks: list[Rows] = []
+    held = 0
     for batch in plan.batches:
         chunks.append({site: x.cpu() for site, x in source.rows(batch.tokens).items()})
-        tell(Progress(plan.split, n_rows=len(next(iter(chunks[-1].values())))))
+        n_rows = min(len(next(iter(chunks[-1].values()))), plan.n_rows - held)
+        held += n_rows
+        tell(Progress(plan.split, n_rows=n_rows))
     rows = {
         site: torch.cat([chunk[site] for chunk in chunks])[: plan.n_rows] for site in source.widths
     }
@@ -128,6 +134,7 @@ def fill(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     for split in SPLITS:
         plans = plan_shards(source, manifest.config, split, manifest.splits[split])
+        tell(Progress(split, n_rows=manifest.splits[split].n_rows))
         while not manifest.splits[split].complete:
             round_ = list(islice(plans, world))
             mine = round_[rank] if rank < len(round_) else None

@@ -1,8 +1,8 @@
 """Harvest a language model's activations into a cache on disk or in object storage.
 
-The same command goes on where an earlier one was interrupted. Under torchrun, every process harvests
-its share. With --verify or --repair nothing is added: every byte of the cache is checked, and what is
-damaged is named, or harvested again.
+The same command goes on where an earlier one was interrupted. Under torchrun, every process
+harvests its share. With --verify or --repair nothing is added: every byte of the cache is checked,
+and what is damaged is named, or harvested again.
 """
 
 import os
@@ -78,22 +78,26 @@ class HarvestFlags:
 @contextmanager
 def progress_bar(console: Console, cache_rows: int) -> Iterator[OnProgress]:
     """Rows, rows/s, bytes written and the time left."""
-    with Progress(
+    bar = Progress(
         TextColumn("harvesting"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("tokens, {task.fields[speed]:,.0f} tokens/s, {task.fields[mb]:,.1f} MB"),
         TimeRemainingColumn(),
         console=console,
-    ) as bar:
-        task = bar.add_task("", total=cache_rows, speed=0.0, mb=0.0)
+    )
+    task = bar.add_task("", total=cache_rows, speed=0.0, mb=0.0)
 
-        def tell(step: Step) -> None:
-            its = bar.tasks[task]
-            bar.update(task, advance=step.n_rows, mb=its.fields["mb"] + step.n_bytes / 1e6)
-            bar.update(task, speed=its.finished_speed or its.speed or 0.0)
+    def tell(step: Step) -> None:
+        bar.start()  # not before there is something to show
+        its = bar.tasks[task]
+        bar.update(task, advance=step.n_rows, mb=its.fields["mb"] + step.n_bytes / 1e6)
+        bar.update(task, speed=its.finished_speed or its.speed or 0.0)
 
+    try:
         yield tell
+    finally:
+        bar.stop()
 
 
 def harvest(flags: HarvestFlags, console: Console) -> ActivationCache:
