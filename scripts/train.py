@@ -22,7 +22,8 @@ def main() -> None:
     settings = parse(RunSettings, arguments, default)
     console = Console()
     for result in run(settings, console):
-        title = f"{settings.architecture} dictionary on {result.hook_name} of {settings.model}"
+        model = result.sae.metadata["model_name"]
+        title = f"{settings.architecture} dictionary on {result.hook_name} of {model}"
         console.print(summary_table(result.report, title))
         console.print(f"dictionary  {result.folder / 'sae'}", soft_wrap=True)
         console.print(f"report      {result.folder / 'report.html'}", soft_wrap=True)

@@ -30,6 +30,12 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
             f"the dictionary is for a model with processing {sae.metadata['processing']!r}, and "
             f"{model.name} was loaded {model.processing!r}: their activations differ"
         )
+    weights = model.description["weights"]
+    if sae.metadata.get("model_weights", weights) != weights:
+        raise InputError(
+            f"the dictionary is for another model than what {model.name} names now: its weights "
+            f"have changed since"
+        )
     sae = sae.to(model.device)
     return evaluate_on_held_out_text(sae, model, held_out_batches(model, sae.metadata))
 

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-from activation_cache import LanguageModel, harvest, load_model
+from activation_cache import (
+    ActivationCache,
+    ActivationStream,
+    LanguageModel,
+    SourceConfig,
+    harvest,
+    load_model,
+)
+from activation_cache.models import TINY
+from activation_cache.prefetch import Prefetch
 from sae.base import SAE
 from sae.errors import InputError
 from sae.evaluation import EvalReport
@@ -43,11 +52,14 @@ def run(settings: RunSettings, console: Console | None = None) -> list[RunResult
     console = console or Console(quiet=True)
     if settings.out.exists():
         raise InputError(f"the run folder {settings.out} exists: name another one with --out")
-    console.print(f"loading the model {settings.model}")
-    model = load_model(settings.model, device=settings.device, dtype=DTYPES[settings.dtype])
+    cache = None if settings.cache is None else ActivationCache.open(settings.cache)
+    if cache is not None:
+        settings = settings.of_cache(cache)
+    model = _load_model(settings, cache, console)
     hook_names = settings.hook_names(model)
-    saes = [_build(settings, model, hook_name) for hook_name in hook_names]
-    stream = harvest(model, settings.harvest_config(hook_names))
+    source = cache.config if cache is not None else settings.harvest_config(hook_names)
+    saes = [_build(settings, model, hook_name, source) for hook_name in hook_names]
+    stream = _stream(settings, model, cache, hook_names)
     console.print(f"reading text from {settings.dataset}")
     held_out = held_out_batches(model, saes[0].metadata)
     folders = [settings.out / name if len(saes) > 1 else settings.out for name in hook_names]
@@ -58,6 +70,8 @@ def run(settings: RunSettings, console: Console | None = None) -> list[RunResult
             sinks.append(_sinks(settings, folder, hook_name))
             for sink in sinks[-1]:
                 closing.callback(sink.close)
+        if isinstance(stream, Prefetch):
+            closing.callback(stream.close)
         records = train(saes, stream, settings.train_config())
         try:
             _log(records, settings, hook_names, sinks, console)
@@ -87,9 +101,39 @@ def _evaluate(
     return RunResult(str(sae.hook_name), folder, sae, report)
 
 
-def _build(settings: RunSettings, model: LanguageModel, hook_name: str) -> SAE:
+def _load_model(
+    settings: RunSettings, cache: ActivationCache | None, console: Console
+) -> LanguageModel:
+    name = settings.model or TINY
+    console.print(f"loading the model {name}")
+    if cache is not None:
+        return cache.load_model(device=settings.device)
+    return load_model(name, device=settings.device, dtype=DTYPES[settings.dtype])
+
+
+def _stream(
+    settings: RunSettings,
+    model: LanguageModel,
+    cache: ActivationCache | None,
+    hook_names: tuple[str, ...],
+) -> ActivationStream | Prefetch:
+    if cache is None:
+        return harvest(model, settings.harvest_config(hook_names))
+    return cache.batches(
+        settings.batch_tokens,
+        sites=hook_names,
+        seed=settings.seed,
+        n_tokens=settings.n_tokens,
+        n_epochs=settings.epochs,
+        window_tokens=settings.buffer_tokens,
+    )
+
+
+def _build(
+    settings: RunSettings, model: LanguageModel, hook_name: str, source: SourceConfig
+) -> SAE:
     sae = settings.sae_config().build(model.width(hook_name), seed=settings.seed)
-    sae.metadata = settings.metadata(model, hook_name)
+    sae.metadata = settings.metadata(model, hook_name, source)
     return sae.to(model.device)
 
 
@@ -125,11 +169,12 @@ def _log(
     console: Console,
 ) -> None:
     """Send every `log_every`-th record to the sinks; only then are its tensors read."""
-    with ConsoleSink(console, list(hook_names), settings.n_tokens) as live:
+    n_tokens = settings.train_config().n_tokens
+    with ConsoleSink(console, list(hook_names), n_tokens) as live:
         since, tokens_then = time.perf_counter(), 0
         tokens_per_s = 0.0
         for record in records:
-            last = record.n_tokens >= settings.n_tokens
+            last = record.n_tokens >= n_tokens
             if (record.step + 1) % settings.log_every and not last:
                 continue
             if record.dictionary == 0:

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from activation_cache import HarvestConfig, LanguageModel
+from activation_cache import ActivationCache, HarvestConfig, LanguageModel, SourceConfig
 from activation_cache.text import DOCSTRINGS
 from activation_cache.versions import library_versions
 from sae.architectures import ARCHITECTURES, AnySAEConfig
@@ -17,17 +17,24 @@ from sae.training import TrainConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ARCHITECTURE_SETTINGS = ("k", "l1_coeff", "l0_coeff")
+CACHE_DECIDES = ("dataset", "text_column", "context_size")
+N_TOKENS = 1_200_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
     """Train a sparse dictionary on a model's activations, evaluate it, and report."""
 
-    model: str = "tiny"
-    """The embedded model `tiny`, a hub id such as gpt2, a folder, or a .gguf file."""
+    model: str | None = None
+    """The embedded model `tiny` (the default), a hub id such as gpt2, a folder, or a .gguf file."""
     hook_name: tuple[str, ...] = ()
     """TransformerLens name of the site; give it several times for a dictionary at each.
-    By default the residual stream in the middle of the model."""
+    By default the residual stream in the middle of the model, or all sites of the cache."""
+    cache: str | None = None
+    """Train from the cache in this folder or fsspec URL, which says of which model and text it is,
+    instead of harvesting."""
+    epochs: int = 1
+    """Passes over the cache."""
     dataset: str = DOCSTRINGS
     """`docstrings` of installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
     text_column: str = "text"
@@ -44,12 +51,12 @@ class RunSettings:
     """Weight of the L0 penalty (jumprelu; 0.2 by default)."""
     tied: bool = False
     """Encode with the transpose of the decoder."""
-    n_tokens: int = 1_200_000
-    """Activation vectors to train on."""
+    n_tokens: int | None = None
+    """Activation vectors to train on; by default 1.2 million, or all of the cache."""
     batch_tokens: int = 512
     """Activation vectors in each training step."""
     buffer_tokens: int = 65_536
-    """Activation vectors in the shuffle buffer."""
+    """Activation vectors in the shuffle buffer, or in the window that is read from a cache."""
     context_size: int = 128
     """Tokens in each block that the model sees, BOS included."""
     lr: float | None = None
@@ -70,9 +77,12 @@ class RunSettings:
     """Weights & Biases; by default online where an API key is set, else offline."""
 
     def __post_init__(self) -> None:
-        for name in ("n_tokens", "eval_tokens", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("n_tokens", "epochs", "eval_tokens", "log_every"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        if self.epochs > 1 and self.cache is None:
+            raise InputError("epochs are passes over a cache: name one with --cache")
         for name, known in (("architecture", ARCHITECTURES), ("dtype", DTYPES)):
             if getattr(self, name) not in known:
                 raise InputError(
@@ -96,7 +106,8 @@ class RunSettings:
         return cls(d_sae=self.d_sae, tied=self.tied, **given)
 
     def train_config(self) -> TrainConfig:
-        return TrainConfig(n_tokens=self.n_tokens, lr=self.lr, seed=self.seed)
+        n_tokens = N_TOKENS if self.n_tokens is None else self.n_tokens
+        return TrainConfig(n_tokens=n_tokens, lr=self.lr, seed=self.seed)
 
     def harvest_config(self, hook_names: tuple[str, ...]) -> HarvestConfig:
         return HarvestConfig(
@@ -112,21 +123,39 @@ class RunSettings:
     def hook_names(self, model: LanguageModel) -> tuple[str, ...]:
         return self.hook_name or (f"blocks.{model.n_layers // 2}.hook_resid_pre",)
 
-    def metadata(self, model: LanguageModel, hook_name: str) -> dict[str, Any]:
+    def of_cache(self, cache: ActivationCache) -> "RunSettings":
+        """These settings with what a cache decides; `InputError` where it is of something else."""
+        model = cache.manifest.model
+        decided = {"model": model["name"], "dtype": model["dtype"]}
+        decided |= {name: getattr(cache.config, name) for name in CACHE_DECIDES}
+        for name, value in decided.items():
+            given = getattr(self, name)
+            if given not in (getattr(RunSettings, name), value):
+                raise InputError(
+                    f"{name} {given!r} is not what the cache {cache.folder} was harvested with "
+                    f"({value!r}): leave it out, or harvest another cache"
+                )
+        n_tokens = self.n_tokens or cache.n_rows() * self.epochs
+        sites = self.hook_name or cache.sites
+        return replace(self, **decided, n_tokens=n_tokens, hook_name=sites)
+
+    def metadata(
+        self, model: LanguageModel, hook_name: str, source: SourceConfig
+    ) -> dict[str, Any]:
         """What a dictionary says about where it belongs, in SAELens' names where it has them."""
-        harvest = self.harvest_config((hook_name,))
         train = self.train_config()
         return {
-            "model_name": self.model,
+            "model_name": model.name,
             "hook_name": hook_name,
-            "dataset_path": self.dataset,
-            "text_column": self.text_column,
-            "context_size": self.context_size,
-            "prepend_bos": harvest.prepend_bos,
-            "all_positions": harvest.all_positions,
+            "dataset_path": source.dataset,
+            "text_column": source.text_column,
+            "context_size": source.context_size,
+            "prepend_bos": source.prepend_bos,
+            "all_positions": source.all_positions,
             "processing": model.processing,
             "model_dtype": self.dtype,
-            "n_tokens": self.n_tokens,
+            "model_weights": model.description["weights"],
+            "n_tokens": train.n_tokens,
             "eval_tokens": self.eval_tokens,
             "loss_reduction": train.loss_reduction,
             "seed": self.seed,
