@@ -10,6 +10,9 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("WANDB_API_KEY", None)
 
 import pytest
+import torch
+from small_models import saved, small_gpt2, small_llama
+from torch import Tensor
 
 from activation_cache import LanguageModel, load_model
 
@@ -18,3 +21,24 @@ from activation_cache import LanguageModel, load_model
 def tiny() -> LanguageModel:
     """The embedded language model. Tests must leave it as it is."""
     return load_model("tiny", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def gpt2(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return load_model(saved(tmp_path_factory.mktemp("gpt2"), small_gpt2), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> LanguageModel:
+    return load_model(saved(tmp_path_factory.mktemp("llama"), small_llama), device="cpu")
+
+
+@pytest.fixture(scope="session", params=["tiny", "gpt2", "llama"])
+def model(request: pytest.FixtureRequest) -> LanguageModel:
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(scope="session")
+def tokens() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(1, 4096, (2, 16), generator=generator)
