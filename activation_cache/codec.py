@@ -31,7 +31,7 @@ def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> En
     """Rows of one shard in the form that is written. Raises `InputError` where they do not fit.
 
     `int8` keeps the mean and the standard deviation of each channel over these rows (float32), and
-    a factor for each row (float32): x = (values * row_scale) * channel_scale + channel_mean. A
+    a factor for each row (float16): x = (values * row_scale) * channel_scale + channel_mean. A
     factor for each row spares the others what one outlying row needs.
     """
     if codec != "int8":
@@ -47,12 +47,13 @@ def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> En
     scale = x.std(dim=0, correction=0)
     scale = torch.where(scale > 0, scale, 1.0)  # a constant channel is its mean
     x = (x - mean) / scale
-    row_scale = (x.abs().amax(dim=1, keepdim=True) / 127).clamp_min(torch.finfo(x.dtype).tiny)
-    values = (x / row_scale).round_().to(torch.int8)
+    row_scale = (x.abs().amax(dim=1, keepdim=True) / 127).to(torch.float16)
+    row_scale.clamp_min_(torch.finfo(torch.float16).tiny)  # a row of means
+    values = (x / row_scale).round_().clamp_(-127, 127).to(torch.int8)
     return Encoded(
         {
             "values": values,
-            "row_scale": row_scale.to(torch.float32),
+            "row_scale": row_scale,
             "channel_mean": mean,
             "channel_scale": scale,
         }

@@ -20,7 +20,7 @@ def dataset_of(folder: str, manifest: Manifest, site: str, split: Split) -> data
         {
             "activation": datasets.List(datasets.Value("float32"), length=manifest.widths[site]),
             "token_id": datasets.Value("int32"),
-            "position": datasets.Value("int16"),
+            "position": datasets.Value("int32"),
             "document": datasets.Value("int32"),
         }
     )

@@ -108,22 +108,31 @@ class CacheReader:
         return self
 
     def __next__(self) -> Rows:
-        missing = min(self._batch_tokens, self._n_tokens - self._n_served)
-        if missing <= 0:
+        n_rows = min(self._batch_tokens, self._n_tokens - self._n_served)
+        if n_rows <= 0:
             raise StopIteration
-        parts: list[Rows] = []
-        while missing:
-            if self._reading is None:
-                self._reading = self._windows_from(self._n_served)
-            if not len(self._rows_ahead):
-                self._rows_ahead = next(self._reading)
-            rows, self._rows_ahead = self._rows_ahead.tensor_split([missing])
-            parts.append({site: held.index_select(0, rows) for site, held in self._memory.items()})
-            missing -= len(rows)
-            self._n_served += len(rows)
+        try:
+            parts = self._take(n_rows)
+        except BaseException:
+            self.load_state_dict(self.state_dict())  # nothing of this batch was served
+            raise
+        self._n_served += n_rows
         if len(parts) == 1:
             return parts[0]
         return {site: torch.cat([part[site] for part in parts]) for site in self._memory}
+
+    def _take(self, n_rows: int) -> list[Rows]:
+        """The next rows, in a part for each window that they are from."""
+        if self._reading is None:
+            self._reading = self._windows_from(self._n_served)
+        parts: list[Rows] = []
+        while n_rows:
+            if not len(self._rows_ahead):
+                self._rows_ahead = next(self._reading)
+            rows, self._rows_ahead = self._rows_ahead.tensor_split([n_rows])
+            parts.append({site: held.index_select(0, rows) for site, held in self._memory.items()})
+            n_rows -= len(rows)
+        return parts
 
     def _windows_from(self, n_served: int) -> Iterator[Tensor]:
         """Load window after window, epoch after epoch, from behind the rows that were served."""

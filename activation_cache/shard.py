@@ -16,8 +16,8 @@ from activation_cache.errors import InputError
 from activation_cache.manifest import ShardEntry
 from activation_cache.source import Origins
 
-ORIGINS = {"token_ids": torch.int32, "positions": torch.int16, "documents": torch.int32}
-"""The tensors that say where rows are from, and how they are stored."""
+LONG_CONTEXT = 2**15
+"""From here on positions do not fit into int16."""
 
 HEADER = "header"
 """What the checksum of everything before the tensors is listed as."""
@@ -29,7 +29,12 @@ class DamagedShard(InputError):
 
 def pack(origins: Origins, encoded: dict[str, Encoded]) -> tuple[bytes, dict[str, str]]:
     """A shard as it is written, the same bytes for the same rows, and its checksums by part."""
-    tensors = {name: getattr(origins, name).to(dtype) for name, dtype in ORIGINS.items()}
+    is_long = bool((origins.positions >= LONG_CONTEXT).any())
+    tensors = {
+        "token_ids": origins.token_ids.to(torch.int32),
+        "positions": origins.positions.to(torch.int32 if is_long else torch.int16),
+        "documents": origins.documents.to(torch.int32),
+    }
     for site, its in encoded.items():
         tensors |= {tensor_name(site, part): x.cpu() for part, x in its.parts.items()}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
