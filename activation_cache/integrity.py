@@ -12,10 +12,11 @@ from activation_cache.manifest import (
     shard_name,
 )
 from activation_cache.shard import DamagedShard, Shard, version_of
-from activation_cache.source import ActivationSource
+from activation_cache.source import ActivationSource, Origins
 from activation_cache.storage import LOCK_FILE, TEMPORARY, Storage
 from activation_cache.text import Split
-from activation_cache.writer import OnProgress, harvest_shard, plan_shards
+from activation_cache.tokens import TextHasChanged
+from activation_cache.writer import OnProgress, Progress, harvest_shard, plan_shards
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,28 @@ class Damage:
     """Which shard has to be harvested again, where that can help."""
 
 
-def open_shard(storage: Storage, manifest: Manifest, split: Split, number: int) -> Shard:
-    """A shard, its header checked; `DamagedShard` where it is missing or not what was written."""
+def open_shard(
+    storage: Storage, manifest: Manifest, split: Split, number: int, *, afresh: bool = False
+) -> Shard:
+    """A shard, its header checked; `DamagedShard` where it is missing or not what was written.
+
+    A local copy of a remote shard is checked whole, and made anew if it is damaged or `afresh`.
+    """
     entry = manifest.splits[split].shards[number]
     name = shard_name(split, number)
     try:
-        path = storage.local_file(name, version_of(entry))
+        path = storage.local_file(name, version_of(entry), afresh=afresh)
     except FileNotFoundError as error:
         raise DamagedShard(f"{name} of {storage.url} is missing") from error
-    return Shard(path, f"{name} of {storage.url}", entry)
+    try:
+        shard = Shard(path, f"{name} of {storage.url}", entry)
+        if not storage.is_local:
+            shard.check()
+    except DamagedShard:
+        if storage.is_local or afresh:
+            raise
+        return open_shard(storage, manifest, split, number, afresh=True)
+    return shard
 
 
 def find_damage(storage: Storage, manifest: Manifest) -> list[Damage]:
@@ -53,7 +67,7 @@ def find_damage(storage: Storage, manifest: Manifest) -> list[Damage]:
             name = shard_name(split, number)
             expected.add(name)
             try:
-                open_shard(storage, manifest, split, number).check()
+                open_shard(storage, manifest, split, number, afresh=True).check()
             except DamagedShard as error:
                 found.append(Damage(name, str(error), (split, number)))
     for name in storage.names():
@@ -81,13 +95,23 @@ def harvest_again(
     entry = manifest.splits[split]
     shards = entry.shards
     before = replace(entry, shards=shards[:number], cursor=shards[number].cursor)
-    plan = next(plan_shards(source, manifest.config, split, before), None)
-    if plan is None or plan.n_rows != shards[number].n_rows:
-        raise InputError(
-            f"{shard_name(split, number)} cannot be harvested again: the text of "
-            f"{manifest.config.dataset} is no longer what it was"
-        )
-    harvested = harvest_shard(storage, source, manifest.config, plan, tell)
+    name = shard_name(split, number)
+    text_has_changed = InputError(
+        f"{name} cannot be harvested again: the text of {manifest.config.dataset} is no longer "
+        f"what it was"
+    )
+    try:
+        plan = next(plan_shards(source, manifest.config, split, before), None)
+    except TextHasChanged as error:
+        raise text_has_changed from error
+    if plan is None:
+        raise text_has_changed
+    data, harvested = harvest_shard(source, manifest.config, plan, tell)
+    was, now = shards[number].checksums, harvested.entry.checksums
+    if any(was[origin] != now[origin] for origin in Origins._fields):
+        raise text_has_changed
+    storage.write(name, data)
+    tell(Progress(split, n_bytes=len(data)))
     shards = (*shards[:number], harvested.entry, *shards[number + 1 :])
     repaired = manifest.with_split(split, replace(entry, shards=shards))
     if repaired != manifest:

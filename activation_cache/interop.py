@@ -1,6 +1,7 @@
 """Caches as Hugging Face datasets."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -14,7 +15,7 @@ from activation_cache.storage import Storage
 from activation_cache.text import Split
 
 
-def dataset_of(folder: str, manifest: Manifest, site: str, split: Split) -> datasets.Dataset:
+def dataset_of(storage: Storage, manifest: Manifest, site: str, split: Split) -> datasets.Dataset:
     """The rows of one site in the order of the text; see `ActivationCache.to_dataset`."""
     features = datasets.Features(
         {
@@ -28,7 +29,8 @@ def dataset_of(folder: str, manifest: Manifest, site: str, split: Split) -> data
         _rows,
         features=features,
         gen_kwargs={
-            "folder": folder,
+            "folder": storage.url,
+            "read_cache": storage.read_cache,
             "site": site,
             "split": split,
             "versions": tuple(map(version_of, manifest.splits[split].shards)),
@@ -39,16 +41,16 @@ def dataset_of(folder: str, manifest: Manifest, site: str, split: Split) -> data
 
 
 def _rows(
-    folder: str, site: str, split: Split, versions: tuple[str, ...]
+    folder: str, read_cache: Path | None, site: str, split: Split, versions: tuple[str, ...]
 ) -> Iterator[dict[str, Any]]:
     """The rows one by one; `versions` tells `datasets` one content of a folder from another."""
-    storage = Storage(folder)
+    storage = Storage(folder, read_cache=read_cache)
     manifest = read_manifest(storage)
     for number in range(len(versions)):
         shard = open_shard(storage, manifest, split, number)
         rows = torch.empty(shard.entry.n_rows, manifest.widths[site])
         decode_into(rows, shard.encoded(site), 0)
-        origins = (numbers.tolist() for numbers in shard.origins())
+        origins = (numbers.tolist() for numbers in shard.origins()[:3])
         for x, token_id, position, document in zip(rows.numpy(), *origins, strict=True):
             yield {
                 "activation": x,

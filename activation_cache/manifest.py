@@ -184,12 +184,12 @@ def _serialise(content: dict[str, Any]) -> bytes:
 def _parse(data: bytes, where: str) -> dict[str, Any]:
     try:
         content = json.loads(data)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise InputError(f"{where} is not an activation cache: its {FILE} is something else")
     except ValueError as error:
         raise InputError(
             f"the {FILE} of {where} is damaged ({error}): restore it from a copy, or harvest anew"
         ) from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise InputError(f"{where} is not an activation cache: its {FILE} is something else")
     if content.get("version") != VERSION:
         raise InputError(
             f"{where} has version {content.get('version')} of the cache format, this program reads "

@@ -34,6 +34,7 @@ def pack(origins: Origins, encoded: dict[str, Encoded]) -> tuple[bytes, dict[str
         "token_ids": origins.token_ids.to(torch.int32),
         "positions": origins.positions.to(torch.int32 if is_long else torch.int16),
         "documents": origins.documents.to(torch.int32),
+        "opens_block": origins.opens_block,
     }
     for site, its in encoded.items():
         tensors |= {tensor_name(site, part): x.cpu() for part, x in its.parts.items()}
@@ -98,7 +99,10 @@ class Shard:
         return Encoded({part: self.tensor(name) for part, name in parts.items()})
 
     def origins(self) -> Origins:
-        return Origins(*(self.tensor(name).to(torch.int64) for name in Origins._fields))
+        token_ids, positions, documents = (
+            self.tensor(name).to(torch.int64) for name in ("token_ids", "positions", "documents")
+        )
+        return Origins(token_ids, positions, documents, self.tensor("opens_block"))
 
     def check(self) -> None:
         """Raise `DamagedShard` if a single bit is not as it was written."""

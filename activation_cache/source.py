@@ -5,7 +5,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from activation_cache.errors import InputError
@@ -56,6 +56,8 @@ class Origins(NamedTuple):
     """In the block that the model saw."""
     documents: Int[Tensor, " rows"]
     """The number of the document in its split."""
+    opens_block: Bool[Tensor, " rows"]
+    """Whether a row is the first of its block: the rows up to it had another context."""
 
 
 class ActivationSource:
@@ -99,7 +101,13 @@ class ActivationSource:
         """Where the rows of the same batch are from."""
         counted = self.counted(batch.tokens)
         positions = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
-        return Origins(batch.tokens[counted], positions[counted], batch.documents[counted])
+        opens_block = counted & (counted.cumsum(dim=1) == 1)
+        return Origins(
+            batch.tokens[counted],
+            positions[counted],
+            batch.documents[counted],
+            opens_block[counted],
+        )
 
 
 def check_finite(found: Rows, tokens: Tensor, model: LanguageModel) -> None:

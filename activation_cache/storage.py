@@ -35,7 +35,7 @@ class Storage:
         except (ImportError, ValueError) as error:
             raise InputError(f"cannot use {self.url}: {error}") from error
         self.is_local = isinstance(self._fs, LocalFileSystem)
-        self._read_cache = read_cache
+        self.read_cache = read_cache
 
     def path(self, name: str) -> str:
         return f"{self._root}/{name}"
@@ -80,16 +80,17 @@ class Storage:
             if name.endswith(TEMPORARY):
                 self.remove(name)
 
-    def local_file(self, name: str, version: str) -> Path:
+    def local_file(self, name: str, version: str, *, afresh: bool = False) -> Path:
         """A file on the local disk with the content of `name`, downloaded where it has to be.
 
-        `version` tells contents apart, so that a copy of another one is never served.
+        `version` tells contents apart, so that a copy of another one is never served; `afresh`
+        downloads even where there is a copy.
         """
         if self.is_local:
             return Path(self.path(name))
-        folder = self._read_cache or Path(tempfile.gettempdir()) / "featureloom-read-cache"
+        folder = self.read_cache or Path(tempfile.gettempdir()) / "featureloom-read-cache"
         copy = folder / f"{version}-{name.replace('/', '-')}"
-        if not copy.exists():
+        if afresh or not copy.exists():
             _replace_file(copy, self.read(name))
         return copy
 
@@ -113,17 +114,10 @@ class Storage:
     def _create_lock(self, content: str) -> bool:
         if self.is_local:
             lock = Path(self.path(LOCK_FILE))
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            # Linked into place once written: nobody ever reads an empty lock.
-            with tempfile.NamedTemporaryFile(
-                "w", dir=lock.parent, prefix=LOCK_FILE, suffix=TEMPORARY
-            ) as written:
-                written.write(content)
-                written.flush()
-                with suppress(FileExistsError):
-                    os.link(written.name, lock)
-                    return True
-            return False
+            try:
+                return _link_file(lock, content)
+            except OSError as error:
+                raise InputError(f"cannot write in {self.url}: {error}") from error
         with suppress(FileExistsError):
             self._fs.pipe_file(self.path(LOCK_FILE), content.encode(), mode="create")
             return True
@@ -137,6 +131,20 @@ class Storage:
             f"process {pid} on {host} is writing to {self.url}: wait for it; if it is gone, delete "
             f"{self.path(LOCK_FILE)}"
         )
+
+
+def _link_file(path: Path, content: str) -> bool:
+    """Make a file that is not there yet; false where it is. Nobody ever finds it empty."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, prefix=path.name, suffix=TEMPORARY
+    ) as written:
+        written.write(content)
+        written.flush()
+        with suppress(FileExistsError):
+            os.link(written.name, path)
+            return True
+    return False
 
 
 def _is_alive(pid: int, started: str) -> bool:

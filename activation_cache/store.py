@@ -131,6 +131,11 @@ class ActivationCache:
                     f"the activations in {self.folder} are of a model with {what} "
                     f"{self.manifest.model[what]!r}, and {model.name} has {ours!r}: load that one"
                 )
+        if model.tokenizer_description != self.manifest.tokenizer:
+            raise InputError(
+                f"the activations in {self.folder} are of text that another tokenizer read than "
+                f"{model.name} has: load the model with that one"
+            )
 
     # Reading -------------------------------------------------------------------------------------
 
@@ -157,20 +162,27 @@ class ActivationCache:
         that is not there, more rows than there are, and before serving anything from a shard that
         is damaged. Any number of streams can be read at once.
         """
-        sites = tuple(sites or self.sites)
+        sites = (sites,) if isinstance(sites, str) else tuple(sites or self.sites)
         for site in sites:
             self._refuse_unknown_site(site)
+        for name, value in (
+            ("batch_tokens", batch_tokens),
+            ("window_tokens", window_tokens),
+            ("prefetch", prefetch),
+            ("n_epochs", n_epochs),
+            ("n_tokens", 1 if n_tokens is None else n_tokens),
+        ):
+            if value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        self._refuse_empty(split)
         available = self.n_rows(split) * n_epochs
         n_tokens = available if n_tokens is None else n_tokens
         if n_tokens > available:
             raise InputError(
                 f"the cache {self.folder} holds {self.n_rows(split)} rows of {split}, "
                 f"{available} in {n_epochs} epochs, fewer than the {n_tokens} asked for: "
-                f"give --epochs {-(-n_tokens // max(self.n_rows(split), 1))}, or fewer tokens"
+                f"give --epochs {-(-n_tokens // self.n_rows(split))}, or fewer tokens"
             )
-        for name, value in (("batch_tokens", batch_tokens), ("window_tokens", window_tokens)):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
         shard_rows = tuple(shard.n_rows for shard in self.manifest.splits[split].shards)
         reader = CacheReader(
             ReadingOrder(shard_rows, min(window_tokens, sum(shard_rows)), seed, shuffle),
@@ -190,15 +202,19 @@ class ActivationCache:
         number = bisect_right(ends, row)
         row -= ends[number] - self.manifest.splits[split].shards[number].n_rows
         origins = self.shard(split, number).origins()
-        # A block is a run of rising positions.
-        starts = (origins.positions[1:] <= origins.positions[:-1]).nonzero().flatten() + 1
-        start = int(starts[starts <= row].max()) if (starts <= row).any() else 0
+        start = int(origins.opens_block[: row + 1].nonzero()[-1])
         return RowOrigin(
             document=int(origins.documents[row]),
             position=int(origins.positions[row]),
             token_id=int(origins.token_ids[row]),
             context=origins.token_ids[start : row + 1],
         )
+
+    def _refuse_empty(self, split: Split) -> None:
+        if not self.n_rows(split):
+            raise InputError(
+                f"the cache {self.folder} holds no rows of the split {split}: harvest one with some"
+            )
 
     def _refuse_unknown_site(self, site: str) -> None:
         if site not in self.sites:
@@ -260,4 +276,5 @@ class ActivationCache:
         from activation_cache.interop import dataset_of
 
         self._refuse_unknown_site(site)
-        return dataset_of(self.folder, self.manifest, site, split)
+        self._refuse_empty(split)
+        return dataset_of(self._storage, self.manifest, site, split)

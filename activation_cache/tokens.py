@@ -19,6 +19,10 @@ Documents = Callable[[], Iterator[str]]
 """Starts one pass over the text; every pass yields the same documents in the same order."""
 
 
+class TextHasChanged(InputError):
+    """A cursor points to where the text has nothing now."""
+
+
 class TokenBatch(NamedTuple):
     """Token blocks, and where they are from."""
 
@@ -159,9 +163,18 @@ class TokenBlocks:
         self._pending.clear()
         self._n_pending = 0
         if state["token"]:
-            self._read_document()
-            self._pending[0].n_served = state["token"]
-            self._n_pending -= state["token"]
+            self._skip_into_document(state["token"])
+
+    def _skip_into_document(self, n: int) -> None:
+        """Take the first `n` tokens of the next document for served."""
+        number, epoch = self._n_documents, self.n_epochs
+        found = self._read_document() and self._pending[0]
+        if not found or (found.number, found.epoch) != (number, epoch) or n >= len(found.ids):
+            raise TextHasChanged(
+                f"the text no longer has token {n} of document {number}: it has changed since"
+            )
+        found.n_served = n
+        self._n_pending -= n
 
 
 def special_ids(tokenizer: "PreTrainedTokenizerBase") -> Int[Tensor, " n"]:

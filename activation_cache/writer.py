@@ -91,21 +91,20 @@ def plan_shards(
 
 
 def harvest_shard(
-    storage: Storage, source: ActivationSource, cfg: CacheConfig, plan: ShardPlan, tell: OnProgress
-) -> HarvestedShard:
-    """Run the model over the shard's text, and write the shard. No manifest names it yet."""
+    source: ActivationSource, cfg: CacheConfig, plan: ShardPlan, tell: OnProgress
+) -> tuple[bytes, HarvestedShard]:
+    """Run the model over the shard's text: the shard's file, and what the manifest says of it."""
     rows, origins = _forward(source, plan, tell)
     encoded = {site: encode(x, cfg.codec, site) for site, x in rows.items()}
     data, checksums = pack(origins, encoded)
-    storage.write(shard_name(plan.split, plan.number), data)
-    tell(Progress(plan.split, n_bytes=len(data)))
     costs = {site: measure_cost(x, encoded[site]) for site, x in rows.items()}
     statistics = {}
     for site, x in rows.items():
         of_site = ActivationStatistics(x.shape[1])
         of_site.update(x)
         statistics[site] = of_site.to_dict()
-    return HarvestedShard(plan, ShardEntry(plan.n_rows, plan.cursor, checksums, costs), statistics)
+    entry = ShardEntry(plan.n_rows, plan.cursor, checksums, costs)
+    return data, HarvestedShard(plan, entry, statistics)
 
 
 def _forward(source: ActivationSource, plan: ShardPlan, tell: OnProgress) -> tuple[Rows, Origins]:
@@ -138,7 +137,11 @@ def fill(
         while not manifest.splits[split].complete:
             round_ = list(islice(plans, world))
             mine = round_[rank] if rank < len(round_) else None
-            harvested = mine and harvest_shard(storage, source, manifest.config, mine, tell)
+            harvested = None
+            if mine is not None:
+                data, harvested = harvest_shard(source, manifest.config, mine, tell)
+                storage.write(shard_name(split, mine.number), data)  # no manifest names it yet
+                tell(Progress(split, n_bytes=len(data)))
             for shard in _all_gather(harvested)[: len(round_)]:
                 manifest = _with_shard(manifest, shard)
             if len(round_) < world or (
