@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -24,12 +25,14 @@ class ActivationStatistics:
     def update(self, rows: Float[Tensor, "rows width"]) -> None:
         if len(rows) == 0:
             return
-        x = rows.to("cpu", torch.float64)
+        # NumPy adds up in the same order however many threads there are; torch does not.
+        x = rows.to("cpu", torch.float64).numpy()
         chunk = ActivationStatistics(x.shape[1])
         chunk.n_rows = len(x)
-        chunk.mean = x.mean(dim=0)
-        chunk._squares = ((x - chunk.mean) ** 2).sum(dim=0)
-        chunk._norms = x.norm(dim=1).sum().item()
+        chunk.mean = torch.from_numpy(x.mean(axis=0))
+        chunk._norms = float(np.sqrt(np.einsum("ij,ij->i", x, x)).sum())
+        x = x - chunk.mean.numpy()
+        chunk._squares = torch.from_numpy(np.einsum("ij,ij->j", x, x))
         self.merge(chunk)
 
     def merge(self, other: "ActivationStatistics") -> None:

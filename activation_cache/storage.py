@@ -1,6 +1,7 @@
 """A folder on disk or in object storage, through fsspec, whose files are whole or not there."""
 
 import errno
+import fcntl
 import os
 import socket
 import tempfile
@@ -41,8 +42,9 @@ class Storage:
         return f"{self._root}/{name}"
 
     def exists(self, name: str) -> bool:
-        self._fs.invalidate_cache()
-        return bool(self._fs.exists(self.path(name)))
+        with self._reading(name):
+            self._fs.invalidate_cache()
+            return bool(self._fs.exists(self.path(name)))
 
     def names(self) -> list[str]:
         """Every file below the folder, by its path relative to it."""
@@ -53,7 +55,18 @@ class Storage:
         return []
 
     def read(self, name: str) -> bytes:
-        return self._fs.cat_file(self.path(name))
+        """The content of a file; `FileNotFoundError` where it is not there."""
+        with self._reading(name):
+            return self._fs.cat_file(self.path(name))
+
+    @contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except (FileNotFoundError, NotADirectoryError, InputError):
+            raise
+        except Exception as error:  # every kind of storage raises its own
+            raise InputError(f"cannot read {name} in {self.url}: {error}") from error
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file there at once: whoever looks finds the old one or the new one, whole."""
@@ -68,6 +81,8 @@ class Storage:
                     f"no room in {self.url} for {name} ({len(data) / 1e6:.1f} MB): what is there "
                     f"is valid; make room and run the same command again"
                 ) from error
+            raise InputError(f"cannot write {name} in {self.url}: {error}") from error
+        except Exception as error:  # every kind of storage raises its own
             raise InputError(f"cannot write {name} in {self.url}: {error}") from error
 
     def remove(self, name: str) -> None:
@@ -98,11 +113,58 @@ class Storage:
     def only_writer(self) -> Iterator[None]:
         """Keep other writers out; `InputError` naming the one that is there, if it is alive.
 
-        A lock says which process of which host wrote it. On the same host it is stale once that
+        On a disk the system's own lock tells, which ends with its process. Everywhere, the lock
+        file says which process of which host wrote it: on the same host it is stale once that
         process is gone; of another host nobody here can say.
         """
         mine = f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
-        while not self._create_lock(mine):
+        with self._locked_file(mine) if self.is_local else self._locked_object(mine):
+            yield
+
+    @contextmanager
+    def _locked_file(self, mine: str) -> Iterator[None]:
+        path = Path(self.path(LOCK_FILE))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = self._open_locked(path)
+        except OSError as error:
+            raise InputError(f"cannot write in {self.url}: {error}") from error
+        try:
+            if found := os.pread(descriptor, 1000, 0):  # nothing: its writer was killed at once
+                self._refuse_if_alive(found.decode(errors="replace"))
+            try:
+                self._sign(descriptor, mine)
+                yield
+            finally:
+                path.unlink(missing_ok=True)  # while it is ours
+        finally:
+            os.close(descriptor)
+
+    def _sign(self, descriptor: int, mine: str) -> None:
+        try:
+            os.truncate(descriptor, 0)
+            os.pwrite(descriptor, mine.encode(), 0)
+        except OSError as error:
+            raise InputError(f"cannot write in {self.url}: {error}") from error
+
+    def _open_locked(self, path: Path) -> int:
+        """The lock file with the system's lock on it."""
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                content = os.pread(descriptor, 1000, 0).decode(errors="replace")
+                os.close(descriptor)
+                raise self._refusal(content) from None
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), path.stat()):
+                    return descriptor
+            os.close(descriptor)  # its last owner deleted it meanwhile
+
+    @contextmanager
+    def _locked_object(self, mine: str) -> Iterator[None]:
+        while not self._create_object(mine):
             with suppress(FileNotFoundError):
                 self._refuse_if_alive(self.read(LOCK_FILE).decode(errors="replace"))
                 self.remove(LOCK_FILE)
@@ -111,46 +173,35 @@ class Storage:
         finally:
             self.remove(LOCK_FILE)
 
-    def _create_lock(self, content: str) -> bool:
-        if self.is_local:
-            lock = Path(self.path(LOCK_FILE))
-            try:
-                return _link_file(lock, content)
-            except OSError as error:
-                raise InputError(f"cannot write in {self.url}: {error}") from error
-        with suppress(FileExistsError):
+    def _create_object(self, content: str) -> bool:
+        try:
             self._fs.pipe_file(self.path(LOCK_FILE), content.encode(), mode="create")
-            return True
-        return False
+        except FileExistsError:
+            return False
+        except Exception as error:  # every kind of storage raises its own
+            raise InputError(f"cannot write in {self.url}: {error}") from error
+        return True
 
     def _refuse_if_alive(self, content: str) -> None:
         host, pid, started = [*content.split(), "", "", ""][:3]
         if host == socket.gethostname() and pid.isdigit() and not _is_alive(int(pid), started):
             return
-        raise InputError(
+        raise self._refusal(content)
+
+    def _refusal(self, content: str) -> InputError:
+        host, pid = [*content.split(), "an unknown host", "?"][:2]
+        return InputError(
             f"process {pid} on {host} is writing to {self.url}: wait for it; if it is gone, delete "
             f"{self.path(LOCK_FILE)}"
         )
 
 
-def _link_file(path: Path, content: str) -> bool:
-    """Make a file that is not there yet; false where it is. Nobody ever finds it empty."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, prefix=path.name, suffix=TEMPORARY
-    ) as written:
-        written.write(content)
-        written.flush()
-        with suppress(FileExistsError):
-            os.link(written.name, path)
-            return True
-    return False
-
-
 def _is_alive(pid: int, started: str) -> bool:
     """Whether this very process runs; another that got its number later is not it."""
     try:
-        return f"{psutil.Process(pid).create_time():.2f}" == started
+        process = psutil.Process(pid)
+        is_the_same = f"{process.create_time():.2f}" == started
+        return is_the_same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

@@ -2,6 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
@@ -9,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from activation_cache.codec import decoded_dtype
@@ -31,7 +31,7 @@ from activation_cache.shard import Shard
 from activation_cache.source import ActivationSource
 from activation_cache.storage import Storage
 from activation_cache.text import Split
-from activation_cache.writer import OnProgress, agree, fill
+from activation_cache.writer import OnProgress, fill, found_or_new, of_rank_0
 
 if TYPE_CHECKING:
     import datasets
@@ -89,13 +89,14 @@ class ActivationCache:
         """
         storage = Storage(folder)
         source = ActivationSource(model, cfg)
-        if dist.is_initialized() and dist.get_rank() > 0:
-            manifest = agree(storage, source, cfg)
-            return cls(storage, fill(storage, source, manifest, tell))
-        with storage.only_writer():
-            storage.remove_leftovers()
-            manifest = agree(storage, source, cfg)
-            return cls(storage, fill(storage, source, manifest, tell))
+        with ExitStack() as held:
+
+            def begin() -> Manifest:
+                held.enter_context(storage.only_writer())
+                storage.remove_leftovers()
+                return found_or_new(storage, source, cfg)
+
+            return cls(storage, fill(storage, source, of_rank_0(begin), tell))
 
     # What is in it -------------------------------------------------------------------------------
 

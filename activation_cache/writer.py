@@ -131,11 +131,16 @@ def fill(
     each world-size-th of them: the shards are those that one process would have written.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    is_begun = storage.exists(FILE)
     for split in SPLITS:
         plans = plan_shards(source, manifest.config, split, manifest.splits[split])
-        tell(Progress(split, n_rows=manifest.splits[split].n_rows))
+        if manifest.splits[split].n_rows:
+            tell(Progress(split, n_rows=manifest.splits[split].n_rows))
         while not manifest.splits[split].complete:
             round_ = list(islice(plans, world))
+            if rank == 0 and round_ and not is_begun:  # not before it is known that there is text
+                storage.write(FILE, manifest.to_bytes())
+            is_begun = is_begun or bool(round_)
             mine = round_[rank] if rank < len(round_) else None
             harvested = None
             if mine is not None:
@@ -149,7 +154,7 @@ def fill(
             ):
                 done = replace(manifest.splits[split], complete=True)
                 manifest = manifest.with_split(split, done)
-            if rank == 0:
+            if rank == 0 and is_begun:
                 storage.write(FILE, manifest.to_bytes())
     return manifest
 
@@ -183,20 +188,23 @@ def _with_shard(manifest: Manifest, shard: HarvestedShard) -> Manifest:
     return replace(manifest, statistics=statistics)
 
 
-def agree(storage: Storage, source: ActivationSource, cfg: CacheConfig) -> Manifest:
-    """The manifest that is there, if it is of the same harvest, else a new one.
+def of_rank_0(decide: Callable[[], Manifest]) -> Manifest:
+    """What `decide` returns or refuses; under torch.distributed rank 0 does so for all."""
+    if not dist.is_initialized():
+        return decide()
+    outcome: list[Any] = [None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = decide()
+        except InputError as refused:
+            outcome[0] = refused
+    dist.broadcast_object_list(outcome)
+    if isinstance(outcome[0], InputError):
+        raise outcome[0]
+    return outcome[0]
 
-    Under torch.distributed rank 0 decides for all.
-    """
-    decided: list[Any] = [None]
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        decided[0] = _found_or_new(storage, source, cfg)
-    if dist.is_initialized():
-        dist.broadcast_object_list(decided)
-    return decided[0]
 
-
-def _found_or_new(storage: Storage, source: ActivationSource, cfg: CacheConfig) -> Manifest:
+def found_or_new(storage: Storage, source: ActivationSource, cfg: CacheConfig) -> Manifest:
     wanted = Manifest(
         config=cfg,
         model=source.model.description,
@@ -205,7 +213,6 @@ def _found_or_new(storage: Storage, source: ActivationSource, cfg: CacheConfig) 
         widths=source.widths,
     )
     if not storage.exists(FILE):
-        storage.write(FILE, wanted.to_bytes())
         return wanted
     found = read_manifest(storage)
     ours, theirs = wanted.identity(), found.identity()

@@ -150,15 +150,19 @@ def main() -> None:
         dist.init_process_group("gloo")
     first = not dist.is_initialized() or dist.get_rank() == 0
     console = Console(quiet=not first)
+    if not first and (flags.verify or flags.repair):
+        return  # work for one
     try:
         cache = (check if flags.verify or flags.repair else harvest)(flags, console)
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
     console.print(summary(cache))
-    if cache.n_rows() < cache.config.n_tokens:
-        wanted = cache.config.n_tokens
-        console.print(f"the text ended after {cache.n_rows():,} of {wanted:,} training rows")
+    rows = f"{cache.n_rows():,} of {cache.config.n_tokens:,} training rows"
+    if not cache.manifest.complete:
+        console.print(f"unfinished: {rows}; the command that began it goes on")
+    elif cache.n_rows() < cache.config.n_tokens:
+        console.print(f"the text ended after {rows}")
     console.print(f"cache  {cache.folder}", soft_wrap=True)
 
 

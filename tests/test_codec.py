@@ -126,7 +126,7 @@ def test_int8_scales_are_those_of_the_channels_and_the_largest_entry_of_each_row
     # Means 2 and 20; mean deviations (2 + 2 + 0 + 0) / 4 = 1 and (10 + 10 + 20 + 0) / 4 = 10.
     assert parts["channel_mean"].tolist() == [2.0, 20.0]
     assert parts["channel_scale"].tolist() == [1.0, 10.0]
-    # Standardised: (-2, -1), (2, -1), (0, 2), (0, 0), in 127ths of the largest. Half of 127 is 63.5,
+    # Standardised: (-2, -1), (2, -1), (0, 2), (0, 0), in 127ths of the largest. Half of it is 63.5,
     # which a scale rounded to float16 puts to one side.
     assert parts["values"].tolist() in (
         [[-127, -63], [127, -63], [0, 127], [0, 0]],
