@@ -111,11 +111,14 @@ def _from_json(config: dict[str, Any], folder: Path) -> tuple[AnySAEConfig, int,
 @torch.no_grad()
 def _fill(sae: SAE, tensors: dict[str, Tensor], folder: Path) -> None:
     for name, parameter in sae.named_parameters():
-        stored = tensors.get(name.removeprefix("untied_"))
-        if stored is None or stored.shape != parameter.shape:
+        is_encoder = parameter is sae.untied_W_enc_rows
+        name = "W_enc" if is_encoder else name
+        stored = tensors.get(name)
+        shape = parameter.T.shape if is_encoder else parameter.shape
+        if stored is None or stored.shape != shape:
             found = "missing" if stored is None else f"of shape {tuple(stored.shape)}"
             raise InputError(
-                f"{folder / WEIGHTS_FILE} does not fit its config: {name.removeprefix('untied_')} "
-                f"is {found}, expected {tuple(parameter.shape)}"
+                f"{folder / WEIGHTS_FILE} does not fit its config: {name} is {found}, expected "
+                f"{tuple(shape)}"
             )
-        parameter.data = stored
+        parameter.data = stored.T.contiguous() if is_encoder else stored

@@ -12,8 +12,9 @@ from sae.errors import InputError
 
 
 def _set(dictionary: SAE, **weights: list[float] | list[list[float]]) -> None:
-    for name, value in weights.items():
-        dict(dictionary.named_parameters())[name].data = torch.tensor(value)
+    with torch.no_grad():
+        for name, value in weights.items():
+            getattr(dictionary, name).copy_(torch.tensor(value))
 
 
 def _two_by_three(cfg: ReLUConfig | JumpReLUConfig | TopKConfig) -> SAE:
@@ -21,7 +22,7 @@ def _two_by_three(cfg: ReLUConfig | JumpReLUConfig | TopKConfig) -> SAE:
     dictionary = cfg.build(2)
     _set(
         dictionary,
-        untied_W_enc=[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]],
+        W_enc=[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]],
         W_dec=[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]],
         b_enc=[0.0, -1.0, 0.0],
         b_dec=[1.0, 0.0],
@@ -90,7 +91,7 @@ def test_jumprelu_penalty_counts_features_and_pushes_thresholds_up() -> None:
     dictionary = JumpReLUConfig(d_sae=3, bandwidth=0.5).build(2)
     _set(dictionary, threshold=[1.0, 1.0, 1.0])
     pre_acts = torch.tensor([[0.9, 2.0, 1.2]])
-    penalty = dictionary.penalties(pre_acts, dictionary.activate(pre_acts))["l0"]
+    penalty = dictionary.penalties(pre_acts, dictionary.nonlinearity(pre_acts), None)["l0"]
     assert penalty.item() == 2.0
     penalty.backward()
     threshold = dict(dictionary.named_parameters())["threshold"]

@@ -21,6 +21,7 @@ class TopKConfig(SAEConfig):
 
     architecture: ClassVar[str] = "topk"
     revival: ClassVar[Revival] = "auxk"
+    is_sparse_from_the_start: ClassVar[bool] = True
 
     k: int = 32
     """Features kept for each token; those that are not positive count as inactive."""
@@ -43,6 +44,14 @@ class TopKConfig(SAEConfig):
 
 
 class TopKSAE(SAE[TopKConfig]):
+    def support(self, pre_acts: Tensor) -> Tensor:
+        return top_k(pre_acts, self.cfg.k)[1]
+
+    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
+        if features is None:
+            return self.activate(pre_acts).dense()
+        return pre_acts.relu()
+
     def activate(self, pre_acts: Tensor) -> Codes:
         values, indices = top_k(pre_acts, self.cfg.k)
         return Codes(indices, values.relu(), self.d_sae)
