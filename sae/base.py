@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
@@ -132,11 +132,11 @@ class SAE(nn.Module, Generic[Cfg]):
         return self.nonlinearity(pre_acts)
 
     def penalties(
-        self, pre_acts: Tensor, acts: Tensor, features: Tensor | None
+        self, out: "TrainingPass", pre_acts: Tensor, features: Tensor | None
     ) -> dict[str, Float[Tensor, ""]]:
         """What the architecture is trained to keep small beside the error, unweighted.
 
-        Like `nonlinearity`, of all features or of those given.
+        Like `nonlinearity`, from the pre-activations of all features or of those given.
         """
         return {}
 
@@ -175,8 +175,8 @@ class SAE(nn.Module, Generic[Cfg]):
         if not sparse:
             pre_acts = self._pre_acts(x)
             acts = self.nonlinearity(pre_acts)
-            x_hat = self._sum_of_rows(acts) + self.b_dec
-            return TrainingPass(x, x_hat, acts, self.penalties(pre_acts, acts, None))
+            out = TrainingPass(x, self._sum_of_rows(acts) + self.b_dec, acts)
+            return replace(out, penalties=self.penalties(out, pre_acts, None))
         centred, bias = x - self.b_dec.detach(), self._encoder_bias()
         with torch.no_grad():
             product = centred.to(product_dtype) @ self.W_enc_rows.to(product_dtype).T
@@ -189,8 +189,8 @@ class SAE(nn.Module, Generic[Cfg]):
         values = values_at(values, centred, self.W_enc_rows, bias, selected.by_feature)
         acts = self.nonlinearity(values, features)
         codes = selected.with_values(acts)
-        x_hat = codes.decode(self.W_dec) + self.b_dec
-        return TrainingPass(x, x_hat, codes, self.penalties(values, acts, features))
+        out = TrainingPass(x, codes.decode(self.W_dec) + self.b_dec, codes)
+        return replace(out, penalties=self.penalties(out, values, features))
 
     def pre_acts_of(
         self, x: Float[Tensor, "batch d_in"], features: Int[Tensor, " n"]
@@ -258,6 +258,18 @@ class SAE(nn.Module, Generic[Cfg]):
             offset.div_(self.input_scale)
         self.input_scale = 1.0
 
-    def offsets(self) -> list[nn.Parameter]:
-        """The parameters that are measured in the units of the input."""
+    def offsets(self) -> list[Tensor]:
+        """The parameters and buffers that are measured in the units of the input."""
         return [self.b_enc, self.b_dec]
+
+    @torch.no_grad()
+    def reset_features_(self, features: Int[Tensor, " n"]) -> None:
+        """Give features that are resampled the biases that they began with."""
+        self.b_enc[features] = 0.0
+
+    @torch.no_grad()
+    def observe_(self, out: TrainingPass) -> None:
+        """Take note of a training step, for what is estimated rather than trained."""
+
+    STORED_NAMES: ClassVar[Mapping[str, str]] = {"untied_W_enc_rows": "W_enc"}
+    """How saved files call parameters and buffers, where not by their own name."""

@@ -55,10 +55,17 @@ class Codes:
 def indices_of(mask: Bool[Tensor, "batch d_sae"]) -> Int[Tensor, "batch k"]:
     """Where each row is true, padded with -1 to as many as the busiest row has, at least 1."""
     rows, features = mask.nonzero(as_tuple=True)
-    counts = torch.bincount(rows, minlength=len(mask))
-    width = max(1, int(counts.max())) if len(mask) else 1
+    return pad_rows(rows, features, len(mask))
+
+
+def pad_rows(
+    rows: Int[Tensor, " n"], features: Int[Tensor, " n"], batch: int
+) -> Int[Tensor, "{batch} k"]:
+    """The features of each row, which come row by row, padded with -1 to the same number."""
+    counts = torch.bincount(rows, minlength=batch)
+    width = max(1, int(counts.max())) if batch else 1
     place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    indices = features.new_full((len(mask), width), -1)
+    indices = features.new_full((batch, width), -1)
     indices[rows, place] = features
     return indices
 

@@ -6,7 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sae.architectures import AnySAEConfig, JumpReLUConfig, ReLUConfig, TopKConfig
+from sae.architectures import (
+    AnySAEConfig,
+    BatchTopKConfig,
+    GatedConfig,
+    JumpReLUConfig,
+    MatryoshkaConfig,
+    ReLUConfig,
+    TopKConfig,
+)
 from sae.base import SAE
 from sae.codes import Codes, indices_of
 from sae.kernels import ByFeature, scatter_rows, sum_rows
@@ -19,6 +27,12 @@ ARCHITECTURES: list[AnySAEConfig] = [
     ReLUConfig(d_sae=24, tied=True),
     JumpReLUConfig(d_sae=24),
     JumpReLUConfig(d_sae=24, tied=True),
+    BatchTopKConfig(d_sae=24, k=3),
+    BatchTopKConfig(d_sae=24, k=3, tied=True),
+    MatryoshkaConfig(d_sae=24, k=3),
+    MatryoshkaConfig(d_sae=24, k=3, tied=True),
+    GatedConfig(d_sae=24),
+    GatedConfig(d_sae=24, tied=True),
 ]
 NAMES = [f"{cfg.architecture}{'-tied' * cfg.tied}" for cfg in ARCHITECTURES]
 

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sae.base import SAE, Revival, SAEConfig
+from sae.base import SAE, Revival, SAEConfig, TrainingPass
 from sae.codes import indices_of
 from sae.errors import InputError
 
@@ -56,8 +56,13 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         super().__init__(cfg, d_in, seed=seed)
         self.threshold = nn.Parameter(torch.full((cfg.d_sae,), cfg.initial_threshold))
 
-    def offsets(self) -> list[nn.Parameter]:
+    def offsets(self) -> list[Tensor]:
         return [*super().offsets(), self.threshold]
+
+    @torch.no_grad()
+    def reset_features_(self, features: Tensor) -> None:
+        super().reset_features_(features)
+        self.threshold[features] = self.cfg.initial_threshold
 
     @torch.no_grad()
     def constrain_(self) -> None:
@@ -71,7 +76,7 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         return _JumpReLU.apply(pre_acts, self._thresholds(pre_acts, features), self.cfg.bandwidth)
 
     def penalties(
-        self, pre_acts: Tensor, acts: Tensor, features: Tensor | None
+        self, out: TrainingPass, pre_acts: Tensor, features: Tensor | None
     ) -> dict[str, Tensor]:
         steps = _Step.apply(pre_acts, self._thresholds(pre_acts, features), self.cfg.bandwidth)
         return {"l0": steps.sum(dim=1).mean()}

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sae.base import SAE, Revival, SAEConfig
+from sae.base import SAE, Revival, SAEConfig, TrainingPass
 from sae.errors import InputError
 
 
@@ -42,6 +42,6 @@ class ReLUSAE(SAE[ReLUConfig]):
         return pre_acts.relu()
 
     def penalties(
-        self, pre_acts: Tensor, acts: Tensor, features: Tensor | None
+        self, out: TrainingPass, pre_acts: Tensor, features: Tensor | None
     ) -> dict[str, Tensor]:
-        return {"l1": acts.sum(dim=1).mean()}
+        return {"l1": pre_acts.relu().sum(dim=1).mean()}

@@ -5,6 +5,7 @@ autoencoders" (arXiv 2406.04093).
     loss = |x - x_hat|^2 + auxk_coeff * |error - what the dead features make of it|^2
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,10 +17,9 @@ from sae.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKConfig(SAEConfig):
-    """The TopK dictionary."""
+class FixedL0Config(SAEConfig):
+    """What dictionaries whose number of active features is chosen have in common."""
 
-    architecture: ClassVar[str] = "topk"
     revival: ClassVar[Revival] = "auxk"
     is_sparse_from_the_start: ClassVar[bool] = True
 
@@ -36,8 +36,15 @@ class TopKConfig(SAEConfig):
             raise InputError(f"auxk_coeff must not be negative, got {self.auxk_coeff}")
 
     @property
-    def coefficients(self) -> dict[str, float]:
+    def coefficients(self) -> Mapping[str, float]:
         return {"auxk": self.auxk_coeff}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKConfig(FixedL0Config):
+    """The TopK dictionary."""
+
+    architecture: ClassVar[str] = "topk"
 
     def build(self, d_in: int, *, seed: int = 0) -> "TopKSAE":
         return TopKSAE(self, d_in, seed=seed)

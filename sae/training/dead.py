@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sae.architectures import JumpReLUSAE
 from sae.base import SAE, TrainingPass
 
 
@@ -50,9 +49,7 @@ def resample_(
         living = sae.untied_W_enc_rows[~dead].norm(dim=1)
         norm = living.mean() if len(living) else torch.ones((), device=directions.device)
         sae.untied_W_enc_rows[features] = directions * 0.2 * norm
-    sae.b_enc[features] = 0.0
-    if isinstance(sae, JumpReLUSAE):
-        sae.threshold[features] = sae.cfg.initial_threshold
+    sae.reset_features_(features)
     for parameter, state in optimizer.state.items():
         for name in ("exp_avg", "exp_avg_sq"):
             if parameter is not sae.b_dec:

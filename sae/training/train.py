@@ -21,6 +21,10 @@ Batch = Tensor | Mapping[str, Tensor]
 """Activations [batch, d_in], or such tensors by hook name."""
 
 
+WARMED_UP = ("l1", "l0")
+"""Penalties that would kill features before these have learned anything."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """How dictionaries are fitted. Fractions are shares of the whole run."""
@@ -124,7 +128,8 @@ class Trainer:
         loss = parts["mse"]
         for name, coefficient in sae.cfg.coefficients.items():
             if name in parts:
-                loss = loss + penalty_weight * coefficient * parts[name]
+                weight = penalty_weight if name in WARMED_UP else 1.0
+                loss = loss + weight * coefficient * parts[name]
 
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -138,6 +143,7 @@ class Trainer:
         with torch.no_grad():
             fires = fire_counts(out.acts)
             self.tracker.update(fires, len(x))
+            sae.observe_(out)
             l0 = fires.sum() / len(x)
             self._revive(out, step, n_tokens + len(x), l0)
             variance = (out.x - out.x.mean(dim=0)).square().sum()
