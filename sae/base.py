@@ -3,15 +3,19 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae.codes import Codes
+from sae.codes import Codes, indices_of
 from sae.errors import InputError
+from sae.kernels import values_at
+
+NEVER_ACTIVE = -1e30
+"""The pre-activation of padding: finite, so that 0 times it is 0."""
 
 Revival = Literal["auxk", "resample", "none"]
 """How an architecture brings features back that have stopped firing."""
@@ -23,6 +27,8 @@ class SAEConfig(ABC):
 
     architecture: ClassVar[str]
     revival: ClassVar[Revival] = "none"
+    is_sparse_from_the_start: ClassVar[bool] = False
+    """Whether few features are active however the weights are."""
 
     d_sae: int
     """Number of features."""
@@ -52,7 +58,6 @@ class TrainingPass:
 
     x: Float[Tensor, "batch d_in"]
     x_hat: Float[Tensor, "batch d_in"]
-    pre_acts: Float[Tensor, "batch d_sae"]
     acts: Float[Tensor, "batch d_sae"] | Codes
     penalties: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
     """By the names of `SAEConfig.coefficients`: sums over features, means over the batch."""
@@ -79,13 +84,18 @@ class SAE(nn.Module, Generic[Cfg]):
         W_dec = torch.randn(cfg.d_sae, d_in, generator=generator)
         W_dec /= W_dec.norm(dim=1, keepdim=True)
         self.W_dec = nn.Parameter(W_dec)
-        self.untied_W_enc = None if cfg.tied else nn.Parameter(W_dec.T.clone().contiguous())
+        self.untied_W_enc_rows = None if cfg.tied else nn.Parameter(W_dec.clone())
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
-        return self.W_dec.T if self.untied_W_enc is None else self.untied_W_enc
+        return self.W_enc_rows.T
+
+    @property
+    def W_enc_rows(self) -> Float[Tensor, "d_sae d_in"]:
+        """The encoder with a feature in each row, which is how it lies in memory."""
+        return self.W_dec if self.untied_W_enc_rows is None else self.untied_W_enc_rows
 
     @property
     def d_sae(self) -> int:
@@ -107,11 +117,27 @@ class SAE(nn.Module, Generic[Cfg]):
     # Encoding and decoding -----------------------------------------------------------------------
 
     @abstractmethod
-    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Tensor | Codes:
-        """The architecture's nonlinearity, in the form that is cheapest to decode."""
+    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
+        """Features from pre-activations, entry by entry: of all features, or of those given.
 
-    def penalties(self, pre_acts: Tensor, acts: Tensor | Codes) -> dict[str, Float[Tensor, ""]]:
-        """What the architecture is trained to keep small beside the error, unweighted."""
+        `features` are the indices [batch, k] that the entries of `pre_acts` [batch, k] belong to.
+        """
+
+    def support(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Int[Tensor, "batch k"]:
+        """The features of each token that can be active or can have a gradient, -1 for none."""
+        return indices_of(pre_acts > 0)
+
+    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Tensor | Codes:
+        """The features, in the form that is cheapest to decode."""
+        return self.nonlinearity(pre_acts)
+
+    def penalties(
+        self, out: "TrainingPass", pre_acts: Tensor, features: Tensor | None
+    ) -> dict[str, Float[Tensor, ""]]:
+        """What the architecture is trained to keep small beside the error, unweighted.
+
+        Like `nonlinearity`, from the pre-activations of all features or of those given.
+        """
         return {}
 
     def encode(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_sae}"]:
@@ -132,25 +158,60 @@ class SAE(nn.Module, Generic[Cfg]):
     def forward(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_in}"]:
         return self.decode(self.encode(x))
 
-    def training_pass(self, x: Float[Tensor, "batch {self.d_in}"]) -> TrainingPass:
-        """Encode and decode one batch, keeping what the losses need."""
+    def training_pass(
+        self,
+        x: Float[Tensor, "batch {self.d_in}"],
+        *,
+        sparse: bool = True,
+        product_dtype: torch.dtype = torch.float32,
+    ) -> TrainingPass:
+        """Encode and decode one batch, keeping what the losses need.
+
+        `sparse` computes all but the encoder's product on the `support` alone. Its numbers and
+        gradients are the dense ones, exactly; it pays where few features are in the support.
+        `product_dtype` is what the encoder multiplies in; weights and sums stay in float32.
+        """
         x = self._scaled(x)
-        pre_acts = self._pre_acts(x)
-        acts = self.activate(pre_acts)
-        x_hat = self._sum_of_rows(acts) + self.b_dec
-        return TrainingPass(x, x_hat, pre_acts, acts, self.penalties(pre_acts, acts))
+        if not sparse:
+            pre_acts = self._pre_acts(x)
+            acts = self.nonlinearity(pre_acts)
+            out = TrainingPass(x, self._sum_of_rows(acts) + self.b_dec, acts)
+            return replace(out, penalties=self.penalties(out, pre_acts, None))
+        centred, bias = x - self.b_dec.detach(), self._encoder_bias()
+        with torch.no_grad():
+            product = centred.to(product_dtype) @ self.W_enc_rows.to(product_dtype).T
+            features = self.support(product + bias.to(product_dtype))
+            padding = features < 0
+            features = features.clamp_min(0)
+            values = product.gather(1, features).to(x.dtype) + bias[features]
+            values.masked_fill_(padding, NEVER_ACTIVE)
+        selected = Codes(features, values, self.d_sae)
+        values = values_at(values, centred, self.W_enc_rows, bias, selected.by_feature)
+        acts = self.nonlinearity(values, features)
+        codes = selected.with_values(acts)
+        out = TrainingPass(x, codes.decode(self.W_dec) + self.b_dec, codes)
+        return replace(out, penalties=self.penalties(out, values, features))
+
+    def pre_acts_of(
+        self, x: Float[Tensor, "batch d_in"], features: Int[Tensor, " n"]
+    ) -> Float[Tensor, "batch n"]:
+        """The pre-activations of a few features, for scaled inputs."""
+        rows, bias = self.W_enc_rows[features], self._encoder_bias()[features]
+        return (x - self.b_dec.detach()) @ rows.T + bias
 
     def _scaled(self, x: Tensor) -> Tensor:
         x = x.to(self.dtype)
         return x if self.input_scale == 1.0 else x * self.input_scale
 
     def _pre_acts(self, x: Tensor) -> Float[Tensor, "batch d_sae"]:
-        # (x - b_dec) @ W_enc + b_enc. Through the large product, b_dec would get its gradient by
+        return (x - self.b_dec.detach()) @ self.W_enc + self._encoder_bias()
+
+    def _encoder_bias(self) -> Float[Tensor, " d_sae"]:
+        # (x - b_dec) @ W_enc + b_enc: through the large product, b_dec would get its gradient by
         # way of one for x, which nobody needs and which costs as much as the encoder itself; a
         # term that is zero hands it over by a product with a vector instead.
-        b_dec = self.b_dec.detach()
-        zero = (b_dec - self.b_dec) @ self.W_enc.detach()
-        return (x - b_dec) @ self.W_enc + (self.b_enc + zero)
+        zero = (self.b_dec.detach() - self.b_dec) @ self.W_enc.detach()
+        return self.b_enc + zero
 
     def _sum_of_rows(self, acts: Tensor | Codes) -> Tensor:
         return acts.decode(self.W_dec) if isinstance(acts, Codes) else acts @ self.W_dec
@@ -169,10 +230,10 @@ class SAE(nn.Module, Generic[Cfg]):
         if normalise:
             self.input_scale = math.sqrt(self.d_in) / x.norm(dim=1).mean().item()
         self.b_dec.copy_(x.mean(dim=0) * self.input_scale)
-        if self.untied_W_enc is not None:
+        if self.untied_W_enc_rows is not None:
             centred = self._scaled(x) - self.b_dec
             rebuilt = self._sum_of_rows(self.activate(self._pre_acts(self._scaled(x))))
-            self.untied_W_enc.mul_((rebuilt * centred).sum() / rebuilt.square().sum())
+            self.untied_W_enc_rows.mul_((rebuilt * centred).sum() / rebuilt.square().sum())
 
     @torch.no_grad()
     def constrain_(self) -> None:
@@ -197,6 +258,18 @@ class SAE(nn.Module, Generic[Cfg]):
             offset.div_(self.input_scale)
         self.input_scale = 1.0
 
-    def offsets(self) -> list[nn.Parameter]:
-        """The parameters that are measured in the units of the input."""
+    def offsets(self) -> list[Tensor]:
+        """The parameters and buffers that are measured in the units of the input."""
         return [self.b_enc, self.b_dec]
+
+    @torch.no_grad()
+    def reset_features_(self, features: Int[Tensor, " n"]) -> None:
+        """Give features that are resampled the biases that they began with."""
+        self.b_enc[features] = 0.0
+
+    @torch.no_grad()
+    def observe_(self, out: TrainingPass) -> None:
+        """Take note of a training step, for what is estimated rather than trained."""
+
+    STORED_NAMES: ClassVar[Mapping[str, str]] = {"untied_W_enc_rows": "W_enc"}
+    """How saved files call parameters and buffers, where not by their own name."""

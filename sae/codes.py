@@ -1,11 +1,13 @@
 """Codes: the active features of a batch as (indices, values). Dense only on request."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from sae.kernels import ByFeature, sum_rows
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,40 @@ class Codes:
 
     def decode(self, W_dec: Float[Tensor, "{self.d_sae} d_in"]) -> Float[Tensor, "batch d_in"]:
         """The sum of each row's decoder rows times their values, touching no other decoder row."""
-        return F.embedding_bag(
-            self.indices, W_dec, per_sample_weights=self.values.to(W_dec.dtype), mode="sum"
-        )
+        return sum_rows(self.by_feature, self.values, W_dec)
+
+    @cached_property
+    def by_feature(self) -> ByFeature:
+        return ByFeature(self.indices, self.d_sae)
+
+    def with_values(self, values: Float[Tensor, "batch k"]) -> "Codes":
+        """Other values for the same features; what is known of their order is kept."""
+        codes = replace(self, values=values)
+        codes.__dict__["by_feature"] = self.by_feature
+        return codes
+
+    @property
+    def counts(self) -> Int[Tensor, " batch"]:
+        """Active features of each row."""
+        return (self.values != 0).sum(dim=1)
+
+
+def indices_of(mask: Bool[Tensor, "batch d_sae"]) -> Int[Tensor, "batch k"]:
+    """Where each row is true, padded with -1 to as many as the busiest row has, at least 1."""
+    rows, features = mask.nonzero(as_tuple=True)
+    return pad_rows(rows, features, len(mask))
+
+
+def pad_rows(
+    rows: Int[Tensor, " n"], features: Int[Tensor, " n"], batch: int
+) -> Int[Tensor, "{batch} k"]:
+    """The features of each row, which come row by row, padded with -1 to the same number."""
+    counts = torch.bincount(rows, minlength=batch)
+    width = max(1, int(counts.max())) if batch else 1
+    place = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
+    indices = features.new_full((batch, width), -1)
+    indices[rows, place] = features
+    return indices
 
 
 TOP_K_GROUP = 8

@@ -21,8 +21,8 @@ from sae.errors import InputError
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
 
-FOREIGN_NAMES = {"relu": "standard"}
-"""SAELens' names of architectures, where they are not ours."""
+FOREIGN_NAMES = {"relu": "standard", "batch_topk": "jumprelu", "matryoshka": "jumprelu"}
+"""SAELens' names of what a saved dictionary computes, where they are not ours."""
 
 
 def save(sae: SAE, folder: str | Path) -> None:
@@ -34,8 +34,11 @@ def save(sae: SAE, folder: str | Path) -> None:
         raise ValueError("fold_input_scale_ first: a saved dictionary takes raw activations")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {"W_enc": sae.W_enc, "W_dec": sae.W_dec, "b_enc": sae.b_enc, "b_dec": sae.b_dec}
-    tensors |= {name: p for name, p in sae.named_parameters() if name == "threshold"}
+    tensors: dict[str, Tensor] = {
+        sae.STORED_NAMES.get(name, name): tensor
+        for name, tensor in (*sae.named_parameters(), *sae.named_buffers())
+    }
+    tensors["W_enc"] = sae.W_enc
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
         folder / f"{WEIGHTS_FILE}.part",
@@ -105,17 +108,23 @@ def _from_json(config: dict[str, Any], folder: Path) -> tuple[AnySAEConfig, int,
     unknown = set(own["config"]) - {field.name for field in fields(cls)}
     if unknown:
         raise InputError(f"{folder / CONFIG_FILE} has unknown keys: {', '.join(sorted(unknown))}")
-    return cls(**own["config"]), int(config["d_in"]), metadata
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in own["config"].items()
+    }
+    return cls(**given), int(config["d_in"]), metadata
 
 
 @torch.no_grad()
 def _fill(sae: SAE, tensors: dict[str, Tensor], folder: Path) -> None:
-    for name, parameter in sae.named_parameters():
-        stored = tensors.get(name.removeprefix("untied_"))
-        if stored is None or stored.shape != parameter.shape:
+    for name, ours in (*sae.named_parameters(), *sae.named_buffers()):
+        name = sae.STORED_NAMES.get(name, name)
+        is_encoder = ours is sae.untied_W_enc_rows
+        shape = ours.T.shape if is_encoder else ours.shape
+        stored = tensors.get(name)
+        if stored is None or stored.shape != shape:
             found = "missing" if stored is None else f"of shape {tuple(stored.shape)}"
             raise InputError(
-                f"{folder / WEIGHTS_FILE} does not fit its config: {name.removeprefix('untied_')} "
-                f"is {found}, expected {tuple(parameter.shape)}"
+                f"{folder / WEIGHTS_FILE} does not fit its config: {name} is {found}, expected "
+                f"{tuple(shape)}"
             )
-        parameter.data = stored
+        ours.data = stored.T.contiguous() if is_encoder else stored

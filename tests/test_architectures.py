@@ -5,15 +5,23 @@ import math
 import pytest
 import torch
 
-from sae.architectures import JumpReLUConfig, ReLUConfig, TopKConfig
-from sae.base import SAE
+from sae.architectures import (
+    BatchTopKConfig,
+    GatedConfig,
+    JumpReLUConfig,
+    MatryoshkaConfig,
+    ReLUConfig,
+    TopKConfig,
+)
+from sae.base import SAE, TrainingPass
 from sae.codes import Codes
 from sae.errors import InputError
 
 
 def _set(dictionary: SAE, **weights: list[float] | list[list[float]]) -> None:
-    for name, value in weights.items():
-        dict(dictionary.named_parameters())[name].data = torch.tensor(value)
+    with torch.no_grad():
+        for name, value in weights.items():
+            getattr(dictionary, name).copy_(torch.tensor(value))
 
 
 def _two_by_three(cfg: ReLUConfig | JumpReLUConfig | TopKConfig) -> SAE:
@@ -21,7 +29,7 @@ def _two_by_three(cfg: ReLUConfig | JumpReLUConfig | TopKConfig) -> SAE:
     dictionary = cfg.build(2)
     _set(
         dictionary,
-        untied_W_enc=[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]],
+        W_enc=[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]],
         W_dec=[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]],
         b_enc=[0.0, -1.0, 0.0],
         b_dec=[1.0, 0.0],
@@ -90,7 +98,8 @@ def test_jumprelu_penalty_counts_features_and_pushes_thresholds_up() -> None:
     dictionary = JumpReLUConfig(d_sae=3, bandwidth=0.5).build(2)
     _set(dictionary, threshold=[1.0, 1.0, 1.0])
     pre_acts = torch.tensor([[0.9, 2.0, 1.2]])
-    penalty = dictionary.penalties(pre_acts, dictionary.activate(pre_acts))["l0"]
+    out = TrainingPass(torch.zeros(1, 2), torch.zeros(1, 2), dictionary.nonlinearity(pre_acts))
+    penalty = dictionary.penalties(out, pre_acts, None)["l0"]
     assert penalty.item() == 2.0
     penalty.backward()
     threshold = dict(dictionary.named_parameters())["threshold"]
@@ -141,3 +150,116 @@ def test_settings_that_make_no_sense_are_refused(make: object, message: str) -> 
     assert callable(make)
     with pytest.raises(InputError, match=message):
         make()
+
+
+# BatchTopK ---------------------------------------------------------------------------------------
+
+
+def test_batch_topk_keeps_the_largest_of_the_batch_not_of_each_token() -> None:
+    dictionary = BatchTopKConfig(d_sae=3, k=1).build(2)
+    pre_acts = torch.tensor([[5.0, 4.0, 1.0], [2.0, -1.0, 0.5]])  # two tokens, so two are kept
+    chosen = dictionary.support(pre_acts)
+    assert chosen.tolist() == [[0, 1], [-1, -1]]
+    assert dictionary.nonlinearity(pre_acts).tolist() == [[5.0, 4.0, 0.0], [0.0, 0.0, 0.0]]
+
+
+def test_batch_topk_never_counts_what_is_not_positive() -> None:
+    dictionary = BatchTopKConfig(d_sae=3, k=2).build(2)
+    assert dictionary.support(torch.tensor([[-1.0, 3.0, -2.0]])).tolist() == [[1]]
+
+
+def test_batch_topk_chooses_the_same_whatever_its_threshold_says() -> None:
+    pre_acts = torch.randn(16, 24, generator=torch.Generator().manual_seed(0))
+    dictionary = BatchTopKConfig(d_sae=24, k=3).build(4)
+    chosen = []
+    for threshold in (0.0, 0.5, 1.5, 100.0):
+        dictionary.threshold.fill_(threshold)
+        chosen.append(dictionary.support(pre_acts))
+    assert all(torch.equal(chosen[0], other) for other in chosen[1:])
+    assert (chosen[0] >= 0).sum() == 16 * 3
+
+
+def test_batch_topk_threshold_is_right_from_the_first_step_and_then_an_average() -> None:
+    dictionary = BatchTopKConfig(d_sae=3, k=1).build(2)
+
+    def observe(*kept: float) -> float:
+        acts = torch.tensor([[*kept, 0.0]])
+        dictionary.observe_(TrainingPass(torch.zeros(1, 2), torch.zeros(1, 2), acts))
+        return dictionary.threshold[0].item()
+
+    # A mean that starts at 0 without correction would be 0.02 here.
+    assert observe(2.0, 7.0) == pytest.approx(2.0)
+    # Weights 0.99 * 0.01 and 0.01 of 2 and 3.
+    assert observe(3.0, 4.0) == pytest.approx((0.99 * 2 + 3) / 1.99)
+    before = dictionary.threshold[0].item()
+    assert observe(0.0, 0.0) == before  # a batch without features changes nothing
+
+
+def test_batch_topk_encodes_a_token_without_its_batch() -> None:
+    dictionary = BatchTopKConfig(d_sae=3, k=1).build(2)
+    dictionary.threshold.fill_(1.5)
+    pre_acts = torch.tensor([[5.0, 4.0, 1.0], [1.5, 1.6, -3.0]])
+    acts = dictionary.activate(pre_acts)
+    assert torch.equal(acts, torch.tensor([[5.0, 4.0, 0.0], [0.0, 1.6, 0.0]]))
+
+
+# Matryoshka --------------------------------------------------------------------------------------
+
+
+def test_matryoshka_sums_the_errors_of_its_prefixes() -> None:
+    dictionary = MatryoshkaConfig(d_sae=3, k=3, prefixes=(1, 2, 3)).build(2)
+    _set(
+        dictionary,
+        W_enc=[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]],
+        W_dec=[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]],
+        b_enc=[0.0, -1.0, 0.0],
+        b_dec=[1.0, 0.0],
+    )
+    # Features (2, 2, 5). One: (2, 0) + b_dec = (3, 0), off by (0, 3). Two: (3, 2), off by (0, 1).
+    assert dictionary.training_pass(X).penalties["nested"].item() == pytest.approx(9.0 + 1.0)
+    assert dictionary.training_pass(X, sparse=False).penalties["nested"].item() == pytest.approx(10)
+
+
+def test_matryoshka_prefixes_by_default_halve_down_to_a_sixteenth() -> None:
+    assert MatryoshkaConfig(d_sae=1536).prefixes == (96, 192, 384, 768, 1536)
+    assert MatryoshkaConfig(d_sae=4, k=1).prefixes == (1, 2, 4)
+
+
+@pytest.mark.parametrize("prefixes", [(4, 2, 8), (2, 4), (0, 8), (4, 4, 8), (4, 16)])
+def test_matryoshka_prefixes_must_rise_to_the_whole(prefixes: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match="prefixes must rise from at least 1 to d_sae"):
+        MatryoshkaConfig(d_sae=8, k=1, prefixes=prefixes)
+
+
+# Gated -------------------------------------------------------------------------------------------
+
+
+def _gated() -> SAE:
+    dictionary = GatedConfig(d_sae=3).build(2)
+    _set(
+        dictionary,
+        W_enc=[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]],
+        W_dec=[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]],
+        b_enc=[0.0, -1.0, -6.0],
+        b_dec=[1.0, 0.0],
+        r_mag=[math.log(2.0), 0.0, 0.0],
+        b_mag=[0.5, -5.0, 1.0],
+    )
+    return dictionary
+
+
+def test_gated_features_have_the_magnitude_that_their_gate_lets_through() -> None:
+    # (x - b_dec) W_enc = (2, 3, 5). Gates (2, 2, -1): the third is closed. Magnitudes
+    # 2 * 2 + 0.5, relu(3 - 5) and, behind the closed gate, 5 + 1.
+    assert _gated().encode(X).tolist() == [[4.5, 0.0, 0.0]]
+
+
+def test_the_gates_are_penalised_and_trained_to_rebuild_the_input() -> None:
+    dictionary = _gated()
+    penalties = dictionary.training_pass(X).penalties
+    assert penalties["l1"].item() == 4.0  # gates 2 and 2
+    # 2 * (1, 0) + 2 * (0, 1) + b_dec = (3, 2) for x = (3, 3).
+    assert penalties["gate_error"].item() == pytest.approx(1.0)
+    penalties["gate_error"].backward()
+    assert dictionary.W_dec.grad is None or not dictionary.W_dec.grad.any()
+    assert dictionary.b_enc.grad is not None and dictionary.b_enc.grad.tolist() == [0.0, -2.0, 0.0]

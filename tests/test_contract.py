@@ -16,7 +16,13 @@ from sae.training import TrainConfig, train
 D_IN, D_SAE = 12, 32
 
 
-SMALL = {"topk": {"k": 4}, "jumprelu": {"l0_coeff": 0.1}}
+SMALL = {
+    "topk": {"k": 4},
+    "batch_topk": {"k": 4},
+    "matryoshka": {"k": 4},
+    "gated": {"l1_coeff": 0.1},
+    "jumprelu": {"l0_coeff": 0.1},
+}
 """Settings that suit activations of width 12, where the defaults do not."""
 
 

@@ -67,8 +67,8 @@ def test_auxk_sends_its_gradient_to_the_encoder_of_dead_features_only() -> None:
     out = dictionary.training_pass(torch.randn(16, 4, generator=torch.Generator().manual_seed(0)))
     # Three are dead, and k_aux = 2 of them count for each token.
     auxk_loss(dictionary, out, torch.tensor([0, 1, 2]), "sum_d").backward()
-    assert dictionary.untied_W_enc is not None and dictionary.untied_W_enc.grad is not None
-    norms = dictionary.untied_W_enc.grad.norm(dim=0)
+    assert dictionary.W_enc_rows.grad is not None
+    norms = dictionary.W_enc_rows.grad.norm(dim=1)
     assert (norms[:3] > 0).all() and (norms[3:] == 0).all()
 
 

@@ -3,11 +3,16 @@ the contract tests are all made from it, so a new architecture is one file and o
 
 from typing import get_args
 
+from sae.architectures.batch_topk import BatchTopKConfig, BatchTopKSAE
+from sae.architectures.gated import GatedConfig, GatedSAE
 from sae.architectures.jumprelu import JumpReLUConfig, JumpReLUSAE
+from sae.architectures.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from sae.architectures.relu import ReLUConfig, ReLUSAE
 from sae.architectures.topk import TopKConfig, TopKSAE
 
-AnySAEConfig = ReLUConfig | JumpReLUConfig | TopKConfig
+AnySAEConfig = (
+    ReLUConfig | JumpReLUConfig | TopKConfig | BatchTopKConfig | GatedConfig | MatryoshkaConfig
+)
 
 ARCHITECTURES: dict[str, type[AnySAEConfig]] = {
     cls.architecture: cls for cls in get_args(AnySAEConfig)
@@ -17,8 +22,14 @@ ARCHITECTURES: dict[str, type[AnySAEConfig]] = {
 __all__ = [
     "ARCHITECTURES",
     "AnySAEConfig",
+    "BatchTopKConfig",
+    "BatchTopKSAE",
+    "GatedConfig",
+    "GatedSAE",
     "JumpReLUConfig",
     "JumpReLUSAE",
+    "MatryoshkaConfig",
+    "MatryoshkaSAE",
     "ReLUConfig",
     "ReLUSAE",
     "TopKConfig",

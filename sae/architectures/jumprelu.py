@@ -16,8 +16,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from sae.base import SAE, Revival, SAEConfig
-from sae.codes import Codes
+from sae.base import SAE, Revival, SAEConfig, TrainingPass
+from sae.codes import indices_of
 from sae.errors import InputError
 
 
@@ -56,20 +56,36 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         super().__init__(cfg, d_in, seed=seed)
         self.threshold = nn.Parameter(torch.full((cfg.d_sae,), cfg.initial_threshold))
 
-    def offsets(self) -> list[nn.Parameter]:
+    def offsets(self) -> list[Tensor]:
         return [*super().offsets(), self.threshold]
+
+    @torch.no_grad()
+    def reset_features_(self, features: Tensor) -> None:
+        super().reset_features_(features)
+        self.threshold[features] = self.cfg.initial_threshold
 
     @torch.no_grad()
     def constrain_(self) -> None:
         super().constrain_()
         self.threshold.clamp_(min=0.0)  # below 0, features that say "no" would count as active
 
-    def activate(self, pre_acts: Tensor) -> Tensor:
-        return _JumpReLU.apply(pre_acts, self.threshold, self.cfg.bandwidth)
+    def support(self, pre_acts: Tensor) -> Tensor:
+        return indices_of(pre_acts > self.threshold - self.cfg.bandwidth / 2)
 
-    def penalties(self, pre_acts: Tensor, acts: Tensor | Codes) -> dict[str, Tensor]:
-        steps = _Step.apply(pre_acts, self.threshold, self.cfg.bandwidth)
+    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
+        return _JumpReLU.apply(pre_acts, self._thresholds(pre_acts, features), self.cfg.bandwidth)
+
+    def penalties(
+        self, out: TrainingPass, pre_acts: Tensor, features: Tensor | None
+    ) -> dict[str, Tensor]:
+        steps = _Step.apply(pre_acts, self._thresholds(pre_acts, features), self.cfg.bandwidth)
         return {"l0": steps.sum(dim=1).mean()}
+
+    def _thresholds(self, pre_acts: Tensor, features: Tensor | None) -> Tensor:
+        """The threshold of every entry of `pre_acts`."""
+        if features is None:
+            return self.threshold.expand_as(pre_acts)
+        return self.threshold.index_select(0, features.flatten()).view_as(features)
 
 
 class _JumpReLU(torch.autograd.Function):
@@ -84,7 +100,7 @@ class _JumpReLU(torch.autograd.Function):
         (grad,) = grads
         pre_acts, threshold = ctx.saved_tensors
         near = (pre_acts - threshold).abs() < ctx.bandwidth / 2
-        grad_threshold = (grad * near).sum(dim=0) * (-threshold / ctx.bandwidth)
+        grad_threshold = grad * near * (-threshold / ctx.bandwidth)
         return grad * (pre_acts > threshold), grad_threshold, None
 
 
@@ -100,4 +116,4 @@ class _Step(torch.autograd.Function):
         (grad,) = grads
         pre_acts, threshold = ctx.saved_tensors
         near = (pre_acts - threshold).abs() < ctx.bandwidth / 2
-        return None, -(grad * near).sum(dim=0) / ctx.bandwidth, None
+        return None, -(grad * near) / ctx.bandwidth, None

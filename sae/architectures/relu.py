@@ -10,8 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sae.base import SAE, Revival, SAEConfig
-from sae.codes import Codes
+from sae.base import SAE, Revival, SAEConfig, TrainingPass
 from sae.errors import InputError
 
 
@@ -39,9 +38,10 @@ class ReLUConfig(SAEConfig):
 
 
 class ReLUSAE(SAE[ReLUConfig]):
-    def activate(self, pre_acts: Tensor) -> Tensor:
+    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
         return pre_acts.relu()
 
-    def penalties(self, pre_acts: Tensor, acts: Tensor | Codes) -> dict[str, Tensor]:
-        assert isinstance(acts, Tensor)
-        return {"l1": acts.sum(dim=1).mean()}
+    def penalties(
+        self, out: TrainingPass, pre_acts: Tensor, features: Tensor | None
+    ) -> dict[str, Tensor]:
+        return {"l1": pre_acts.relu().sum(dim=1).mean()}

@@ -5,6 +5,7 @@ autoencoders" (arXiv 2406.04093).
     loss = |x - x_hat|^2 + auxk_coeff * |error - what the dead features make of it|^2
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,11 +17,11 @@ from sae.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class TopKConfig(SAEConfig):
-    """The TopK dictionary."""
+class FixedL0Config(SAEConfig):
+    """What dictionaries whose number of active features is chosen have in common."""
 
-    architecture: ClassVar[str] = "topk"
     revival: ClassVar[Revival] = "auxk"
+    is_sparse_from_the_start: ClassVar[bool] = True
 
     k: int = 32
     """Features kept for each token; those that are not positive count as inactive."""
@@ -35,14 +36,29 @@ class TopKConfig(SAEConfig):
             raise InputError(f"auxk_coeff must not be negative, got {self.auxk_coeff}")
 
     @property
-    def coefficients(self) -> dict[str, float]:
+    def coefficients(self) -> Mapping[str, float]:
         return {"auxk": self.auxk_coeff}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKConfig(FixedL0Config):
+    """The TopK dictionary."""
+
+    architecture: ClassVar[str] = "topk"
 
     def build(self, d_in: int, *, seed: int = 0) -> "TopKSAE":
         return TopKSAE(self, d_in, seed=seed)
 
 
 class TopKSAE(SAE[TopKConfig]):
+    def support(self, pre_acts: Tensor) -> Tensor:
+        return top_k(pre_acts, self.cfg.k)[1]
+
+    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
+        if features is None:
+            return self.activate(pre_acts).dense()
+        return pre_acts.relu()
+
     def activate(self, pre_acts: Tensor) -> Codes:
         values, indices = top_k(pre_acts, self.cfg.k)
         return Codes(indices, values.relu(), self.d_sae)

@@ -39,14 +39,15 @@ class RunSettings:
     """`docstrings` of installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
     text_column: str = "text"
     """The column of the dataset that holds the text."""
-    architecture: Literal["relu", "jumprelu", "topk"] = "topk"
-    """What keeps the features sparse: relu with L1, jumprelu with L0, or topk."""
+    architecture: Literal["relu", "jumprelu", "topk", "batch_topk", "gated", "matryoshka"] = "topk"
+    """What keeps the features sparse: relu or gated with L1, jumprelu with L0, topk, batch_topk, or
+    matryoshka, which is nested."""
     d_sae: int = 1536
     """Number of features."""
     k: int | None = None
-    """Active features of each token (topk; 32 by default)."""
+    """Active features of each token (topk, batch_topk, matryoshka; 32 by default)."""
     l1_coeff: float | None = None
-    """Weight of the L1 penalty (relu; 2 by default)."""
+    """Weight of the L1 penalty (relu, gated; 2 by default)."""
     l0_coeff: float | None = None
     """Weight of the L0 penalty (jumprelu; 0.2 by default)."""
     tied: bool = False

@@ -4,7 +4,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sae.architectures import JumpReLUSAE
 from sae.base import SAE, TrainingPass
 
 
@@ -46,15 +45,12 @@ def resample_(
     ).to(error.device)
     directions = error[tokens] / error[tokens].norm(dim=1, keepdim=True).clamp_min(1e-8)
     sae.W_dec[features] = directions
-    if sae.untied_W_enc is not None:
-        living = sae.untied_W_enc[:, ~dead].norm(dim=0)
+    if sae.untied_W_enc_rows is not None:
+        living = sae.untied_W_enc_rows[~dead].norm(dim=1)
         norm = living.mean() if len(living) else torch.ones((), device=directions.device)
-        sae.untied_W_enc[:, features] = (directions * 0.2 * norm).T
-    sae.b_enc[features] = 0.0
-    if isinstance(sae, JumpReLUSAE):
-        sae.threshold[features] = sae.cfg.initial_threshold
+        sae.untied_W_enc_rows[features] = directions * 0.2 * norm
+    sae.reset_features_(features)
     for parameter, state in optimizer.state.items():
-        axis = 1 if parameter is sae.untied_W_enc else 0
         for name in ("exp_avg", "exp_avg_sq"):
             if parameter is not sae.b_dec:
-                state[name].index_fill_(axis, features, 0.0)
+                state[name].index_fill_(0, features, 0.0)

@@ -35,7 +35,7 @@ def auxk_loss(
     """
     k_aux = out.x.shape[1] // 2
     error = (out.x - out.x_hat).detach()
-    pre_acts = out.pre_acts.index_select(1, dead)
+    pre_acts = sae.pre_acts_of(out.x, dead)
     if len(dead) <= k_aux:  # all of them, and a small dense product is the cheapest
         return mse_loss(pre_acts.relu() @ sae.W_dec[dead], error, reduction)
     values, indices = top_k(pre_acts, k_aux)

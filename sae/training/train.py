@@ -4,6 +4,7 @@ import math
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -18,6 +19,10 @@ from sae.training.schedules import warm_up, warm_up_and_decay
 
 Batch = Tensor | Mapping[str, Tensor]
 """Activations [batch, d_in], or such tensors by hook name."""
+
+
+WARMED_UP = ("l1", "l0")
+"""Penalties that would kill features before these have learned anything."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,8 @@ class TrainConfig:
     """How the squared error is reduced; penalty coefficients belong to one of them."""
     normalise: bool = True
     """Bring the mean norm of the input to sqrt(d_in) for training; folded into the result."""
+    product_dtype: Literal["float32", "bfloat16"] = "float32"
+    """What the encoder multiplies in; weights, sums and all else stay in float32."""
     dead_after_tokens: int | None = None
     """Tokens without firing that make a feature dead; by default a fiftieth of the run, up to 10M.
 
@@ -92,8 +99,10 @@ class StepRecord:
 class Trainer:
     """One dictionary with its optimiser and its firing history."""
 
-    DEAD_CHECK_STEPS = 16
-    """Counting the dead makes the host wait for the device, so it is not done every step."""
+    CHECK_STEPS = 16
+    """Counting features makes the host wait for the device, so it is not done every step."""
+    SPARSE_BELOW, DENSE_ABOVE = 0.01, 0.02
+    """Shares of the features active on a token at which the form of the step changes."""
 
     def __init__(self, sae: SAE, cfg: TrainConfig) -> None:
         self.sae = sae
@@ -104,12 +113,14 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.dead = torch.zeros(0, dtype=torch.int64, device=sae.device)
         self.n_resampled_at = 0
+        self.is_sparse = sae.cfg.is_sparse_from_the_start
 
     def step(self, x: Tensor, dictionary: int, step: int, n_tokens: int) -> StepRecord:
         """One optimiser step on a batch, `n_tokens` having been seen before it."""
         sae, cfg = self.sae, self.cfg
         progress = min(n_tokens / cfg.n_tokens, 1.0)
-        out = sae.training_pass(x)
+        product_dtype = getattr(torch, cfg.product_dtype)
+        out = sae.training_pass(x, sparse=self.is_sparse, product_dtype=product_dtype)
         parts = {"mse": mse_loss(out.x_hat, out.x, cfg.loss_reduction), **out.penalties}
         if sae.cfg.revival == "auxk" and len(self.dead):
             parts["auxk"] = auxk_loss(sae, out, self.dead, cfg.loss_reduction)
@@ -117,7 +128,8 @@ class Trainer:
         loss = parts["mse"]
         for name, coefficient in sae.cfg.coefficients.items():
             if name in parts:
-                loss = loss + penalty_weight * coefficient * parts[name]
+                weight = penalty_weight if name in WARMED_UP else 1.0
+                loss = loss + weight * coefficient * parts[name]
 
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -131,7 +143,9 @@ class Trainer:
         with torch.no_grad():
             fires = fire_counts(out.acts)
             self.tracker.update(fires, len(x))
-            self._revive(out, step, n_tokens + len(x))
+            sae.observe_(out)
+            l0 = fires.sum() / len(x)
+            self._revive(out, step, n_tokens + len(x), l0)
             variance = (out.x - out.x.mean(dim=0)).square().sum()
             return StepRecord(
                 dictionary=dictionary,
@@ -140,15 +154,21 @@ class Trainer:
                 lr=self.lr * factor,
                 loss=loss.detach(),
                 parts={name: part.detach() for name, part in parts.items()},
-                l0=fires.sum() / len(x),
+                l0=l0,
                 fvu=(out.x - out.x_hat).square().sum() / variance,
                 n_dead=len(self.dead),
                 grad_norm=grad_norm,
             )
 
-    def _revive(self, out: TrainingPass, step: int, n_tokens: int) -> None:
-        if step % self.DEAD_CHECK_STEPS == 0:
+    def _choose_form(self, density: float) -> None:
+        """Sparse once few features are active, dense again only if they are many: no flapping."""
+        if not self.sae.cfg.is_sparse_from_the_start:
+            self.is_sparse = density < (self.DENSE_ABOVE if self.is_sparse else self.SPARSE_BELOW)
+
+    def _revive(self, out: TrainingPass, step: int, n_tokens: int, l0: Tensor) -> None:
+        if step % self.CHECK_STEPS == 0:
             self.dead = self.tracker.dead.nonzero().flatten()
+            self._choose_form(l0.item() / self.sae.d_sae)
         # Every tenth of the run, but not at its end: what is resampled needs time to learn.
         due = n_tokens - self.n_resampled_at >= 0.1 * self.cfg.n_tokens
         if self.sae.cfg.revival == "resample" and due and n_tokens < 0.7 * self.cfg.n_tokens:

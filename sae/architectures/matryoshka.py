@@ -1,0 +1,64 @@
+"""Nested dictionaries in one. Bussmann, Nabeshima, Karvonen and Nanda 2025, "Learning Multi-Level
+Features with Matryoshka Sparse Autoencoders" (arXiv 2503.17547).
+
+The first w features must reconstruct x by themselves, for each w of `prefixes`; features are chosen
+as in BatchTopK, over all of them.
+
+    x_hat_w = acts[:w] W_dec[:w] + b_dec
+    loss = sum over w of |x - x_hat_w|^2 + auxk_coeff * |error - what dead ones make of it|^2
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from sae.architectures.batch_topk import BatchTopK
+from sae.architectures.topk import FixedL0Config
+from sae.base import TrainingPass
+from sae.codes import Codes
+from sae.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatryoshkaConfig(FixedL0Config):
+    """The Matryoshka dictionary."""
+
+    architecture: ClassVar[str] = "matryoshka"
+
+    prefixes: tuple[int, ...] = ()
+    """Widths of the nested dictionaries, rising to d_sae; by default 1/16, 1/8, 1/4, 1/2, all."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        default = sorted({max(1, self.d_sae // part) for part in (16, 8, 4, 2, 1)})
+        object.__setattr__(self, "prefixes", tuple(self.prefixes or default))
+        rising = all(a < b for a, b in zip((0, *self.prefixes), self.prefixes, strict=False))
+        if not rising or self.prefixes[-1] != self.d_sae:
+            raise InputError(
+                f"prefixes must rise from at least 1 to d_sae ({self.d_sae}), got {self.prefixes}"
+            )
+
+    @property
+    def coefficients(self) -> Mapping[str, float]:
+        return {**super().coefficients, "nested": 1.0}
+
+    def build(self, d_in: int, *, seed: int = 0) -> "MatryoshkaSAE":
+        return MatryoshkaSAE(self, d_in, seed=seed)
+
+
+class MatryoshkaSAE(BatchTopK[MatryoshkaConfig]):
+    def penalties(
+        self, out: TrainingPass, pre_acts: Tensor, features: Tensor | None
+    ) -> dict[str, Tensor]:
+        """`nested`: the squared errors of all prefixes but the whole, summed over d_in."""
+        total = out.x.new_zeros(())
+        for width in self.cfg.prefixes[:-1]:
+            if isinstance(out.acts, Codes):
+                inside = out.acts.values * (out.acts.indices < width)
+                rebuilt = out.acts.with_values(inside).decode(self.W_dec)
+            else:
+                rebuilt = out.acts[:, :width] @ self.W_dec[:width]
+            total = total + (rebuilt + self.b_dec - out.x).square().sum(dim=1).mean()
+        return {"nested": total}
