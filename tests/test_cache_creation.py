@@ -101,8 +101,8 @@ def test_a_harvest_interrupted_anywhere_goes_on_to_the_same_bytes(
         "train/000001.safetensors",
     ]
     n_steps = len(progress_of(tmp_path / "counted", tiny, cfg))
-    # Of each split the rows that are there, of each pass the rows, of each shard the bytes.
-    assert n_steps == 2 + (1 + 2 + 1) + 3
+    # Of each pass the rows, of each shard the bytes.
+    assert n_steps == (1 + 2 + 1) + 3
     for step in range(n_steps):
         folder = tmp_path / str(step)
         with pytest.raises(KeyboardInterrupt):
@@ -151,8 +151,8 @@ def test_a_harvest_may_be_interrupted_again_and_again(
     n_interruptions = 0
     for _ in range(20):
         try:
-            # At the sixth step: behind the first shard, then behind the second one.
-            ActivationCache.create(tmp_path, tiny, cfg, tell=InterruptedAt(5))
+            # At the fifth step: at the first shard of training rows, then at the second one.
+            ActivationCache.create(tmp_path, tiny, cfg, tell=InterruptedAt(4))
             break
         except KeyboardInterrupt:
             n_interruptions += 1

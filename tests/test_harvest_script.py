@@ -90,6 +90,7 @@ def test_a_harvest_gives_a_cache_and_a_table_of_what_is_in_it(undisturbed: Undis
     assert "text ended" not in done.out
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_gives_the_same_bytes_with_as_many_threads_as_it_likes(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:

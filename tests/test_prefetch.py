@@ -74,12 +74,23 @@ def test_a_restored_stream_serves_what_the_saved_one_would_have_served(n_taken: 
 
 
 def test_closing_ends_the_thread_even_while_it_waits_for_room() -> None:
+    before = set(threading.enumerate())
     stream = Prefetch(Counting(end=100), depth=1)
     next(stream)
     stream.close()
-    assert not [thread for thread in threading.enumerate() if thread.name == "prefetch"]
+    assert set(threading.enumerate()) <= before
     with pytest.raises(StopIteration):
         next(stream)
+
+
+def test_the_thread_of_a_stream_that_nobody_has_any_more_ends() -> None:
+    before = set(threading.enumerate())
+    stream = Prefetch(Counting(end=100), depth=1)
+    next(stream)
+    (thread,) = set(threading.enumerate()) - before
+    del stream
+    thread.join(timeout=60)
+    assert not thread.is_alive()
 
 
 def test_restoring_after_the_first_batch_is_refused() -> None:

@@ -16,6 +16,8 @@ from forks import HARVEST, Done, Forks, files, flags, flip, free_port, shared_fo
 from activation_cache import ActivationCache
 from activation_cache.storage import LOCK_FILE, TEMPORARY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def forks() -> Forks:

@@ -74,6 +74,7 @@ def _mmcs(dictionary: SAE, features: SparseFeatures) -> float:
     return max_cosines(features.directions, dictionary.W_dec.detach()).mean().item()
 
 
+@pytest.mark.slow
 def test_an_l1_penalty_recovers_true_features_and_its_absence_does_not() -> None:
     """The control has the lower error by far, and has found nothing."""
     sparse, sparse_report, features = _benchmark_a(ReLUConfig(d_sae=128, l1_coeff=0.1), 1000)
