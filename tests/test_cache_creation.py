@@ -312,4 +312,5 @@ def test_a_place_in_the_text_that_is_no_longer_there_is_refused(
     for document, token in ((0, 1_000), (1_000, 1)):
         blocks = ActivationSource(tiny, cfg).token_blocks("train", repeat=False)
         cursor = {"document": document, "epoch": 0, "token": token, "n_blocks": 5}
-        refusal(lambda blocks=blocks, cursor=cursor: blocks.load_state_dict(cursor))
+        message = refusal(lambda blocks=blocks, cursor=cursor: blocks.load_state_dict(cursor))
+        assert message.startswith(f"the text no longer has token {token} of document {document}")

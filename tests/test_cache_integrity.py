@@ -302,4 +302,7 @@ def test_another_dtype_is_refused(cache: ActivationCache) -> None:
 def test_the_same_weights_under_another_name_are_the_same_model(
     cache: ActivationCache, tiny: LanguageModel
 ) -> None:
-    cache.refuse_other(LanguageModel("elsewhere/tiny", tiny.hf, tiny.tokenizer, revision="v2"))
+    other = LanguageModel("elsewhere/tiny", tiny.hf, tiny.tokenizer, revision="v2")
+    assert other.description["name"] != cache.manifest.model["name"]
+    assert other.description["weights"] == cache.manifest.model["weights"]
+    cache.refuse_other(other)  # does not

@@ -166,7 +166,7 @@ def test_a_flipped_bit_anywhere_in_a_manifest_is_refused(folder: Path) -> None:
         damaged = bytearray(data)
         damaged[offset] ^= 1 << offset % 8
         (folder / "manifest.json").write_bytes(damaged)
-        refusal(lambda: ActivationCache.open(folder))
+        assert str(folder) in refusal(lambda: ActivationCache.open(folder)), offset
 
 
 def test_a_manifest_of_another_cache_is_not_what_was_opened(

@@ -333,9 +333,11 @@ def test_the_lock_of_a_killed_process_whose_parent_does_not_care_is_stale(
     while status_of(child) != psutil.STATUS_ZOMBIE:
         time.sleep(0.005)
     try:
-        enter(Storage(tmp_path))
+        with Storage(tmp_path).only_writer():
+            assert f" {os.getpid()} " in (tmp_path / LOCK_FILE).read_text()
     finally:
         forks.wait(child)
+    assert files(tmp_path) == {}
 
 
 def test_the_lock_of_a_process_whose_number_another_one_has_now_is_stale(storage: Storage) -> None:
