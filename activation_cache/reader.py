@@ -47,11 +47,13 @@ class ReadingOrder:
             pool = shards[first : first + POOL_SHARDS]
             chunks = [chunk for shard in pool for chunk in self._chunks(shard)]
             window: list[Chunk] = []
+            held = 0
             for chunk in self._permuted(chunks, epoch, f"chunks {first}"):
-                if sum(c.n_rows for c in window) + chunk.n_rows > self.window_rows and window:
+                if held + chunk.n_rows > self.window_rows and window:
                     yield window
-                    window = []
+                    window, held = [], 0
                 window.append(chunk)
+                held += chunk.n_rows
             yield window
 
     def rows(self, epoch: int, window: int, n_rows: int) -> Tensor:

@@ -15,29 +15,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from sae.base import SAE, Revival, SAEConfig, TrainingPass
+from sae.architectures.relu import L1Config
+from sae.base import SAE, TrainingPass
 from sae.codes import Codes
-from sae.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedConfig(SAEConfig):
-    """The gated dictionary."""
+class GatedConfig(L1Config):
+    """The gated dictionary; the penalty is on its gates."""
 
     architecture: ClassVar[str] = "gated"
-    revival: ClassVar[Revival] = "resample"
-
-    l1_coeff: float = 2.0
-    """Weight of the summed positive gates, with the squared error summed over d_in."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.l1_coeff < 0:
-            raise InputError(f"l1_coeff must not be negative, got {self.l1_coeff}")
 
     @property
     def coefficients(self) -> Mapping[str, float]:
-        return {"l1": self.l1_coeff, "gate_error": 1.0}
+        return {**super().coefficients, "gate_error": 1.0}
 
     def build(self, d_in: int, *, seed: int = 0) -> "GatedSAE":
         return GatedSAE(self, d_in, seed=seed)

@@ -5,6 +5,7 @@ al. 2023, "Sparse Autoencoders Find Highly Interpretable Features" (arXiv 2309.0
     loss = |x - x_hat|^2 + l1_coeff * sum(acts)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,14 +16,13 @@ from sae.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReLUConfig(SAEConfig):
-    """The L1 dictionary."""
+class L1Config(SAEConfig):
+    """What dictionaries with an L1 penalty have in common."""
 
-    architecture: ClassVar[str] = "relu"
     revival: ClassVar[Revival] = "resample"
 
     l1_coeff: float = 2.0
-    """Weight of the summed features, with the squared error summed over d_in."""
+    """Weight of the summed features (or gates), with the squared error summed over d_in."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -30,8 +30,15 @@ class ReLUConfig(SAEConfig):
             raise InputError(f"l1_coeff must not be negative, got {self.l1_coeff}")
 
     @property
-    def coefficients(self) -> dict[str, float]:
+    def coefficients(self) -> Mapping[str, float]:
         return {"l1": self.l1_coeff}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReLUConfig(L1Config):
+    """The L1 dictionary."""
+
+    architecture: ClassVar[str] = "relu"
 
     def build(self, d_in: int, *, seed: int = 0) -> "ReLUSAE":
         return ReLUSAE(self, d_in, seed=seed)
