@@ -243,6 +243,7 @@ class ActivationCache:
         """
         self.refuse_other(model)
         with self._storage.only_writer():
+            self.manifest = read_manifest(self._storage)  # a harvest may have gone on since
             source = ActivationSource(model, self.config)
             for damage in self.verify():
                 if damage.shard is not None:

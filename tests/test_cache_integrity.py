@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -306,3 +307,13 @@ def test_the_same_weights_under_another_name_are_the_same_model(
     assert other.description["name"] != cache.manifest.model["name"]
     assert other.description["weights"] == cache.manifest.model["weights"]
     cache.refuse_other(other)  # does not
+
+
+def test_repairing_goes_by_the_manifest_that_is_there_now(
+    cache: ActivationCache, tiny: LanguageModel, folder: Path
+) -> None:
+    newer = replace(cache.manifest, versions={"torch": "of a harvest that went on"})
+    (folder / "manifest.json").write_bytes(newer.to_bytes())
+    (folder / SHARD_FILES[1]).unlink()
+    assert cache.repair(tiny) == []
+    assert (folder / "manifest.json").read_bytes() == newer.to_bytes()
