@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from sae.codes import Codes, indices_of
 from sae.errors import InputError
 from sae.kernels import values_at
-
-NEVER_ACTIVE = -1e30
-"""The pre-activation of padding: finite, so that 0 times it is 0."""
+from sae.selection import Products, select
 
 Revival = Literal["auxk", "resample", "none"]
 """How an architecture brings features back that have stopped firing."""
@@ -28,7 +26,9 @@ class SAEConfig(ABC):
     architecture: ClassVar[str]
     revival: ClassVar[Revival] = "none"
     is_sparse_from_the_start: ClassVar[bool] = False
-    """Whether few features are active however the weights are."""
+    """Whether few features are active however the weights are: their number is fixed."""
+    chooses_over_the_batch: ClassVar[bool] = False
+    """Whether the features of a token depend on the other tokens of a training batch."""
 
     d_sae: int
     """Number of features."""
@@ -123,8 +123,11 @@ class SAE(nn.Module, Generic[Cfg]):
         `features` are the indices [batch, k] that the entries of `pre_acts` [batch, k] belong to.
         """
 
-    def support(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Int[Tensor, "batch k"]:
-        """The features of each token that can be active or can have a gradient, -1 for none."""
+    def support(self, pre_acts: Float[Tensor, "batch n"], slack: int = 1) -> Int[Tensor, "batch k"]:
+        """The features of each token that can be active or can have a gradient, -1 for none.
+
+        Where their number is fixed, `slack` asks for that many times as many.
+        """
         return indices_of(pre_acts > 0)
 
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Tensor | Codes:
@@ -163,32 +166,32 @@ class SAE(nn.Module, Generic[Cfg]):
         x: Float[Tensor, "batch {self.d_in}"],
         *,
         sparse: bool = True,
-        product_dtype: torch.dtype = torch.float32,
+        products: Products = "float32",
     ) -> TrainingPass:
         """Encode and decode one batch, keeping what the losses need.
 
         `sparse` computes all but the encoder's product on the `support` alone. Its numbers and
         gradients are the dense ones, exactly; it pays where few features are in the support.
-        `product_dtype` is what the encoder multiplies in; weights and sums stay in float32.
         """
         x = self._scaled(x)
-        if not sparse:
-            pre_acts = self._pre_acts(x)
-            acts = self.nonlinearity(pre_acts)
-            out = TrainingPass(x, self._sum_of_rows(acts) + self.b_dec, acts)
-            return replace(out, penalties=self.penalties(out, pre_acts, None))
         centred, bias = x - self.b_dec.detach(), self._encoder_bias()
-        with torch.no_grad():
-            product = centred.to(product_dtype) @ self.W_enc_rows.to(product_dtype).T
-            features = self.support(product + bias.to(product_dtype))
-            padding = features < 0
-            features = features.clamp_min(0)
-            values = product.gather(1, features).to(x.dtype) + bias[features]
-            values.masked_fill_(padding, NEVER_ACTIVE)
-        selected = Codes(features, values, self.d_sae)
-        values = values_at(values, centred, self.W_enc_rows, bias, selected.by_feature)
-        acts = self.nonlinearity(values, features)
-        codes = selected.with_values(acts)
+        if not sparse:
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=products == "bfloat16"):
+                pre_acts = centred @ self.W_enc + bias
+                acts = self.nonlinearity(pre_acts)
+                out = TrainingPass(x, self._sum_of_rows(acts) + self.b_dec, acts)
+                return replace(out, penalties=self.penalties(out, pre_acts, None))
+        selected = select(
+            centred,
+            self.W_enc_rows,
+            bias,
+            self.support,
+            products=products,
+            in_parts=not self.cfg.chooses_over_the_batch,
+        )
+        features = selected.indices
+        values = values_at(selected.values, centred, self.W_enc_rows, bias, selected.by_feature)
+        codes = selected.with_values(self.nonlinearity(values, features))
         out = TrainingPass(x, codes.decode(self.W_dec) + self.b_dec, codes)
         return replace(out, penalties=self.penalties(out, values, features))
 
@@ -207,11 +210,8 @@ class SAE(nn.Module, Generic[Cfg]):
         return (x - self.b_dec.detach()) @ self.W_enc + self._encoder_bias()
 
     def _encoder_bias(self) -> Float[Tensor, " d_sae"]:
-        # (x - b_dec) @ W_enc + b_enc: through the large product, b_dec would get its gradient by
-        # way of one for x, which nobody needs and which costs as much as the encoder itself; a
-        # term that is zero hands it over by a product with a vector instead.
-        zero = (self.b_dec.detach() - self.b_dec) @ self.W_enc.detach()
-        return self.b_enc + zero
+        """b_enc, by which the constant b_dec in (x - b_dec) @ W_enc gets its gradient."""
+        return _CentredBias.apply(self.b_enc, self.b_dec, self.W_enc_rows.detach())
 
     def _sum_of_rows(self, acts: Tensor | Codes) -> Tensor:
         return acts.decode(self.W_dec) if isinstance(acts, Codes) else acts @ self.W_dec
@@ -244,8 +244,8 @@ class SAE(nn.Module, Generic[Cfg]):
     def project_decoder_gradient_(self) -> None:
         """Remove what the gradient would change of the norms of the decoder rows."""
         if self.W_dec.grad is not None:
-            along = (self.W_dec.grad * self.W_dec).sum(dim=1, keepdim=True)
-            self.W_dec.grad.addcmul_(along, self.W_dec, value=-1.0)
+            along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)
+            self.W_dec.grad.addcmul_(along[:, None], self.W_dec, value=-1.0)
 
     @torch.no_grad()
     def fold_input_scale_(self) -> None:
@@ -273,3 +273,22 @@ class SAE(nn.Module, Generic[Cfg]):
 
     STORED_NAMES: ClassVar[Mapping[str, str]] = {"untied_W_enc_rows": "W_enc"}
     """How saved files call parameters and buffers, where not by their own name."""
+
+
+class _CentredBias(torch.autograd.Function):
+    """The bias of a product of centred inputs, answerable for what they were centred by.
+
+    Through the product itself, b_dec would get its gradient by way of one for x, which nobody needs
+    and which costs as much as the encoder; a vector times the weights is the same.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, b_enc: Tensor, b_dec: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        return b_enc.view_as(b_enc)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+        (grad,) = grads
+        (rows,) = ctx.saved_tensors
+        return grad, -(grad @ rows), None

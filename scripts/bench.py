@@ -1,10 +1,20 @@
 """Measure tokens per second beside the floor that the machine sets, in one run.
 
+ceiling-matmul      the encoder's product alone, in float32 and bfloat16
+ceiling-copy        moving as many bytes as a training step has to
 harvest-forward     reading one residual site, against the bare Hugging Face forward cut there
 harvest-stream      the whole stream (text, tokens, forward, mask, buffer), against the same
+run-with-cache      TransformerLens' run_with_cache of that site, against the same
+shuffle             batches out of a shuffle buffer, against a training step on each
+step-ARCHITECTURE   whole training steps, against product and copies by themselves
+bookkeeping         dead features, counters and logging, against a training step
+train-stream        text to trained dictionary, against forward, product and copies by themselves
+train-sweep         eight dictionaries on one stream, against one on one
 cache-harvest       harvesting into a cache, against harvesting into nothing
 cache-read          shuffled batches from a cache, against copying as many rows once
 peer-mixing-buffer  the shuffle buffer of the leading peer at 131,072 rows, against the same
+train-topk          with --peer: whole trainings on the same rows, ours and the peers', against
+train-relu          our dense float32 reference; with the fit on held-out rows
 
 Floor and row take turns, and the medians of their repeats are compared: on a shared machine only
 such ratios mean anything.
@@ -19,14 +29,30 @@ import torch
 from benchmarks.cache import cache_harvest_rows, cache_read_rows
 from benchmarks.harvest import harvest_rows
 from benchmarks.measure import BenchFlags, Row
+from benchmarks.page import COLUMNS, cells, write_page
+from benchmarks.peers import peer_rows
+from benchmarks.stream import shuffle_rows, sweep_rows, train_stream_rows
+from benchmarks.training import bookkeeping_rows, ceiling_rows, step_rows
 from cli import fail, parse, run_script
 from rich.console import Console
 from rich.table import Table
 
+from sae.architectures import ARCHITECTURES
+
+PAGE_WIDTH = 150
+"""Columns of the table where the output is no wider terminal."""
+
 BENCHMARKS = {
-    harvest_rows: ("harvest-forward", "harvest-stream"),
+    ceiling_rows: ("ceiling-matmul", "ceiling-copy"),
+    harvest_rows: ("harvest-forward", "harvest-stream", "run-with-cache"),
+    shuffle_rows: ("shuffle",),
+    step_rows: tuple(f"step-{architecture}" for architecture in ARCHITECTURES),
+    bookkeeping_rows: ("bookkeeping",),
+    train_stream_rows: ("train-stream",),
+    sweep_rows: ("train-sweep",),
     cache_harvest_rows: ("cache-harvest",),
     cache_read_rows: ("cache-read", "peer-mixing-buffer"),
+    peer_rows: ("train-topk", "train-relu"),
 }
 
 
@@ -42,22 +68,22 @@ def main() -> None:
     if flags.only is not None and flags.only not in names:
         fail(f"unknown row {flags.only!r}: --only takes one of {', '.join(names)}")
     torch.set_num_threads(flags.threads)
-    measured = list(rows(flags))
+    measured: list[Row] = []
+    for row in rows(flags):
+        measured.append(row)
+        print(f"{row.name} {row.share_of_floor:.2f} {row.note}", file=sys.stderr)
+    if flags.page is not None:
+        write_page(flags.page, flags, measured)
     if flags.json:
         print(json.dumps([asdict(row) for row in measured], indent=2))
         return
-    table = Table(title=f"{flags.model}, {flags.dtype}, {flags.threads} threads")
-    for column in ("row", "tokens/s", "tokens per CPU s", "floor tokens/s", "share of the floor"):
-        table.add_column(column, justify="left" if column == "row" else "right")
+    table = Table(title=f"{flags.on.type}, {flags.threads} threads, model {flags.model}")
+    for column in COLUMNS:
+        table.add_column(column, justify="left" if column in ("row", "note") else "right")
     for row in measured:
-        table.add_row(
-            row.name,
-            f"{row.tokens_per_s:,.0f}",
-            f"{row.tokens_per_cpu_s:,.0f}",
-            f"{row.floor_tokens_per_s:,.0f}",
-            f"{row.share_of_floor:.1%}",
-        )
-    Console().print(table)
+        table.add_row(*cells(row))
+    console = Console()
+    Console(width=max(console.width, PAGE_WIDTH)).print(table)
 
 
 if __name__ == "__main__":

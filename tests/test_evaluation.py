@@ -165,9 +165,7 @@ def test_only_the_counted_positions_are_replaced_and_predicted_from(
         return rows
 
     splice = SplicedCrossEntropy(tiny, SITE)
-    splice.update(
-        tokens, counted, {"spliced": replacement, "zero": replacement, "mean": replacement}
-    )
+    splice.update(tokens, counted, [replacement], {"zero": replacement, "mean": replacement})
     assert seen == [int(counted.sum())] * 3
     assert splice.n_predictions == int(counted[:, :-1].sum())
 

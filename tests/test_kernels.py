@@ -157,7 +157,7 @@ def test_values_are_exact_where_the_product_is_rounded_only_in_the_choice() -> N
     dictionary = TopKConfig(d_sae=64, k=4).build(16, seed=7)
     x = torch.randn(32, 16, generator=torch.Generator().manual_seed(8))
     exact = dictionary.training_pass(x)
-    rounded = dictionary.training_pass(x, product_dtype=torch.bfloat16)
+    rounded = dictionary.training_pass(x, products="bfloat16")
     assert rounded.x_hat.dtype == torch.float32
     error = (rounded.x_hat - exact.x_hat).norm() / exact.x_hat.norm()
     assert 0 < error < 0.1

@@ -146,10 +146,11 @@ def test_zeroing_every_position_of_smollm2_leaves_uniform_predictions() -> None:
     splice = SplicedCrossEntropy(model, "blocks.8.hook_resid_pre")
     tokens = model.tokenizer("The capital of France is Paris.", return_tensors="pt")["input_ids"]
     everywhere = torch.ones_like(tokens, dtype=torch.bool)
-    same = {"spliced": lambda rows: rows, "mean": lambda rows: rows, "zero": torch.zeros_like}
-    splice.update(tokens, everywhere, same)
-    assert splice.result()["ce_zero"] == pytest.approx(math.log(49152), abs=1e-4)
-    assert splice.result()["delta_ce"] == 0.0
+    ablations = {"mean": lambda rows: rows, "zero": torch.zeros_like}
+    splice.update(tokens, everywhere, [lambda rows: rows], ablations)
+    (result,) = splice.results()
+    assert result["ce_zero"] == pytest.approx(math.log(49152), abs=1e-4)
+    assert result["delta_ce"] == 0.0
 
 
 @pytest.mark.slow

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from sae.architectures.topk import FixedL0Config
 from sae.base import SAE, TrainingPass
-from sae.codes import Codes, pad_rows
+from sae.codes import Codes, pad_rows, top_k
 
 THRESHOLD_MEMORY = 0.99
 """Of the running mean of thresholds: the last hundred steps or so count."""
@@ -31,6 +31,7 @@ class BatchTopKConfig(FixedL0Config):
     """The BatchTopK dictionary; `k` is the mean number of features of a token."""
 
     architecture: ClassVar[str] = "batch_topk"
+    chooses_over_the_batch: ClassVar[bool] = True
 
     def build(self, d_in: int, *, seed: int = 0) -> "BatchTopKSAE":
         return BatchTopKSAE(self, d_in, seed=seed)
@@ -57,18 +58,20 @@ class BatchTopK(SAE[Cfg]):
     def activate(self, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu() * (pre_acts > self.threshold)
 
-    def support(self, pre_acts: Tensor) -> Tensor:
+    def support(self, pre_acts: Tensor, slack: int = 1) -> Tensor:
         """The largest positive pre-activations of the batch, `k` times its tokens at most.
 
         Only those above half the running threshold are looked at; where they turn out to be too
-        few, all positive ones. The choice is the same.
+        few, those above the least of the tokens' k-th largest. The choice is the same.
         """
-        n = self.cfg.k * len(pre_acts)
-        rows, features = (pre_acts > 0.5 * self.threshold).nonzero(as_tuple=True)
-        if len(rows) < n:
-            rows, features = (pre_acts > 0).nonzero(as_tuple=True)
-        if len(rows) > n:
-            kept = pre_acts[rows, features].topk(n, sorted=False).indices.sort().values
+        wanted = self.cfg.k * len(pre_acts)
+        rows, features = (pre_acts > 0.5 * self.threshold[0]).nonzero(as_tuple=True)
+        if len(rows) < wanted:
+            least = top_k(pre_acts, min(self.cfg.k, pre_acts.shape[1]))[0].amin()
+            rows, features = ((pre_acts >= least) & (pre_acts > 0)).nonzero(as_tuple=True)
+        if len(rows) > wanted * slack:
+            best = pre_acts[rows, features].topk(wanted * slack, sorted=False).indices
+            kept = best.sort().values
             rows, features = rows[kept], features[kept]
         return pad_rows(rows, features, len(pre_acts))
 

@@ -69,7 +69,7 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
         super().constrain_()
         self.threshold.clamp_(min=0.0)  # below 0, features that say "no" would count as active
 
-    def support(self, pre_acts: Tensor) -> Tensor:
+    def support(self, pre_acts: Tensor, slack: int = 1) -> Tensor:
         return indices_of(pre_acts > self.threshold - self.cfg.bandwidth / 2)
 
     def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:

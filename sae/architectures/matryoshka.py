@@ -26,6 +26,7 @@ class MatryoshkaConfig(FixedL0Config):
     """The Matryoshka dictionary."""
 
     architecture: ClassVar[str] = "matryoshka"
+    chooses_over_the_batch: ClassVar[bool] = True
 
     prefixes: tuple[int, ...] = ()
     """Widths of the nested dictionaries, rising to d_sae; by default 1/16, 1/8, 1/4, 1/2, all."""

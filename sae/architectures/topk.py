@@ -51,8 +51,8 @@ class TopKConfig(FixedL0Config):
 
 
 class TopKSAE(SAE[TopKConfig]):
-    def support(self, pre_acts: Tensor) -> Tensor:
-        return top_k(pre_acts, self.cfg.k)[1]
+    def support(self, pre_acts: Tensor, slack: int = 1) -> Tensor:
+        return top_k(pre_acts, min(self.cfg.k * slack, pre_acts.shape[1]))[1]
 
     def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
         if features is None:

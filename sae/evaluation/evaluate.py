@@ -1,6 +1,7 @@
 """Measure a dictionary: on activations alone, or spliced into the model on held-out text."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -38,22 +39,33 @@ def evaluate(
     ablation refer to, and once for everything else. Raises `InputError` where no token counts or
     the dictionary does not fit the site.
     """
+    return evaluate_all([sae], model, batches, hook_name)[0]
+
+
+def evaluate_all(
+    saes: Sequence[Dictionary],
+    model: SpliceableModel,
+    batches: Sequence[TextBatch],
+    hook_name: str,
+) -> list[EvalReport]:
+    """The same for several dictionaries of one site, which share all passes but the spliced one."""
     mean = _mean(_counted_rows(model, tokens, counted, hook_name) for tokens, counted in batches)
     splice = SplicedCrossEntropy(model, hook_name)
-    metrics = ReconstructionMetrics(mean)
+    metrics = [ReconstructionMetrics(mean) for _ in saes]
+    ablations = {
+        "zero": torch.zeros_like,
+        "mean": lambda rows: mean.to(rows).expand_as(rows),
+    }
     for tokens, counted in batches:
         x = _counted_rows(model, tokens, counted, hook_name)
-        metrics.update(x, *_reconstruct(sae, x))
-        splice.update(
-            tokens,
-            counted,
-            {
-                "spliced": lambda rows: _reconstruct(sae, rows)[0],
-                "zero": torch.zeros_like,
-                "mean": lambda rows: mean.to(rows).expand_as(rows),
-            },
-        )
-    return EvalReport(**metrics.result() | splice.result(), density=metrics.density)
+        for sae, its_metrics in zip(saes, metrics, strict=True):
+            its_metrics.update(x, *_reconstruct(sae, x))
+        edits = [partial(_reconstruction, sae) for sae in saes]
+        splice.update(tokens, counted, edits, ablations)
+    return [
+        EvalReport(**its_metrics.result() | spliced, density=its_metrics.density)
+        for its_metrics, spliced in zip(metrics, splice.results(), strict=True)
+    ]
 
 
 def evaluate_reconstruction(
@@ -70,6 +82,10 @@ def evaluate_reconstruction(
 def _reconstruct(sae: Dictionary, x: Tensor) -> tuple[Tensor, Tensor | Codes]:
     acts = sae.encode_sparse(x)
     return sae.decode(acts), acts
+
+
+def _reconstruction(sae: Dictionary, x: Tensor) -> Tensor:
+    return _reconstruct(sae, x)[0]
 
 
 def _counted_rows(

@@ -1,6 +1,6 @@
 """What the model loses when an activation is replaced: by its reconstruction, zero, or the mean."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -31,10 +31,11 @@ class SpliceableModel(Protocol):
 
 
 class SplicedCrossEntropy:
-    """Accumulates the cross-entropy of the clean model and of the model under each replacement.
+    """Accumulates the cross-entropy of the clean model, and of the model under replacements.
 
-    Only the counted positions are replaced, by zero and mean ablation as well, and a prediction
-    counts where its last input token is counted. Sums are over tokens, in float64.
+    Several reconstructions share the passes of the clean model and of the ablations. Only the
+    counted positions are replaced, by zero and mean ablation as well, and a prediction counts where
+    its last input token is counted. Sums are over tokens, in float64.
     """
 
     def __init__(self, model: SpliceableModel, hook_name: str) -> None:
@@ -42,29 +43,41 @@ class SplicedCrossEntropy:
         self.hook_name = hook_name
         self.n_predictions = 0
         self._sums: dict[str, float] = {}
+        self._spliced_sums: list[dict[str, float]] = []
 
     def update(
         self,
         tokens: Int[Tensor, "batch pos"],
         counted: Bool[Tensor, "batch pos"],
-        replacements: Mapping[str, Edit],
+        reconstructions: Sequence[Edit],
+        ablations: Mapping[str, Edit],
     ) -> None:
-        """Add a batch of text. Replacements map the counted rows [rows, width] to others."""
+        """Add a batch of text. Replacements map the counted rows [rows, width] to others.
+
+        `ablations` has at least `zero` and `mean`.
+        """
         tokens, counted = tokens.to(self.model.device), counted.to(self.model.device)
         predicted = counted[:, :-1]
         clean = self._log_probs(tokens, predicted, None)
         targets = tokens[:, 1:][predicted][:, None]
-        self._add("ce_clean", -clean.gather(1, targets))
-        for name, replacement in replacements.items():
-            edited = self._log_probs(tokens, predicted, _at(counted, replacement))
-            self._add(f"ce_{name}", -edited.gather(1, targets))
-            if name == "spliced":
-                self._add("kl", (clean.exp() * (clean - edited)).sum(dim=1))
+        _add(self._sums, "ce_clean", -clean.gather(1, targets))
+        for name, ablation in ablations.items():
+            edited = self._log_probs(tokens, predicted, _at(counted, ablation))
+            _add(self._sums, f"ce_{name}", -edited.gather(1, targets))
+        if not self._spliced_sums:
+            self._spliced_sums = [{} for _ in reconstructions]
+        for sums, reconstruction in zip(self._spliced_sums, reconstructions, strict=True):
+            edited = self._log_probs(tokens, predicted, _at(counted, reconstruction))
+            _add(sums, "ce_spliced", -edited.gather(1, targets))
+            _add(sums, "kl", (clean.exp() * (clean - edited)).sum(dim=1))
         self.n_predictions += int(predicted.sum())
 
-    def result(self) -> dict[str, Any]:
-        """Cross-entropies in nats per token, and what they say about the replacements."""
-        means = {name: total / self.n_predictions for name, total in self._sums.items()}
+    def results(self) -> list[dict[str, Any]]:
+        """For each reconstruction: cross-entropies in nats per token, and what they say of it."""
+        return [self._result({**self._sums, **sums}) for sums in self._spliced_sums]
+
+    def _result(self, sums: Mapping[str, float]) -> dict[str, Any]:
+        means = {name: total / self.n_predictions for name, total in sums.items()}
         means["delta_ce"] = means["ce_spliced"] - means["ce_clean"]
         means["ce_recovered"] = _recovered(means, "ce_zero")
         means["ce_recovered_mean"] = _recovered(means, "ce_mean")
@@ -78,9 +91,9 @@ class SplicedCrossEntropy:
         logits = self.model.logits(tokens, edits)[:, :-1][predicted]
         return logits.to(torch.float32).log_softmax(dim=-1)
 
-    def _add(self, name: str, per_token: Tensor) -> None:
-        total = per_token.to(torch.float64).sum().item()
-        self._sums[name] = self._sums.get(name, 0.0) + total
+
+def _add(sums: dict[str, float], name: str, per_token: Tensor) -> None:
+    sums[name] = sums.get(name, 0.0) + per_token.to(torch.float64).sum().item()
 
 
 def _at(counted: Tensor, replacement: Edit) -> Edit:

@@ -1,52 +1,56 @@
 """Sparse products: decoding codes, and the gradients that touch only active features.
 
 Everything is exact. A token's features are rows of `indices` [batch, k]; an entry whose value is 0
-is padding and adds nothing. Two primitives are all that a training step needs beside the encoder's
+is padding and adds nothing. Three products are all that a training step needs beside the encoder's
 one dense product:
 
-    sum_rows      out[b]  = sum_j values[b, j] * table[indices[b, j]]      (decode)
-    scatter_rows  out[f] += values[b, j] * x[b]  for f = indices[b, j]     (gradients)
+    sum_rows      out[b]    = sum_j values[b, j] * table[indices[b, j]]    (decode)
+    dot_rows      out[b, j] = x[b] . table[indices[b, j]]                  (gradients of values)
+    scatter_rows  out[f]   += values[b, j] * x[b]  for f = indices[b, j]   (gradients of tables)
+
+Backends (`contract.Backend`) compute them; here they get their gradients.
 """
 
-from functools import cached_property
+from importlib.util import find_spec
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from sae.kernels import chunked, reference
+from sae.kernels.contract import Backend, ByFeature
+
+__all__ = ["ByFeature", "backend_for", "dot_rows", "scatter_rows", "sum_rows", "values_at"]
+
+HAS_TRITON = find_spec("triton") is not None
 
 
-class ByFeature:
-    """The entries of `indices` grouped by feature; found when first needed, then kept."""
+def backend_for(device: torch.device) -> Backend:
+    """What computes the products of tensors on `device`."""
+    if device.type == "cuda" and HAS_TRITON:
+        from sae.kernels import triton_backend  # here: elsewhere Triton need not be installed
 
-    def __init__(self, indices: Int[Tensor, "batch k"], n: int) -> None:
-        self.indices = indices
-        self.n = n
-
-    @cached_property
-    def entries(self) -> Int[Tensor, " entries"]:
-        """The entries of the flattened indices, those of feature 0 first."""
-        return self.indices.flatten().to(torch.int32).argsort(stable=True)
-
-    @cached_property
-    def starts(self) -> Int[Tensor, " n"]:
-        """Where in `entries` those of each feature begin."""
-        counts = torch.bincount(self.indices.flatten(), minlength=self.n)
-        return counts.cumsum(0) - counts
+        return triton_backend
+    # CUDA has PyTorch's own kernels too, which copy no rows and add in a fixed order. Apple's mps
+    # has no embedding_bag with weights, and what others have is not known.
+    return reference if device.type in ("cpu", "cuda") else chunked
 
 
 def sum_rows(
     features: ByFeature, values: Float[Tensor, "batch k"], table: Float[Tensor, "n d"]
 ) -> Float[Tensor, "batch d"]:
     """The rows of `table` that each token names, weighted and summed. Differentiable in both."""
-    # PyTorch's own gradient for the weights is fast; the one for the table is ours.
-    rows = F.embedding_bag(
-        features.indices, table.detach(), per_sample_weights=values.to(table.dtype), mode="sum"
-    )
-    if not (torch.is_grad_enabled() and table.requires_grad):
-        return rows
-    return _TableGradient.apply(rows, table, features, values.detach())
+    return _SumRows.apply(values, table, features, backend_for(table.device))
+
+
+def dot_rows(
+    indices: Int[Tensor, "batch k"], x: Float[Tensor, "batch d"], table: Float[Tensor, "n d"]
+) -> Float[Tensor, "batch k"]:
+    """The product of each token's x with the rows of `table` that it names. Without gradient."""
+    with torch.no_grad():
+        return backend_for(table.device).dot_rows(indices, x, table)
 
 
 def values_at(
@@ -61,59 +65,70 @@ def values_at(
     Only those features get one, so nothing of size [batch, n] is kept for it. `x` is taken as a
     constant.
     """
-    return _ValuesAt.apply(values, rows, bias, x, features)
+    return _ValuesAt.apply(values, rows, bias, x, features, backend_for(rows.device))
 
 
 def scatter_rows(
     features: ByFeature, values: Float[Tensor, "batch k"], x: Float[Tensor, "batch d"]
 ) -> Float[Tensor, "n d"]:
-    """For each feature, the sum over the tokens that name it of value times x.
+    """For each feature, the sum over the tokens that name it of value times x. Without gradient.
 
-    The transpose of `sum_rows`, and done as such: tokens are grouped by feature, and every row of
-    the result is written once, in an order that is the same every time.
+    The transpose of `sum_rows`.
     """
-    entries = features.entries
-    return F.embedding_bag(
-        entries // features.indices.shape[1],
-        x,
-        features.starts,
-        per_sample_weights=values.flatten()[entries].to(x.dtype),
-        mode="sum",
-    )
+    with torch.no_grad():
+        return backend_for(x.device).scatter_rows(features, values, x)
 
 
-class _TableGradient(torch.autograd.Function):
-    """Passes rows on, and sends the gradient of the table that they were summed from."""
-
+class _SumRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, table: Tensor, features: ByFeature, values: Tensor
+        ctx: Any, values: Tensor, table: Tensor, features: ByFeature, backend: Backend
     ) -> Tensor:
-        ctx.save_for_backward(values)
-        ctx.features = features
-        return rows.view_as(rows)
+        ctx.save_for_backward(values, table)
+        ctx.features, ctx.backend = features, backend
+        return backend.sum_rows(features.indices, values, table)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad,) = grads
-        (values,) = ctx.saved_tensors
-        return grad, scatter_rows(ctx.features, values, grad), None, None
+        values, table = ctx.saved_tensors
+        features: ByFeature = ctx.features
+        backend: Backend = ctx.backend
+        of_values = of_table = None
+        if ctx.needs_input_grad[0]:
+            of_values = backend.dot_rows(features.indices, grad, table).to(values.dtype)
+        if ctx.needs_input_grad[1]:
+            of_table = backend.scatter_rows(features, values, grad)
+        return of_values, of_table, None, None
 
 
 class _ValuesAt(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, values: Tensor, rows: Tensor, bias: Tensor, x: Tensor, features: ByFeature
+        ctx: Any,
+        values: Tensor,
+        rows: Tensor,
+        bias: Tensor,
+        x: Tensor,
+        features: ByFeature,
+        backend: Backend,
     ) -> Tensor:
         ctx.save_for_backward(x)
-        ctx.features = features
+        ctx.features, ctx.backend = features, backend
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor, None, None]:
+    @once_differentiable
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx: Any, *grads: Tensor
+    ) -> tuple[None, Tensor, Tensor, None, None, None]:
         (grad,) = grads
         (x,) = ctx.saved_tensors
         features: ByFeature = ctx.features
-        of_bias = grad.new_zeros(features.n)
-        of_bias.index_add_(0, features.indices.flatten(), grad.flatten())
-        return None, scatter_rows(features, grad, x), of_bias, None, None
+        backend: Backend = ctx.backend
+        # The bias is a row of width 1, so that its sums too have the same order every time.
+        of_bias = backend.scatter_rows(features, grad, x.new_ones(len(x), 1)).squeeze(1)
+        return None, backend.scatter_rows(features, grad, x), of_bias, None, None, None

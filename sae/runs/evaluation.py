@@ -7,7 +7,7 @@ from activation_cache import LanguageModel, SourceConfig, load_model
 from activation_cache.source import ActivationSource
 from sae.base import SAE
 from sae.errors import InputError
-from sae.evaluation import EvalReport, evaluate
+from sae.evaluation import EvalReport, evaluate_all
 from sae.evaluation.evaluate import TextBatch
 from sae.runs.settings import DTYPES
 
@@ -37,19 +37,21 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
             f"have changed since"
         )
     sae = sae.to(model.device)
-    return evaluate_on_held_out_text(sae, model, held_out_batches(model, sae.metadata))
+    return evaluate_on_held_out_text([sae], model, held_out_batches(model, sae.metadata))[0]
 
 
 def evaluate_on_held_out_text(
-    sae: SAE, model: LanguageModel, batches: Sequence[TextBatch]
-) -> EvalReport:
-    hook_name = str(sae.hook_name)
-    if model.width(hook_name) != sae.d_in:
-        raise InputError(
-            f"the dictionary takes activations of width {sae.d_in}, but {hook_name} of "
-            f"{model.name} has width {model.width(hook_name)}: choose the site it was trained on"
-        )
-    return evaluate(sae, model, batches, hook_name)
+    saes: Sequence[SAE], model: LanguageModel, batches: Sequence[TextBatch]
+) -> list[EvalReport]:
+    """Reports of dictionaries of one site, in order."""
+    hook_name = str(saes[0].hook_name)
+    for sae in saes:
+        if model.width(hook_name) != sae.d_in:
+            raise InputError(
+                f"the dictionary takes activations of width {sae.d_in}, but {hook_name} of "
+                f"{model.name} has width {model.width(hook_name)}: choose the site it was trained on"
+            )
+    return evaluate_all(saes, model, batches, hook_name)
 
 
 def held_out_batches(model: LanguageModel, metadata: Mapping[str, Any]) -> list[TextBatch]:

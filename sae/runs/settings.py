@@ -13,6 +13,8 @@ from activation_cache.text import DOCSTRINGS
 from activation_cache.versions import library_versions
 from sae.architectures import ARCHITECTURES, AnySAEConfig
 from sae.errors import InputError
+from sae.runs.errors import BAD_INPUT
+from sae.selection import Products
 from sae.training import TrainConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -64,8 +66,13 @@ class RunSettings:
     """Peak learning rate; by default it falls with the square root of d_sae."""
     eval_tokens: int = 65_536
     """Held-out tokens to evaluate on."""
+    products: Products = "float32"
+    """What dense products of the training are taken in: bfloat16 is faster, weights and sums stay
+    in float32; `screened` lets bfloat16 propose features, and float32 decide."""
     seed: int = 0
-    """Seeds the initial weights, the shuffling and the resampling."""
+    """Seeds the initial weights and the resampling."""
+    data_seed: int = 0
+    """Seeds the order of the activations."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of the language model and of its activations."""
     device: str = "auto"
@@ -108,7 +115,7 @@ class RunSettings:
 
     def train_config(self) -> TrainConfig:
         n_tokens = N_TOKENS if self.n_tokens is None else self.n_tokens
-        return TrainConfig(n_tokens=n_tokens, lr=self.lr, seed=self.seed)
+        return TrainConfig(n_tokens=n_tokens, lr=self.lr, products=self.products, seed=self.seed)
 
     def harvest_config(self, hook_names: tuple[str, ...]) -> HarvestConfig:
         return HarvestConfig(
@@ -118,7 +125,7 @@ class RunSettings:
             context_size=self.context_size,
             batch_tokens=self.batch_tokens,
             buffer_tokens=max(self.buffer_tokens, self.batch_tokens),
-            seed=self.seed,
+            seed=self.data_seed,
         )
 
     def hook_names(self, model: LanguageModel) -> tuple[str, ...]:
@@ -166,8 +173,8 @@ class RunSettings:
         return {**asdict(self), "hook_name": list(self.hook_name), "out": str(self.out)}
 
 
-def settings_from_file(path: Path) -> RunSettings:
-    """Settings from a JSON or YAML file of flag names, or the config.json of an earlier run."""
+def read_settings_file(path: Path) -> dict[str, Any]:
+    """What a JSON or YAML file maps names to; `InputError` where it cannot be read as that."""
     import yaml
 
     try:
@@ -176,21 +183,43 @@ def settings_from_file(path: Path) -> RunSettings:
         raise InputError(f"cannot read the config file {path}: {error}".splitlines()[0]) from error
     if not isinstance(content, Mapping):
         raise InputError(f"the config file {path} must map flag names to values")
-    given = dict(content.get("settings", content))
-    unknown = set(given) - {field.name for field in fields(RunSettings)}
+    return dict(content)
+
+
+def settings_from_file(path: Path) -> RunSettings:
+    """Settings from a JSON or YAML file of flag names, or the config.json of an earlier run."""
+    content = read_settings_file(path)
+    return settings_from(content.get("settings", content), where=f"the config file {path}")
+
+
+def settings_from(content: Mapping[str, Any], *, where: str) -> RunSettings:
+    """Settings from values as YAML or JSON have them; `where` names their source in errors."""
+    given = dict(content)
+    types = {field.name: str(field.type) for field in fields(RunSettings)}
+    unknown = set(given) - set(types)
     if unknown:
-        names = ", ".join(sorted(unknown))
-        raise InputError(f"the config file {path} has unknown settings: {names}")
+        raise InputError(f"{where} has unknown settings: {', '.join(sorted(map(str, unknown)))}")
     if isinstance(given.get("hook_name"), str):
         given["hook_name"] = [given["hook_name"]]
-    given["hook_name"] = tuple(given.get("hook_name", ()))
-    given["out"] = Path(given.get("out", RunSettings.out))
     try:
-        return RunSettings(**given)
-    except (TypeError, KeyError) as error:
-        raise InputError(
-            f"a value in the config file {path} is of a wrong kind ({error})"
-        ) from error
+        given["hook_name"] = tuple(given.get("hook_name", ()))
+        given["out"] = Path(given.get("out", RunSettings.out))
+        return RunSettings(**{name: _of_type(types[name], v) for name, v in given.items()})
+    except BAD_INPUT:
+        raise
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"a value in {where} is of a wrong kind ({error})") from error
+
+
+def _of_type(annotation: str, value: Any) -> Any:
+    """A number as its setting wants it: in YAML, 1 is an integer and 1e-3 is a string."""
+    if value is None or isinstance(value, bool):
+        return value
+    if annotation.startswith("float"):
+        return float(value)
+    if annotation.startswith("int") and float(value).is_integer():
+        return int(float(value))
+    return value
 
 
 def describe(settings: RunSettings, hook_name: str) -> str:

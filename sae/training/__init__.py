@@ -1,5 +1,7 @@
 """Fitting dictionaries to activations."""
 
-from sae.training.train import StepRecord, TrainConfig, train
+from sae.training.config import TrainConfig
+from sae.training.train import train
+from sae.training.trainer import StepRecord, Trainer
 
-__all__ = ["StepRecord", "TrainConfig", "train"]
+__all__ = ["StepRecord", "TrainConfig", "Trainer", "train"]

@@ -7,11 +7,13 @@ loss("sum_d", d_in * coeff) = d_in * loss("mean_d", coeff).
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.base import SAE, TrainingPass
-from sae.codes import Codes, top_k
+from sae.codes import top_k
+from sae.selection import Products
 
 LossReduction = Literal["sum_d", "mean_d"]
 
@@ -25,19 +27,24 @@ def mse_loss(
 
 
 def auxk_loss(
-    sae: SAE, out: TrainingPass, dead: Int[Tensor, " n_dead"], reduction: LossReduction
+    sae: SAE,
+    out: TrainingPass,
+    dead: Int[Tensor, " n_dead"],
+    reduction: LossReduction,
+    products: Products = "float32",
 ) -> Float[Tensor, ""]:
     """How badly the dead features with the largest pre-activations rebuild the error (AuxK).
 
     `dead` are the indices of the dead features. Gao et al. 2024, section 2.4: at most d_in / 2 of
     them count for a token (app. A.2). The gradient reaches the encoder through the pre-activations;
-    the error itself is a constant.
+    the error itself is a constant. Of the few features that are dead, hundreds count for a token:
+    their products are dense.
     """
     k_aux = out.x.shape[1] // 2
     error = (out.x - out.x_hat).detach()
-    pre_acts = sae.pre_acts_of(out.x, dead)
-    if len(dead) <= k_aux:  # all of them, and a small dense product is the cheapest
+    with torch.autocast(error.device.type, torch.bfloat16, enabled=products == "bfloat16"):
+        pre_acts = sae.pre_acts_of(out.x, dead)
+        if len(dead) > k_aux:
+            values, indices = top_k(pre_acts, k_aux)
+            pre_acts = torch.zeros_like(pre_acts).scatter(1, indices, values)
         return mse_loss(pre_acts.relu() @ sae.W_dec[dead], error, reduction)
-    values, indices = top_k(pre_acts, k_aux)
-    revived = Codes(dead[indices], values.relu(), sae.d_sae)
-    return mse_loss(revived.decode(sae.W_dec), error, reduction)

@@ -72,7 +72,7 @@ def cache_harvest_rows(flags: BenchFlags) -> Iterator[Row]:
 
 def cache_read_rows(flags: BenchFlags) -> Iterator[Row]:
     """cache-read and peer-mixing-buffer: shuffled batches, against copying as many rows once."""
-    rows = torch.randn(flags.batch_tokens, flags.d_in).to(DTYPES[flags.dtype])
+    rows = torch.randn(_batch_tokens(flags), flags.d_in).to(DTYPES[flags.dtype])
     n_copies = 64
 
     def copy() -> int:
@@ -83,8 +83,8 @@ def cache_read_rows(flags: BenchFlags) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         if flags.only in (None, "cache-read"):
             cache = synthetic_cache(Path(folder), flags)
-            stream = cache.batches(flags.batch_tokens, n_epochs=1_000_000)
-            n_batches = max(1, READ_ROWS // flags.batch_tokens)
+            stream = cache.batches(_batch_tokens(flags), n_epochs=1_000_000)
+            n_batches = max(1, READ_ROWS // _batch_tokens(flags))
 
             def read() -> int:
                 return sum(len(batch[READ_SITE]) for batch in islice(stream, n_batches))
@@ -92,7 +92,7 @@ def cache_read_rows(flags: BenchFlags) -> Iterator[Row]:
             with stream:
                 measured = measure(read, copy, flags.repeats, CPU)
             yield measured.row(
-                flags, name="cache-read", device="cpu", d_in=flags.d_in, batch=flags.batch_tokens
+                flags, name="cache-read", device="cpu", d_in=flags.d_in, batch=_batch_tokens(flags)
             )
     if flags.only in (None, "peer-mixing-buffer"):
         batches = peer_mixing_buffer(flags)
@@ -105,6 +105,10 @@ def cache_read_rows(flags: BenchFlags) -> Iterator[Row]:
         yield measured.row(
             flags, name="peer-mixing-buffer", device="cpu", d_in=flags.d_in, batch=len(rows)
         )
+
+
+def _batch_tokens(flags: BenchFlags) -> int:
+    return flags.batch_tokens or 1024
 
 
 def synthetic_cache(folder: Path, flags: BenchFlags) -> ActivationCache:
@@ -148,6 +152,8 @@ def peer_mixing_buffer(flags: BenchFlags) -> Iterator[Tensor]:
         if len(buffer) < PEER_BUFFER_ROWS:
             continue
         buffer = buffer[torch.randperm(len(buffer))]
-        n_served = (len(buffer) - PEER_BUFFER_ROWS // 2) // flags.batch_tokens * flags.batch_tokens
-        yield from buffer[:n_served].split(flags.batch_tokens)
+        n_served = (
+            (len(buffer) - PEER_BUFFER_ROWS // 2) // _batch_tokens(flags) * _batch_tokens(flags)
+        )
+        yield from buffer[:n_served].split(_batch_tokens(flags))
         buffer = buffer[n_served:]

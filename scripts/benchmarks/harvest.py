@@ -1,13 +1,15 @@
 """Reading activations off a model, against the bare forward pass."""
 
 import copy
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
 import torch
 
 from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
+from activation_cache.hooks import Site
 from activation_cache.source import ActivationSource
 from benchmarks.measure import BenchFlags, Row, measure
 from sae.runs.settings import DTYPES
@@ -15,15 +17,33 @@ from sae.runs.settings import DTYPES
 GPT2_SHAPE = "gpt2-shape"
 
 
+class Gpt2Shape(LanguageModel):
+    """GPT-2 small with random weights; finds its sites without TransformerLens, which is not at
+    hand on every machine with a GPU."""
+
+    @property
+    def n_layers(self) -> int:
+        return self.hf.config.n_layer
+
+    @property
+    def max_context_size(self) -> int:
+        return self.hf.config.n_positions
+
+    def _site(self, hook_name: str) -> Site:
+        blocks: Any = self.hf.base_model.h
+        block = blocks[int(hook_name.split(".")[1])]
+        return Site(block=block, module=block, is_input=True, is_forked=False)
+
+
 def load(flags: BenchFlags) -> LanguageModel:
-    """The model to measure with; GPT-2's shape has random weights and the embedded tokenizer."""
+    """The model to measure with; GPT-2's shape has the tokenizer of the embedded model."""
     if flags.model != GPT2_SHAPE:
         return load_model(flags.model, device=flags.device, dtype=DTYPES[flags.dtype])
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    tiny = load_model("tiny", device=flags.device)
+    tokenizer = load_model("tiny").tokenizer
     hf: Any = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0))
-    return LanguageModel(GPT2_SHAPE, hf.to(tiny.device, DTYPES[flags.dtype]), tiny.tokenizer)
+    return Gpt2Shape(GPT2_SHAPE, hf.to(flags.on, DTYPES[flags.dtype]), tokenizer)
 
 
 def site(flags: BenchFlags) -> str:
@@ -42,27 +62,41 @@ def bare_forward(model: LanguageModel, layer: int) -> torch.nn.Module:
     return body
 
 
-def harvest_rows(flags: BenchFlags) -> Iterator[Row]:
-    """harvest-forward and harvest-stream."""
-    model = load(flags)
-    hook_name = site(flags)
+def bare_forward_of(flags: BenchFlags, model: LanguageModel) -> Callable[[], int]:
+    """One bare truncated forward pass over the head of the text."""
+    cfg = harvest_config(flags)
+    (tokens,) = islice(ActivationSource(model, cfg).token_blocks("train", repeat=False), 1)
+    tokens = tokens.to(model.device)
+    body = bare_forward(model, flags.layer)
+
+    @torch.no_grad()
+    def work() -> int:
+        body(tokens, use_cache=False)
+        return tokens.numel()
+
+    return work
+
+
+def harvest_config(flags: BenchFlags) -> HarvestConfig:
+    """Batches of as many rows as one forward pass counts."""
     counted = flags.forward_tokens // flags.context_size * (flags.context_size - 1)
-    cfg = HarvestConfig(
-        hook_names=(hook_name,),
+    return HarvestConfig(
+        hook_names=(site(flags),),
         context_size=flags.context_size,
         forward_tokens=flags.forward_tokens,
         batch_tokens=counted,
         buffer_tokens=max(flags.buffer_tokens, counted),
     )
+
+
+def harvest_rows(flags: BenchFlags) -> Iterator[Row]:
+    """harvest-forward, harvest-stream and run-with-cache."""
+    model = load(flags)
+    hook_name = site(flags)
+    cfg = harvest_config(flags)
     (tokens,) = islice(ActivationSource(model, cfg).token_blocks("train", repeat=False), 1)
     tokens = tokens.to(model.device)
-    body = bare_forward(model, flags.layer)
     stream = iter(harvest(model, cfg))
-
-    @torch.no_grad()
-    def floor() -> int:
-        body(tokens, use_cache=False)
-        return tokens.numel()
 
     def forward() -> int:
         model.activations(tokens, [hook_name])
@@ -72,13 +106,28 @@ def harvest_rows(flags: BenchFlags) -> Iterator[Row]:
         next(stream)  # as many rows as one forward pass counts
         return tokens.numel()
 
-    for name, work in (("harvest-forward", forward), ("harvest-stream", batch)):
-        if flags.only in (None, name):
-            measured = measure(work, floor, flags.repeats, model.device)
-            yield measured.row(
-                flags,
-                name=name,
-                device=model.device.type,
-                d_in=model.width(hook_name),
-                batch=tokens.numel(),
-            )
+    @torch.no_grad()
+    def run_with_cache() -> int:
+        model.bridge.run_with_cache(tokens, names_filter=[hook_name])
+        return tokens.numel()
+
+    floor = bare_forward_of(flags, model)
+    for name, work in (
+        ("harvest-forward", forward),
+        ("harvest-stream", batch),
+        ("run-with-cache", run_with_cache),
+    ):
+        if flags.only not in (None, name) or (name == "run-with-cache" and not has_bridge()):
+            continue
+        measured = measure(work, floor, flags.repeats, model.device)
+        yield measured.row(
+            flags,
+            name=name,
+            device=model.device.type,
+            d_in=model.width(hook_name),
+            batch=tokens.numel(),
+        )
+
+
+def has_bridge() -> bool:
+    return importlib.util.find_spec("transformer_lens") is not None

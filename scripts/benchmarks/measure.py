@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -12,7 +13,7 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class BenchFlags:
-    """Measure tokens per second beside the floor that the machine sets."""
+    """Measure tokens per second beside the floor that the machine sets, and beside the peers."""
 
     model: str = "gpt2-shape"
     """gpt2-shape (GPT-2 small with random weights), tiny, a hub id, a folder or a .gguf file."""
@@ -25,9 +26,13 @@ class BenchFlags:
     buffer_tokens: int = 16_384
     """Rows in the shuffle buffer."""
     d_in: int = 768
-    """Width of the rows that are read from a cache."""
-    batch_tokens: int = 1024
-    """Rows in each batch that is read from a cache."""
+    """Width of the rows that are read from a cache, shuffled or trained on."""
+    d_sae: int | None = None
+    """Features of the dictionaries; by default the sizes of the table."""
+    k: int | None = None
+    """Active features of a token; by default those of the table."""
+    batch_tokens: int | None = None
+    """Rows in each batch; by default those of the table."""
     cache_tokens: int = 32_768
     """Rows that are harvested into a cache."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -38,10 +43,24 @@ class BenchFlags:
     """Threads of torch on the CPU."""
     repeats: int = 7
     """Measurements of each row; the median counts."""
+    peer: tuple[Literal["sae-lens", "dictionary-learning", "eai-sparsify"], ...] = ()
+    """Also train with this peer, in an environment of its own, which the first time is built."""
+    steps: int = 60
+    """Steps that we and the peers train for."""
+    environments: Path = Path.home() / ".cache" / "featureloom" / "peers"
+    """Where the environments of the peers are."""
     only: str | None = None
     """Measure just the row of this name."""
     json: bool = False
     """Print the rows as JSON."""
+    page: Path | None = None
+    """Also write the rows as a Markdown page, such as docs/benchmarks.md."""
+
+    @property
+    def on(self) -> torch.device:
+        """The device that is measured."""
+        is_cuda = self.device == "cuda" or (self.device == "auto" and torch.cuda.is_available())
+        return torch.device("cuda" if is_cuda else "cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,8 +79,12 @@ class Row:
     tokens_per_cpu_s: float
     floor_tokens_per_s: float
     share_of_floor: float
+    """Of the floor; where that is another way to do the same, how many times as fast this is."""
     peak_mb: float
+    """Of the process; for trainings, beyond weights and optimiser state."""
     fvu: float | None = None
+    l0: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,20 +97,42 @@ class Measured:
     share_of_floor: float
     """Of the pairs of one measurement each: tokens per CPU second, or per second where said so."""
 
-    def row(self, flags: BenchFlags, *, name: str, device: str, d_in: int, batch: int) -> Row:
+    def row(
+        self,
+        flags: BenchFlags,
+        *,
+        name: str,
+        device: str,
+        d_in: int,
+        batch: int,
+        dtype: str | None = None,
+        d_sae: int | None = None,
+        k: int | None = None,
+        note: str = "",
+    ) -> Row:
         return Row(
             name=name,
             backend=device,
             d_in=d_in,
+            d_sae=d_sae,
+            k=k,
             batch_tokens=batch,
-            dtype=flags.dtype,
+            dtype=dtype or flags.dtype,
             threads=flags.threads,
             tokens_per_s=self.tokens_per_s,
             tokens_per_cpu_s=self.tokens_per_cpu_s,
             floor_tokens_per_s=self.floor_tokens_per_s,
             share_of_floor=self.share_of_floor,
-            peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            peak_mb=peak_mb(device),
+            note=note,
         )
+
+
+def peak_mb(device: str) -> float:
+    """The most memory so far: allocated on the GPU, or resident."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measure(
@@ -100,8 +145,8 @@ def measure(
 ) -> Measured:
     """Time two pieces of work, which return their tokens, in turns.
 
-    The ratio is of CPU seconds, which other jobs on the machine disturb least, or of wall time
-    where waiting for a disk is part of the work.
+    On a CPU the ratio is of CPU seconds, which other jobs on the machine disturb least; on a GPU,
+    and where waiting for a disk is part of the work (`wall`), it is of wall time.
     """
 
     def once(timed: Callable[[], int]) -> tuple[float, float]:
@@ -110,12 +155,12 @@ def measure(
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu_began
-        return tokens / seconds, tokens / cpu_seconds
+        return tokens / seconds, tokens / max(cpu_seconds, 1e-9)
 
     for warm_up in (floor, work):
         once(warm_up)
     pairs = [(once(work), once(floor)) for _ in range(repeats)]
-    clock = 0 if wall else 1
+    clock = 0 if wall or device.type == "cuda" else 1
     return Measured(
         tokens_per_s=statistics.median(ours[0] for ours, _ in pairs),
         tokens_per_cpu_s=statistics.median(ours[1] for ours, _ in pairs),

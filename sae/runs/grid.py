@@ -1,0 +1,84 @@
+"""The members of a sweep: what its YAML file says all share, and what it says varies."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from sae.errors import InputError
+from sae.runs.settings import RunSettings, read_settings_file, settings_from
+
+MAY_VARY = (
+    *("architecture", "d_sae", "k", "l1_coeff", "l0_coeff", "tied"),
+    *("hook_name", "n_tokens", "lr", "products", "seed"),
+)
+"""Settings of the dictionary and its training. What concerns the stream is shared."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a grid file asks for."""
+
+    shared: Mapping[str, Any]
+    """Settings of all members, by the names of the flags."""
+    points: Sequence[Mapping[str, Any]]
+    """What is particular to each member."""
+
+
+def read_grid(path: Path) -> Grid:
+    """A grid file: settings at its top, and under `grid` a list of mappings.
+
+    Each mapping stands for all combinations of its values, where a value may be a list. Raises
+    `InputError` for a file that is no such thing.
+    """
+    content = read_settings_file(path)
+    blocks = content.pop("grid", None)
+    if not isinstance(blocks, list) or not blocks:
+        raise InputError(f"the grid file {path} needs a list under `grid`, one entry at least")
+    points: list[dict[str, Any]] = []
+    for block in blocks:
+        if not isinstance(block, Mapping):
+            raise InputError(
+                f"the grid file {path} has {block!r} under `grid`: map names to values"
+            )
+        fixed = sorted(str(name) for name in block if name not in MAY_VARY)
+        if fixed:
+            raise InputError(
+                f"the grid file {path} varies {', '.join(fixed)}: members share one stream, only "
+                f"{', '.join(MAY_VARY)} may differ"
+            )
+        points += combinations(block)
+    return Grid(content, points)
+
+
+def combinations(block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every choice of one value for each name."""
+    choices = [value if isinstance(value, list) else [value] for value in block.values()]
+    for values in product(*choices):
+        yield dict(zip(block, values, strict=True))
+
+
+def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[str, RunSettings]:
+    """The settings of each member by its name; `given` are flags, which go before the file's."""
+    members: dict[str, RunSettings] = {}
+    for point in grid.points:
+        settings = settings_from({**grid.shared, **point, **given}, where=where)
+        name = point_name(point)
+        if name in members or settings in members.values():
+            raise InputError(f"{where} has the member {name} twice: leave one of them out")
+        members[name] = settings
+    return members
+
+
+def point_name(point: Mapping[str, Any]) -> str:
+    """A folder name that says what is particular to a member, such as topk-k32-seed1."""
+    return "-".join(_said(name, value) for name, value in point.items()) or "member"
+
+
+def _said(name: str, value: Any) -> str:
+    if name in ("architecture", "hook_name", "products"):
+        return str(value).replace("/", "_")
+    if isinstance(value, bool):
+        return name if value else f"not_{name}"
+    return f"{name}{value}"

@@ -1,0 +1,105 @@
+"""Which dictionaries of a sweep nothing beats, and the picture of it."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+FRONTS = {"FVU": "fvu", "delta CE": "delta_ce"}
+"""What is traded against L0, by the name in the table: less of both is better."""
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One evaluated member of a sweep."""
+
+    name: str
+    hook_name: str
+    architecture: str
+    point: Mapping[str, Any]
+    """What is particular to it."""
+    metrics: Mapping[str, Any]
+    fronts: tuple[str, ...] = ()
+    """Of which of `FRONTS` it is a part, among the members of its site."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "hook_name": self.hook_name,
+            "architecture": self.architecture,
+            "point": dict(self.point),
+            "fronts": [FRONTS[front] for front in self.fronts],
+            "metrics": dict(self.metrics),
+        }
+
+
+def mark_fronts(rows: Iterable[SweepRow]) -> list[SweepRow]:
+    """The rows site by site; of each, those on most fronts first, and in the order of L0."""
+    marked: list[SweepRow] = []
+    for _, at_site in groupby(sorted(rows, key=_site), key=_site):
+        members = list(at_site)
+        for row in members:
+            fronts = tuple(name for name in FRONTS if _is_on_front(row, members, FRONTS[name]))
+            marked.append(replace(row, fronts=fronts))
+    return sorted(marked, key=lambda row: (_site(row), -len(row.fronts), row.metrics["l0"]))
+
+
+def _site(row: SweepRow) -> str:
+    return row.hook_name
+
+
+def _is_on_front(row: SweepRow, members: Sequence[SweepRow], metric: str) -> bool:
+    """Whether no other member has at most as much of both, and less of one."""
+    mine = row.metrics["l0"], row.metrics[metric]
+    others = [(other.metrics["l0"], other.metrics[metric]) for other in members]
+    return not any(
+        l0 <= mine[0] and value <= mine[1] and (l0, value) != mine for l0, value in others
+    )
+
+
+def write_plot(rows: Sequence[SweepRow], folder: Path) -> None:
+    """`pareto.png` and `pareto.svg`: a line of panels for each site, a panel for each front."""
+    from matplotlib.figure import Figure
+
+    sites = sorted({row.hook_name for row in rows})
+    figure = Figure(figsize=(11, 4.2 * len(sites)), layout="constrained")
+    panels = figure.subplots(len(sites), len(FRONTS), squeeze=False)
+    for site, line in zip(sites, panels, strict=True):
+        at_site = [row for row in rows if row.hook_name == site]
+        for front, axes in zip(FRONTS, line, strict=True):
+            _draw(axes, at_site, front)
+            axes.set_title(site)
+    for kind in ("png", "svg"):
+        figure.savefig(folder / f"pareto.{kind}", dpi=150)
+
+
+def _draw(axes: "Axes", rows: Sequence[SweepRow], front: str) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    metric = FRONTS[front]
+    best = sorted((row.metrics["l0"], row.metrics[metric]) for row in rows if front in row.fronts)
+    axes.plot(*zip(*best, strict=True), color="0.75", zorder=1, label="front")
+    for architecture in sorted({row.architecture for row in rows}):
+        points = [
+            (row.metrics["l0"], row.metrics[metric])
+            for row in rows
+            if row.architecture == architecture
+        ]
+        axes.scatter(*zip(*points, strict=True), s=28, label=architecture)
+    axes.set_xlabel("L0, active features of a token")
+    axes.set_ylabel("FVU" if metric == "fvu" else "delta CE, nats")
+    if all(row.metrics["l0"] > 0 for row in rows):
+        axes.set_xscale("log")
+    if all(row.metrics[metric] > 0 for row in rows):
+        axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_formatter(NullFormatter())
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)

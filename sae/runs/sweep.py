@@ -1,0 +1,142 @@
+"""Train a grid of dictionaries on one stream, and lay their results side by side."""
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from sae.errors import InputError
+from sae.runs.grid import Grid, member_settings, read_grid
+from sae.runs.members import Member, train_members
+from sae.runs.origin import Origin
+from sae.runs.pareto import SweepRow, mark_fronts, write_plot
+from sae.runs.settings import RunSettings
+from sae.runs.sinks import format_number
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """Train a grid of dictionaries on one stream of activations, and compare them."""
+
+    grid: Path
+    """YAML file: settings as train.py's flags name them, and under `grid` what varies."""
+    out: Path = Path("runs/sweep")
+    """Folder for everything that the sweep writes; it must not exist yet."""
+    resume: bool = False
+    """Go on with the sweep in this folder: members that were evaluated are not trained again."""
+    members_per_pass: int | None = None
+    """Dictionaries in memory at one time; by default all of them. Every pass reads the stream."""
+    device: str | None = None
+    """auto (CUDA where there is one), cpu, cuda or cuda:N; by default what the file says."""
+    wandb: Literal["off", "offline", "online"] | None = None
+    """Weights & Biases, where a sweep is a group; by default what the file says."""
+
+    def __post_init__(self) -> None:
+        if self.members_per_pass is not None and self.members_per_pass < 1:
+            raise InputError(f"members_per_pass must be at least 1, got {self.members_per_pass}")
+
+
+def sweep(settings: SweepSettings, console: Console | None = None) -> list[SweepRow]:
+    """Train what is not trained yet, and write `results.json` and `pareto.png` beside the members.
+
+    Every member has a run folder under `members/`, as if it had been trained alone with its seed,
+    to the last bit on a CPU.
+    """
+    console = console or Console(quiet=True)
+    if settings.out.exists() and not settings.resume:
+        raise InputError(
+            f"the sweep folder {settings.out} exists: go on with it by --resume, or name another "
+            f"one with --out"
+        )
+    grid = read_grid(settings.grid)
+    flags = {name: getattr(settings, name) for name in ("device", "wandb")}
+    given = {name: value for name, value in flags.items() if value is not None}
+    by_name = member_settings(grid, given, where=f"the grid file {settings.grid}")
+    origin = Origin.open(next(iter(by_name.values())), console)
+    members = [_member(name, member, origin, settings.out) for name, member in by_name.items()]
+    waiting = [member for member in members if not _is_done(member)]
+    if len(waiting) < len(members):
+        console.print(f"{len(members) - len(waiting)} of {len(members)} members are trained")
+    per_pass = settings.members_per_pass or max(1, len(waiting))
+    for start in range(0, len(waiting), per_pass):
+        some = waiting[start : start + per_pass]
+        for member in some:
+            shutil.rmtree(member.folder, ignore_errors=True)  # of a pass that was interrupted
+            member.folder.mkdir(parents=True)
+        for result in train_members(some, origin, console):
+            console.print(f"evaluated {result.folder.name}")
+    return _write_results(settings.out, grid, members)
+
+
+def _member(name: str, settings: RunSettings, origin: Origin, out: Path) -> Member:
+    if origin.cache is not None:
+        settings = settings.of_cache(origin.cache)
+    sites = settings.hook_names(origin.model)
+    if len(sites) > 1:
+        raise InputError(
+            f"the member {name} has {len(sites)} sites: vary hook_name under `grid` instead"
+        )
+    folder = out / "members" / name
+    settings = replace(settings, hook_name=sites, out=folder)
+    return Member(name, settings, folder, group=out.name)
+
+
+def _is_done(member: Member) -> bool:
+    """Whether it was evaluated; `InputError` where that was with other settings."""
+    if not (member.folder / "eval.json").is_file():
+        return False
+    then = json.loads((member.folder / "config.json").read_text())["settings"]
+    now = json.loads(json.dumps({**member.settings.to_dict(), "hook_name": member.hook_name}))
+    may_differ = ("out", "wandb", "device", "log_every")
+    for name in (name for name in now if name not in may_differ):
+        if then.get(name) != now[name]:
+            raise InputError(
+                f"the member {member.folder} was trained with {name} {then.get(name)!r}, and the "
+                f"grid says {now[name]!r}: remove its folder, or sweep into another --out"
+            )
+    return True
+
+
+def _write_results(out: Path, grid: Grid, members: Sequence[Member]) -> list[SweepRow]:
+    rows = mark_fronts(
+        _row(member, point) for member, point in zip(members, grid.points, strict=True)
+    )
+    content = [row.to_dict() for row in rows]
+    (out / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_plot(rows, out)
+    return rows
+
+
+def _row(member: Member, point: Mapping[str, Any]) -> SweepRow:
+    metrics = json.loads((member.folder / "eval.json").read_text())["metrics"]
+    return SweepRow(
+        member.name,
+        member.hook_name,
+        member.settings.architecture,
+        {name: str(value) for name, value in point.items()},
+        metrics,
+    )
+
+
+def results_table(rows: Iterable[SweepRow]) -> Table:
+    """The members as a table: those that nothing beats first, by L0."""
+    table = Table(title_justify="left", caption_justify="left")
+    table.caption = "on a front: no other member of the site has less of both"
+    table.add_column("member", overflow="fold", min_width=20)
+    for column in ("L0", "FVU", "delta CE", "dead"):
+        table.add_column(column, justify="right")
+    table.add_column("front of L0 and")
+    for row in rows:
+        metrics = row.metrics
+        table.add_row(
+            row.name,
+            *(format_number(metrics[name]) for name in ("l0", "fvu", "delta_ce")),
+            f"{metrics['dead_fraction']:.1%}",
+            ", ".join(row.fronts),
+        )
+    return table

@@ -1,0 +1,85 @@
+"""Which features of a token can matter, found without keeping what the others are.
+
+The encoder's product is the one dense piece of a sparse step. It is taken a few tokens at a time,
+in low precision where asked for, and only the pre-activations of the support leave this file.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.codes import Codes
+from sae.kernels import dot_rows
+
+NEVER_ACTIVE = -1e30
+"""The pre-activation of padding: finite, so that 0 times it is 0."""
+
+PRE_ACTS_AT_ONCE = {"cpu": 2**24, "cuda": 2**28}
+"""Pre-activations that are in memory at one time: 64 MB in float32; 1 GB on a GPU."""
+
+SLACK = 2
+"""Times as many features as are wanted that a screen proposes."""
+
+Products = Literal["float32", "bfloat16", "screened"]
+"""What dense products are taken in. Weights, sums and all else stay in float32.
+
+Of a screened encoder, bfloat16 only proposes features, and float32 has the last word: for
+architectures that want a fixed number of features.
+"""
+
+Support = Callable[[Tensor, int], Tensor]
+"""From pre-activations [batch, n] and a slack, indices [batch, k] with -1 for none."""
+
+
+@torch.no_grad()
+def select(
+    x: Float[Tensor, "batch d_in"],
+    rows: Float[Tensor, "d_sae d_in"],
+    bias: Float[Tensor, " d_sae"],
+    support: Support,
+    *,
+    products: Products,
+    in_parts: bool,
+) -> Codes:
+    """The support of each token with its pre-activations x @ rows.T + bias; padding comes last.
+
+    `in_parts` is for supports that look at one token alone. A screen proposes `SLACK` times as many
+    features as are wanted, and misses one only if rounding moves it behind all of these.
+    """
+    screened = products == "screened"
+    dtype = torch.float32 if products == "float32" else torch.bfloat16
+    found = _proposed(x.to(dtype), rows.to(dtype), bias.to(dtype), support, screened, in_parts)
+    features, values = found.indices, found.values.to(x.dtype)
+    if screened:
+        values = dot_rows(features.clamp_min(0), x, rows) + bias[features]
+    values = values.masked_fill(features < 0, NEVER_ACTIVE)
+    if screened:
+        chosen = support(values, 1)
+        values = values.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, NEVER_ACTIVE)
+        features = features.gather(1, chosen.clamp_min(0))
+    return Codes(features.clamp_min(0), values, len(rows))
+
+
+def _proposed(
+    x: Tensor, rows: Tensor, bias: Tensor, support: Support, screened: bool, in_parts: bool
+) -> Codes:
+    """The support by the products that the data types of `x` and `rows` give, -1 for none."""
+    n_parts = math.ceil(len(x) * len(rows) / PRE_ACTS_AT_ONCE[x.device.type]) if in_parts else 1
+    indices: list[Tensor] = []
+    values: list[Tensor] = []
+    for tokens in x.chunk(max(1, n_parts)):
+        pre_acts = F.linear(tokens, rows, bias)
+        features = support(pre_acts, SLACK if screened else 1)
+        indices.append(features)
+        values.append(pre_acts.gather(1, features.clamp_min(0)))
+    width = max(part.shape[1] for part in indices)
+    return Codes(_padded(indices, width), _padded(values, width), len(rows))
+
+
+def _padded(parts: list[Tensor], width: int) -> Tensor:
+    return torch.cat([F.pad(part, (0, width - part.shape[1]), value=-1) for part in parts])

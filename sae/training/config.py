@@ -1,0 +1,62 @@
+"""How dictionaries are fitted."""
+
+import math
+from dataclasses import dataclass
+from typing import get_args
+
+from sae.errors import InputError
+from sae.selection import Products
+from sae.training.losses import LossReduction
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How dictionaries are fitted. Fractions are shares of the whole run."""
+
+    n_tokens: int = 500_000
+    """Activation vectors to train on; each is seen once unless the stream repeats."""
+    lr: float | None = None
+    """Peak learning rate of Adam; by default 2e-3, falling with the root of widths over 1536."""
+    lr_warmup_fraction: float = 0.02
+    lr_decay_fraction: float = 0.3
+    penalty_warmup_fraction: float = 0.1
+    """The L1 and L0 penalties rise to their full weight over this share."""
+    clip_grad_norm: float = math.inf
+    """Largest norm of the gradient of all parameters together."""
+    loss_reduction: LossReduction = "sum_d"
+    """How the squared error is reduced; penalty coefficients belong to one of them."""
+    normalise: bool = True
+    """Bring the mean norm of the input to sqrt(d_in) for training; folded into the result."""
+    products: Products = "float32"
+    """What dense products are taken in; weights, sums and all else stay in float32."""
+    dead_after_tokens: int | None = None
+    """Tokens without firing that make a feature dead; by default a fiftieth of the run, up to 10M.
+
+    Short runs need short windows: a feature found dead late has no time left to learn."""
+    init_tokens: int = 8192
+    """Tokens of the stream's head that set the scale and the decoder bias; trained on as well."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.products not in get_args(Products):
+            raise InputError(
+                f"unknown products {self.products!r}: use one of {', '.join(get_args(Products))}"
+            )
+        for name in ("n_tokens", "init_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("lr", "clip_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} must be positive, got {value}")
+
+    def learning_rate(self, d_sae: int) -> float:
+        if self.lr is not None:
+            return self.lr
+        return 2e-3 * min(1.0, math.sqrt(1536 / d_sae))
+
+    @property
+    def dead_window_tokens(self) -> int:
+        if self.dead_after_tokens is not None:
+            return self.dead_after_tokens
+        return max(1, min(10_000_000, self.n_tokens // 50))

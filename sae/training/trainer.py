@@ -1,0 +1,176 @@
+"""One dictionary in training: its optimiser, its firing history, and what one step does."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from sae.base import SAE, TrainingPass
+from sae.codes import fire_counts
+from sae.errors import InputError
+from sae.training.config import TrainConfig
+from sae.training.dead import FiringTracker, resample_
+from sae.training.losses import auxk_loss, mse_loss
+from sae.training.schedules import warm_up, warm_up_and_decay
+
+WARMED_UP = ("l1", "l0")
+"""Penalties that would kill features before these have learned anything."""
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one optimiser step of one dictionary did. Tensors stay on the device until read."""
+
+    dictionary: int
+    """Position in the list that is being trained."""
+    step: int
+    n_tokens: int
+    """Tokens seen, this batch included."""
+    lr: float
+    loss: Float[Tensor, ""]
+    """What was minimised: all parts with their weights."""
+    parts: dict[str, Float[Tensor, ""]]
+    """The unweighted parts by name: mse, and l1, l0 or auxk where the architecture has them."""
+    l0: Float[Tensor, ""]
+    fvu: Float[Tensor, ""]
+    """Of this batch, before the step. A figure to watch; the evaluator's is the one to report."""
+    n_dead: int
+    """Features that did not fire within the dead window, counted every few steps."""
+    grad_norm: Float[Tensor, ""]
+
+
+class Trainer:
+    """One dictionary with its optimiser and its firing history."""
+
+    COUNT_STEPS = 20
+    """Counting features makes the host wait for the device, so it is not done every step."""
+    SPARSE_BELOW, DENSE_ABOVE = 0.01, 0.02
+    """Shares of the features active on a token at which the form of the step changes."""
+
+    def __init__(self, sae: SAE, cfg: TrainConfig, dictionary: int = 0) -> None:
+        if cfg.products == "screened" and not sae.cfg.is_sparse_from_the_start:
+            raise InputError(
+                f"products 'screened' needs an architecture with a fixed number of features, and "
+                f"{sae.cfg.architecture} has none: use float32 or bfloat16"
+            )
+        self.sae = sae
+        self.cfg = cfg
+        self.dictionary = dictionary
+        self.lr = cfg.learning_rate(sae.d_sae)
+        self.optimizer = torch.optim.Adam(sae.parameters(), lr=self.lr, fused=True)
+        self.tracker = FiringTracker(sae.d_sae, cfg.dead_window_tokens, sae.device)
+        self.generator = torch.Generator().manual_seed(cfg.seed)
+        self.dead = torch.zeros(0, dtype=torch.int64, device=sae.device)
+        self.may_be_sparse = True
+        """Whether steps may be sparse at all: the dense ones are the reference."""
+        self.is_sparse = sae.cfg.is_sparse_from_the_start
+        self.n_steps = 0
+        self.n_tokens = 0
+        self.n_tokens_resampled_at = 0
+
+    @property
+    def is_done(self) -> bool:
+        return self.n_tokens >= self.cfg.n_tokens
+
+    def initialise(self, sample: Float[Tensor, "n d_in"]) -> None:
+        """Fit the scale and the biases to activations. `InputError` where they are not finite."""
+        if not torch.isfinite(sample).all():
+            raise InputError("the activations hold NaN or Inf: mend the stream before training")
+        self.sae.initialise_from_data_(sample, normalise=self.cfg.normalise)
+
+    def step(self, x: Float[Tensor, "batch d_in"]) -> StepRecord:
+        """One optimiser step on a batch."""
+        progress = min(self.n_tokens / self.cfg.n_tokens, 1.0)
+        is_sparse = self.is_sparse and self.may_be_sparse
+        out = self.sae.training_pass(x, sparse=is_sparse, products=self.cfg.products)
+        loss, parts = self.losses(out, progress)
+        lr, grad_norm = self._update(loss, progress)
+        return self.book(out, loss, parts, lr, grad_norm)
+
+    @torch.no_grad()
+    def book(
+        self, out: TrainingPass, loss: Tensor, parts: dict[str, Tensor], lr: float, norm: Tensor
+    ) -> StepRecord:
+        """Everything after the optimiser: counters, dead features, and the record of the step."""
+        batch_tokens = len(out.x)
+        fires = fire_counts(out.acts)
+        l0 = fires.sum() / batch_tokens
+        self.tracker.update(fires, batch_tokens)
+        self.sae.observe_(out)
+        self.n_steps += 1
+        self.n_tokens += batch_tokens
+        if self.n_steps % self.COUNT_STEPS == 0:
+            self.dead = self.tracker.dead.nonzero().flatten()
+            self._choose_form(l0.item() / self.sae.d_sae)
+        self._resample_if_due(out)
+        return StepRecord(
+            dictionary=self.dictionary,
+            step=self.n_steps - 1,
+            n_tokens=self.n_tokens,
+            lr=lr,
+            loss=loss.detach(),
+            parts={name: part.detach() for name, part in parts.items()},
+            l0=l0,
+            fvu=parts["mse"].detach() / self._variance(out.x),
+            n_dead=len(self.dead),
+            grad_norm=norm,
+        )
+
+    def _variance(self, x: Tensor) -> Tensor:
+        """What the batch's mean leaves unexplained, reduced as the squared error is."""
+        per_component = x.var(dim=0, correction=0)
+        is_summed = self.cfg.loss_reduction == "sum_d"
+        return per_component.sum() if is_summed else per_component.mean()
+
+    def losses(self, out: TrainingPass, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is minimised, and its parts."""
+        cfg, sae = self.cfg, self.sae
+        parts = {"mse": mse_loss(out.x_hat, out.x, cfg.loss_reduction), **out.penalties}
+        if sae.cfg.revival == "auxk" and len(self.dead):
+            parts["auxk"] = auxk_loss(sae, out, self.dead, cfg.loss_reduction, cfg.products)
+        penalty_weight = warm_up(progress, cfg.penalty_warmup_fraction)
+        loss = parts["mse"]
+        for name, coefficient in sae.cfg.coefficients.items():
+            if name in parts:
+                weight = penalty_weight if name in WARMED_UP else 1.0
+                loss = loss + weight * coefficient * parts[name]
+        return loss, parts
+
+    def _update(self, loss: Tensor, progress: float) -> tuple[float, Tensor]:
+        """One step of the optimiser: the learning rate it had, and the norm of the gradient.
+
+        Of weights that no longer fit a cache, every pass counts: clipping is left out where it
+        would multiply by 1.
+        """
+        cfg, sae = self.cfg, self.sae
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        sae.project_decoder_gradient_()
+        grads = [p.grad for p in sae.parameters() if p.grad is not None]
+        grad_norm = get_total_norm(grads)
+        if math.isfinite(cfg.clip_grad_norm):
+            clip_grads_with_norm_(sae.parameters(), cfg.clip_grad_norm, grad_norm)
+        lr = self.lr * warm_up_and_decay(progress, cfg.lr_warmup_fraction, cfg.lr_decay_fraction)
+        self.optimizer.param_groups[0]["lr"] = lr
+        self.optimizer.step()
+        sae.constrain_()  # after the step: a saved dictionary has unit rows
+        return lr, grad_norm
+
+    def _choose_form(self, density: float) -> None:
+        """Sparse once few features are active, dense again only if they are many: no flapping."""
+        if not self.sae.cfg.is_sparse_from_the_start:
+            self.is_sparse = density < (self.DENSE_ABOVE if self.is_sparse else self.SPARSE_BELOW)
+
+    def _resample_if_due(self, out: TrainingPass) -> None:
+        """Every tenth of the run, but not at its end: what is resampled needs time to learn."""
+        total = self.cfg.n_tokens
+        due = self.n_tokens - self.n_tokens_resampled_at >= 0.1 * total
+        if self.sae.cfg.revival == "resample" and due and self.n_tokens < 0.7 * total:
+            self.n_tokens_resampled_at = self.n_tokens
+            dead = self.tracker.dead
+            if dead.any():
+                resample_(self.sae, dead, out, self.optimizer, self.generator)
+                self.tracker.tokens_since_fired.masked_fill_(dead, 0)

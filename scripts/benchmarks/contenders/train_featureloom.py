@@ -1,0 +1,70 @@
+"""Train our own dictionaries: `python train_featureloom.py JOB.json`.
+
+All is as `TrainConfig` has it, but for the window after which a feature is dead: 1000 steps, as
+SAELens' is, for these runs are too short for a share of them. Settings: `default` is float32,
+`bfloat16` and `screened` are the kinds of `products`, and `dense` is float32 without anything
+sparse, the reference. Figures are read off the device every 20 steps, as `scripts/train.py` does.
+"""
+
+from typing import Any
+
+from common import Job, Trained, Unsupported, Watch, batch, run
+from torch import Tensor
+
+LOG_EVERY = 20
+DEAD_AFTER_STEPS = 1000
+PRODUCTS: dict[str, Any] = {
+    "dense": "float32",
+    "default": "float32",
+    "bfloat16": "bfloat16",
+    "screened": "screened",
+}
+
+
+def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
+    from activation_cache.memory import keep_freed_memory
+    from sae.architectures import ARCHITECTURES
+    from sae.training import TrainConfig, Trainer
+
+    keep_freed_memory()  # as scripts/train.py does
+    if job.setting == "screened" and job.architecture == "relu":
+        raise Unsupported("only a fixed number of features can be screened for")
+    watch.building()
+    asked = {"k": job.k} if job.architecture == "topk" else {"l1_coeff": job.l1_coeff}
+    given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+    cfg = ARCHITECTURES[job.architecture](d_sae=job.d_sae, **given)
+    sae = cfg.build(rows.shape[1], seed=job.seed)
+    trainer = Trainer(
+        sae,
+        TrainConfig(
+            n_tokens=job.n_steps * job.batch_tokens,
+            lr=job.lr,
+            products=PRODUCTS[job.setting],
+            dead_after_tokens=DEAD_AFTER_STEPS * job.batch_tokens,
+            seed=job.seed,
+        ),
+    )
+    trainer.may_be_sparse = job.setting != "dense"
+    trainer.initialise(rows[: trainer.cfg.init_tokens])
+    for step in range(job.n_steps):
+        watch.step()
+        record = trainer.step(batch(rows, step, job.batch_tokens))
+        if (step + 1) % LOG_EVERY == 0:
+            for figure in (record.loss, record.fvu, record.l0, record.grad_norm):
+                figure.item()
+    watch.done()
+    sae.fold_input_scale_()
+
+    def reconstruct(chunk: Tensor) -> tuple[Tensor, Tensor]:
+        acts = sae.encode(chunk)
+        return acts, sae.decode(acts)
+
+    return Trained(
+        reconstruct=reconstruct,
+        parameters=sae.parameters(),
+        optimizer_state=trainer.optimizer.state.values(),
+    )
+
+
+if __name__ == "__main__":
+    run("Featureloom", "featureloom", train)

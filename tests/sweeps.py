@@ -1,0 +1,86 @@
+"""Small sweeps, and how to compare what they leave behind."""
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import torch
+from cli import run_script
+from safetensors.torch import load_file
+
+RESID, MLP = "blocks.1.hook_resid_pre", "blocks.0.mlp.hook_post"
+
+SMALL: Mapping[str, Any] = {
+    "hook_name": RESID,
+    "context_size": 16,
+    "batch_tokens": 64,
+    "buffer_tokens": 256,
+    "eval_tokens": 128,
+    "n_tokens": 512,
+    "d_sae": 32,
+    "log_every": 2,
+    "wandb": "off",
+}
+"""Eight steps of a dictionary of 32 features."""
+
+
+class Done(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def called(main: Callable[[], None], *arguments: object) -> Done:
+    """Run a script's main with arguments: exit code and output."""
+    out, err = io.StringIO(), io.StringIO()
+    code = 0
+    with (
+        mock.patch.object(sys, "argv", ["script", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            run_script(main)
+        except SystemExit as exit_:
+            assert isinstance(exit_.code, int)
+            code = exit_.code
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+def grid_file(path: Path, grid: Sequence[Mapping[str, Any]], **shared: Any) -> Path:
+    """A grid file: JSON, which is YAML."""
+    path.write_text(json.dumps({**SMALL, **shared, "grid": list(grid)}))
+    return path
+
+
+def listed(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder by its relative path; None for a folder."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in sorted(folder.rglob("*"))
+    }
+
+
+def logged(run: Path) -> list[dict[str, float]]:
+    """The rows of metrics.jsonl without the one number that is a matter of time."""
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in row.items() if key != "tokens_per_s"} for row in rows]
+
+
+def differences(run: Path, other: Path) -> list[str]:
+    """In what two run folders differ, beside their place and the time that they took."""
+    found = [name for name in ("eval.json", "sae/cfg.json") if not _same(run / name, other / name)]
+    if logged(run) != logged(other):
+        found.append("metrics.jsonl")
+    weights, others = (load_file(r / "sae" / "sae_weights.safetensors") for r in (run, other))
+    assert weights.keys() == others.keys()
+    return found + [name for name, w in weights.items() if not torch.equal(w, others[name])]
+
+
+def _same(path: Path, other: Path) -> bool:
+    return path.read_bytes() == other.read_bytes()
