@@ -1,0 +1,106 @@
+"""The benchmark's rows at sizes that take no time. What they say of speed is not looked at."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import bench
+import pytest
+from benchmarks import peers
+from benchmarks.contenders.common import synthetic_rows
+from benchmarks.measure import BenchFlags
+from benchmarks.training import Shape, trainer_of
+
+from sae.architectures import ARCHITECTURES
+from sae.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+SMALL = {"d_in": 16, "d_sae": 64, "k": 4, "batch_tokens": 32, "repeats": 1, "buffer_tokens": 64}
+FIELDS = {
+    *("name", "backend", "d_in", "d_sae", "k", "batch_tokens", "dtype", "threads", "tokens_per_s"),
+    *("tokens_per_cpu_s", "floor_tokens_per_s", "share_of_floor", "peak_mb", "fvu"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", ["ceiling-matmul", "ceiling-copy", "shuffle", "bookkeeping", "step-topk", "step-gated"]
+)
+def test_a_row_has_the_fields_that_readers_rely_on(name: str) -> None:
+    rows = [json.loads(json.dumps(vars(row))) for row in bench.rows(BenchFlags(only=name, **SMALL))]
+    assert rows and all(row["name"] == name and row.keys() >= FIELDS for row in rows)
+    assert all(row["tokens_per_s"] > 0 and row["share_of_floor"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_step_is_measured_where_it_is_sparse_and_l0_is_what_was_asked_for(
+    architecture: str,
+) -> None:
+    trainer, batches = trainer_of(Shape(architecture, 32, 1024, 8, 256, "float32"), BenchFlags().on)
+    record = trainer.step(batches[0])
+    assert trainer.is_sparse
+    assert 4 <= record.l0.item() <= 12
+
+
+def test_the_bytes_of_a_step_by_hand() -> None:
+    # Two matrices of 4 x 2 floats. Optimiser: weights, gradients and two moments read (4), weights
+    # and moments written (3), gradients written (1): 8 passes of 64 bytes. Encoder: its 32 bytes
+    # read. Pre-activations of 3 tokens: 3 x 4 floats written and read. Codes: 4 x 3 tokens x 1
+    # feature x 2 floats.
+    assert Shape("topk", 2, 4, 1, 3, "float32").bytes_moved == 8 * 64 + 32 + 2 * 48 + 96
+    # In bfloat16: weights written and read again at half the size, pre-activations at half.
+    assert Shape("topk", 2, 4, 1, 3, "bfloat16").bytes_moved == 8 * 64 + 32 + 32 + 48 + 96
+
+
+def test_rows_of_one_seed_are_the_same_and_of_two_seeds_are_of_one_kind() -> None:
+    assert synthetic_rows(8, 16, seed=0).equal(synthetic_rows(8, 16, seed=0))
+    one, other = synthetic_rows(4096, 16, seed=0), synthetic_rows(4096, 16, seed=1)
+    assert not one.equal(other)
+    assert (one.mean(dim=0) - other.mean(dim=0)).norm() < 0.1 * one.mean(dim=0).norm()
+
+
+def test_the_page_has_a_line_for_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "benchmarks.md"
+    flags = ["--only", "step-topk", "--d-in", "16", "--d-sae", "64", "--batch-tokens", "32"]
+    monkeypatch.setattr(sys, "argv", ["bench.py", *flags, "--repeats", "1", "--page", str(page)])
+    bench.main()
+    assert page.read_text().count("| step-topk |") == 4  # k 32 and 64, in two kinds of products
+
+
+def test_an_unknown_row_is_refused_with_the_names_of_all(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--only", "step-topkk"])
+    with pytest.raises(SystemExit) as exit_:
+        bench.main()
+    assert exit_.value.code == 2
+    assert "train-sweep" in capsys.readouterr().err
+
+
+def test_an_environment_that_cannot_be_built_is_told_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipes = tmp_path / "environments.toml"
+    recipes.write_text('[no-such-peer]\ninstall = [["--no-index", "no-such-peer-at-all"]]\n')
+    monkeypatch.setattr(peers, "CONTENDERS", tmp_path)
+    with pytest.raises(InputError, match="cannot install no-such-peer"):
+        peers.environment("no-such-peer", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["step-topk", "harvest-stream", "train-sweep"])
+def test_it_runs_where_only_torch_and_transformers_are(name: str, tmp_path: Path) -> None:
+    """As on many a machine with a GPU: an import of the others would raise there, and does here."""
+    blocked = "import sys\nfor name in ('transformer_lens', 'datasets', 'wandb', 'matplotlib'):\n"
+    (tmp_path / "sitecustomize.py").write_text(f"{blocked}    sys.modules[name] = None\n")
+    flags = ["--only", name, "--d-sae", "64", "--batch-tokens", "64", "--repeats", "1", "--json"]
+    flags += ["--layer", "1", "--forward-tokens", "128", "--buffer-tokens", "256"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "bench.py", *flags],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["name"] == name
