@@ -9,12 +9,19 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 os.environ.pop("WANDB_API_KEY", None)
 
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
 import pytest
 import torch
+from forks import Forks, shared_forks
 from small_models import saved, small_gpt2, small_llama
 from torch import Tensor
 
 from activation_cache import LanguageModel, load_model
+from activation_cache.storage import Storage
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +49,25 @@ def model(request: pytest.FixtureRequest) -> LanguageModel:
 def tokens() -> Tensor:
     generator = torch.Generator().manual_seed(0)
     return torch.randint(1, 4096, (2, 16), generator=generator)
+
+
+@pytest.fixture(scope="session")
+def forks() -> Forks:
+    """Starts processes that have everything imported already."""
+    return shared_forks()
+
+
+@pytest.fixture
+def memory() -> Iterator[str]:
+    """A folder in memory that nobody else uses."""
+    name = f"storage-{uuid.uuid4().hex}"
+    yield f"memory://{name}"
+    fs = fsspec.filesystem("memory")
+    if fs.exists(f"/{name}"):
+        fs.rm(f"/{name}", recursive=True)
+
+
+@pytest.fixture(params=["local", "memory"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path, memory: str) -> Storage:
+    url = tmp_path / "folder" if request.param == "local" else memory
+    return Storage(url, read_cache=tmp_path / "copies")

@@ -15,18 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from forks import HARVEST, Done, Forks, files, flags, flip, shared_forks, write_text
+from forks import HARVEST, Done, Forks, files, flags, flip, write_text
 
 from activation_cache import ActivationCache
 from activation_cache.manifest import FILE
 from activation_cache.storage import LOCK_FILE, TEMPORARY
 
 RESID = "blocks.2.hook_resid_pre"
-
-
-@pytest.fixture(scope="module")
-def forks() -> Forks:
-    return shared_forks()
 
 
 class Undisturbed(NamedTuple):

@@ -11,17 +11,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from forks import HARVEST, Done, Forks, files, flags, flip, free_port, shared_forks, write_text
+from forks import HARVEST, Done, Forks, files, flags, flip, free_port, write_text
 
 from activation_cache import ActivationCache
 from activation_cache.storage import LOCK_FILE, TEMPORARY
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def forks() -> Forks:
-    return shared_forks()
 
 
 class Single(NamedTuple):
