@@ -79,6 +79,8 @@ class SAE(nn.Module, Generic[Cfg]):
         self.cfg = cfg
         self.d_in = d_in
         self.input_scale = 1.0
+        self.is_fresh = True
+        """Whether the weights are random still."""
         self.metadata: dict[str, Any] = {}
         generator = torch.Generator().manual_seed(seed)
         W_dec = torch.randn(cfg.d_sae, d_in, generator=generator)
@@ -224,16 +226,21 @@ class SAE(nn.Module, Generic[Cfg]):
 
         The convention is SAELens' `expected_average_only_in`: E|x| becomes sqrt(d_in). An untied
         encoder is scaled so that the random features it starts with, many of which fire at once,
-        rebuild x with the least error that a factor can give.
+        rebuild x with the least error that a factor can give. Of a dictionary that was trained, all
+        but `b_dec` stays as it is.
         """
         x = x.to(self.device, torch.float32)
         if normalise:
             self.input_scale = math.sqrt(self.d_in) / x.norm(dim=1).mean().item()
+        if not self.is_fresh:  # what is measured in the units of the input is folded
+            for offset in self.offsets():
+                offset.mul_(self.input_scale)
         self.b_dec.copy_(x.mean(dim=0) * self.input_scale)
-        if self.untied_W_enc_rows is not None:
+        if self.is_fresh and self.untied_W_enc_rows is not None:
             centred = self._scaled(x) - self.b_dec
             rebuilt = self._sum_of_rows(self.activate(self._pre_acts(self._scaled(x))))
             self.untied_W_enc_rows.mul_((rebuilt * centred).sum() / rebuilt.square().sum())
+        self.is_fresh = False
 
     @torch.no_grad()
     def constrain_(self) -> None:

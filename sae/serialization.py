@@ -68,6 +68,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> SAE:
     sae = cfg.build(d_in)
     sae.metadata = metadata
     _fill(sae, tensors, folder)
+    sae.is_fresh = False
     return sae.to(device)
 
 

@@ -64,6 +64,6 @@ def fail(message: str) -> NoReturn:
 def _one_line(box: str) -> str:
     """The text inside the frame that tyro draws around its errors."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [re.sub(r"[─-╿]+", " ", line).strip() for line in plain.splitlines()]
+    lines = [re.sub(r"[─-╿]+|-{4,}", " ", line).strip() for line in plain.splitlines()]
     text = " ".join(" ".join(lines).split())
     return re.sub(r"^(Parsing error|Invalid choice|Value error|Required options) ", "", text)

@@ -6,7 +6,11 @@ See docs/sweeps.md for the grid file, --help for the flags.
 """
 
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
+import tyro
 from cli import parse, run_script
 from rich.console import Console
 
@@ -14,16 +18,21 @@ from sae.runs import SweepSettings, sweep
 from sae.runs.sweep import results_table
 
 
+@dataclass(frozen=True, kw_only=True)
+class Flags(SweepSettings):
+    __doc__ = SweepSettings.__doc__
+
+    grid: Annotated[Path, tyro.conf.Positional]
+    """YAML file: settings as train.py's flags name them, and under `grid` what varies."""
+
+
 def main() -> None:
-    arguments = sys.argv[1:]
-    if arguments and not arguments[0].startswith("-"):
-        arguments = ["--grid", *arguments]
-    settings = parse(SweepSettings, arguments)
+    settings = parse(Flags, sys.argv[1:])
     console = Console()
     rows = sweep(settings, console)
     console.print(results_table(rows))
-    console.print(f"results  {settings.out / 'results.json'}", soft_wrap=True)
-    console.print(f"plot     {settings.out / 'pareto.png'}", soft_wrap=True)
+    for name, file in (("results", "results.json"), ("plot", "pareto.png")):
+        console.print(f"{name:8} {settings.out / file}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

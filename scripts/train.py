@@ -25,8 +25,8 @@ def main() -> None:
         model = result.sae.metadata["model_name"]
         title = f"{settings.architecture} dictionary on {result.hook_name} of {model}"
         console.print(summary_table(result.report, title))
-        console.print(f"dictionary  {result.folder / 'sae'}", soft_wrap=True)
-        console.print(f"report      {result.folder / 'report.html'}", soft_wrap=True)
+        for name, file in (("dictionary", "sae"), ("report", "report.html")):
+            console.print(f"{name:11} {result.folder / file}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

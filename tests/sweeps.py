@@ -75,7 +75,7 @@ def logged(run: Path) -> list[dict[str, float]]:
 def differences(run: Path, other: Path) -> list[str]:
     """In what two run folders differ, beside their place and the time that they took."""
     found = [name for name in ("eval.json", "sae/cfg.json") if not _same(run / name, other / name)]
-    if logged(run) != logged(other):
+    if repr(logged(run)) != repr(logged(other)):  # NaN equals NaN
         found.append("metrics.jsonl")
     weights, others = (load_file(r / "sae" / "sae_weights.safetensors") for r in (run, other))
     assert weights.keys() == others.keys()

@@ -275,3 +275,22 @@ def test_a_dictionary_of_another_width_than_its_site_is_refused(cli: Cli, tmp_pa
 
 def test_evaluating_what_is_not_there_is_refused(cli: Cli, tmp_path: Path) -> None:
     _refused(cli(evaluate_script.main, tmp_path / "no"), "no dictionary at", tmp_path / "no")
+
+
+def test_a_training_starts_from_the_weights_of_another_dictionary(cli: Cli, tmp_path: Path) -> None:
+    site = ("--hook-name", "blocks.1.hook_resid_pre")
+    assert cli(train_script.main, *SMALL, *site, "--out", tmp_path / "first").code == 0
+    again = (*SMALL, "--start-from", tmp_path / "first", "--n-tokens", "256", "--lr", "1e-9")
+    assert cli(train_script.main, *again, "--out", tmp_path / "second").code == 0
+    first, second = (sae.load(tmp_path / name) for name in ("first", "second"))
+    torch.testing.assert_close(second.W_dec, first.W_dec, rtol=1e-4, atol=1e-6)
+    assert second.hook_name != first.hook_name
+
+
+def test_a_dictionary_of_another_kind_is_no_start(cli: Cli, tmp_path: Path) -> None:
+    assert cli(train_script.main, *SMALL, "--out", tmp_path / "first").code == 0
+    other = (*SMALL, "--start-from", tmp_path / "first", "--tied", "--out", tmp_path / "second")
+    done = cli(train_script.main, *other)
+    assert done.code == 2
+    assert "(topk, 192 to 64) than what is to be trained (topk, tied, 192 to 64)" in done.err
+    assert not (tmp_path / "second").exists()

@@ -232,3 +232,30 @@ def test_an_empty_stream_and_activations_that_are_not_finite_are_refused() -> No
 def test_training_settings_that_make_no_sense_are_refused(setting: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(setting))):
         TrainConfig(**setting)  # pyright: ignore[reportArgumentType]
+
+
+# Starting from a trained dictionary --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cfg", [TopKConfig(d_sae=16, k=4), JumpReLUConfig(d_sae=16, tied=True)])
+def test_a_trained_dictionary_goes_on_from_where_it_was(
+    cfg: TopKConfig | JumpReLUConfig,
+) -> None:
+    dictionary = _fit(cfg.build(12, seed=1), TrainConfig(n_tokens=6400))
+    x = next(iter(_features(seed=1, batch_tokens=4096)))
+    before = (dictionary(x) - x).square().sum().item()
+    records = list(itertools.islice(train(dictionary, _features(), TrainConfig(n_tokens=6400)), 1))
+    dictionary.fold_input_scale_()
+    after = (dictionary(x) - x).square().sum().item()
+    # One step, at the beginning of its warm-up, changes little: nothing was drawn or scaled anew.
+    assert after == pytest.approx(before, rel=0.05)
+    assert records[0].step == 0
+
+
+def test_the_biases_of_a_trained_dictionary_keep_their_meaning_in_other_units() -> None:
+    dictionary = _fit(TopKConfig(d_sae=16, k=4).build(12, seed=1), TrainConfig(n_tokens=3200))
+    b_enc = dictionary.b_enc.detach().clone()
+    dictionary.initialise_from_data_(next(iter(_features())), normalise=True)
+    torch.testing.assert_close(dictionary.b_enc, b_enc * dictionary.input_scale)
+    dictionary.fold_input_scale_()
+    torch.testing.assert_close(dictionary.b_enc, b_enc)

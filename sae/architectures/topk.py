@@ -25,7 +25,7 @@ class FixedL0Config(SAEConfig):
 
     k: int = 32
     """Features kept for each token; those that are not positive count as inactive."""
-    auxk_coeff: float = 1 / 32
+    auxk_coeff: float = 1 / 8
     """Weight of the reconstruction of the error by dead features (AuxK); 0 turns it off."""
 
     def __post_init__(self) -> None:

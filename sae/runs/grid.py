@@ -1,5 +1,6 @@
 """The members of a sweep: what its YAML file says all share, and what it says varies."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -8,10 +9,11 @@ from typing import Any
 
 from sae.errors import InputError
 from sae.runs.settings import RunSettings, read_settings_file, settings_from
+from sae.runs.values import shown
 
 MAY_VARY = (
     *("architecture", "d_sae", "k", "l1_coeff", "l0_coeff", "tied"),
-    *("hook_name", "n_tokens", "lr", "products", "seed"),
+    *("hook_name", "n_tokens", "lr", "products", "seed", "start_from"),
 )
 """Settings of the dictionary and its training. What concerns the stream is shared."""
 
@@ -40,7 +42,7 @@ def read_grid(path: Path) -> Grid:
     for block in blocks:
         if not isinstance(block, Mapping):
             raise InputError(
-                f"the grid file {path} has {block!r} under `grid`: map names to values"
+                f"the grid file {path} has {shown(block)} under `grid`: map names to values"
             )
         fixed = sorted(str(name) for name in block if name not in MAY_VARY)
         if fixed:
@@ -48,6 +50,9 @@ def read_grid(path: Path) -> Grid:
                 f"the grid file {path} varies {', '.join(fixed)}: members share one stream, only "
                 f"{', '.join(MAY_VARY)} may differ"
             )
+        empty = [name for name, value in block.items() if value == []]
+        if empty:
+            raise InputError(f"the grid file {path} has no value for {', '.join(empty)}")
         points += combinations(block)
     return Grid(content, points)
 
@@ -60,25 +65,43 @@ def combinations(block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[str, RunSettings]:
-    """The settings of each member by its name; `given` are flags, which go before the file's."""
+    """The settings of each member by its name; `given` are flags, which go before the file's.
+
+    Raises `InputError` where two members are the same, or a name is no name of a folder.
+    """
     members: dict[str, RunSettings] = {}
     for point in grid.points:
         settings = settings_from({**grid.shared, **point, **given}, where=where)
-        name = point_name(point)
-        if name in members or settings in members.values():
+        name = member_name(settings, tuple(point))
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", name) is None:
+            raise InputError(f"{where} has a member that no folder can be named after: {shown(name)}")
+        same = [other for other, known in members.items() if _is_same(known, settings)]
+        if name in members or same:
             raise InputError(f"{where} has the member {name} twice: leave one of them out")
         members[name] = settings
     return members
 
 
-def point_name(point: Mapping[str, Any]) -> str:
+def _is_same(a: RunSettings, b: RunSettings) -> bool:
+    """Whether the same dictionary would be trained, be it said in other words."""
+    return (a.sae_config(), a.train_config(), a.hook_name, a.start_from) == (
+        *(b.sae_config(), b.train_config(), b.hook_name, b.start_from),
+    )
+
+
+def member_name(settings: RunSettings, names: Sequence[str]) -> str:
     """A folder name that says what is particular to a member, such as topk-k32-seed1."""
-    return "-".join(_said(name, value) for name, value in point.items()) or "member"
+    said = [_said(name, getattr(settings, name)) for name in names]
+    return "-".join(said) or "member"
 
 
 def _said(name: str, value: Any) -> str:
-    if name in ("architecture", "hook_name", "products"):
-        return str(value).replace("/", "_")
+    if name == "hook_name":
+        return "+".join(value)
+    if name in ("architecture", "products"):
+        return value
+    if name == "start_from":
+        return "fresh" if value is None else f"from_{Path(value).name}"
     if isinstance(value, bool):
         return name if value else f"not_{name}"
-    return f"{name}{value}"
+    return f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"

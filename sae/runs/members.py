@@ -11,7 +11,7 @@ from rich.console import Console
 from activation_cache.prefetch import Prefetch
 from sae.base import SAE
 from sae.evaluation import EvalReport
-from sae.runs.evaluation import evaluate_on_held_out_text, held_out_batches
+from sae.runs.evaluation import evaluate_on_held_out_text
 from sae.runs.origin import Origin
 from sae.runs.report import write_report
 from sae.runs.settings import RunSettings, describe
@@ -50,6 +50,19 @@ class RunResult:
     report: EvalReport
 
 
+def check(members: Sequence[Member], origin: Origin) -> None:
+    """Raise `InputError` for what the model, the text, the cache or a dictionary does not allow.
+
+    Nothing is written and nothing trained.
+    """
+    for member in members:
+        origin.build(member.settings)
+        closing = origin.stream((member.hook_name,), member.n_tokens)
+        if isinstance(closing, Prefetch):
+            closing.close()
+    assert origin.held_out
+
+
 def train_members(
     members: Sequence[Member], origin: Origin, console: Console
 ) -> Iterator[RunResult]:
@@ -61,7 +74,7 @@ def train_members(
     hook_names = tuple(dict.fromkeys(member.hook_name for member in members))
     stream = origin.stream(hook_names, max(member.n_tokens for member in members))
     console.print(f"reading text from {origin.settings.dataset}")
-    held_out = held_out_batches(origin.model, saes[0].metadata)
+    held_out = origin.held_out
     with ExitStack() as closing:
         sinks: list[list[Sink]] = []
         for member in members:

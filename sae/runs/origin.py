@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 from rich.console import Console
 
@@ -16,7 +18,11 @@ from activation_cache import (
 from activation_cache.models import TINY
 from activation_cache.prefetch import Prefetch
 from sae.base import SAE
+from sae.errors import InputError
+from sae.evaluation.evaluate import TextBatch
+from sae.runs.evaluation import held_out_batches
 from sae.runs.settings import DTYPES, RunSettings
+from sae.serialization import load
 
 
 @dataclass(frozen=True)
@@ -46,11 +52,18 @@ class Origin:
         return self.settings.hook_names(self.model)
 
     def build(self, settings: RunSettings) -> SAE:
-        """A fresh dictionary for the one site of these settings."""
+        """A dictionary for the one site of these settings: fresh, or as another was left."""
         (hook_name,) = settings.hook_name
         sae = settings.sae_config().build(self.model.width(hook_name), seed=settings.seed)
-        sae.metadata = settings.metadata(self.model, hook_name, self._source((hook_name,)))
+        if settings.start_from is not None:
+            _take_weights_(sae, settings.start_from)
+        sae.metadata = self._metadata(settings, hook_name)
         return sae.to(self.model.device)
+
+    @cached_property
+    def held_out(self) -> list[TextBatch]:
+        """The text that dictionaries of any site are evaluated on."""
+        return held_out_batches(self.model, self._metadata(self.settings, self.hook_names[0]))
 
     def stream(self, hook_names: Sequence[str], n_tokens: int) -> ActivationStream | Prefetch:
         """Shuffled batches {hook name: [batch_tokens, width]} for at least `n_tokens` tokens."""
@@ -66,7 +79,22 @@ class Origin:
             window_tokens=settings.buffer_tokens,
         )
 
-    def _source(self, hook_names: tuple[str, ...]) -> SourceConfig:
-        if self.cache is not None:
-            return self.cache.config
-        return self.settings.harvest_config(hook_names)
+    def _metadata(self, settings: RunSettings, hook_name: str) -> dict[str, Any]:
+        live = self.settings.harvest_config((hook_name,))
+        source: SourceConfig = live if self.cache is None else self.cache.config
+        return settings.metadata(self.model, hook_name, source)
+
+
+def _take_weights_(sae: SAE, folder: str) -> None:
+    start = load(folder)
+    ours, theirs = (
+        f"{of.cfg.architecture}{', tied' if of.cfg.tied else ''}, {of.d_in} to {of.d_sae}"
+        for of in (sae, start)
+    )
+    if ours != theirs:
+        raise InputError(
+            f"start_from {folder} is a dictionary of another kind ({theirs}) than what is to be "
+            f"trained ({ours}): start from one of the same architecture and size"
+        )
+    sae.load_state_dict(start.state_dict())
+    sae.is_fresh = False

@@ -1,5 +1,6 @@
 """Which dictionaries of a sweep nothing beats, and the picture of it."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
@@ -26,6 +27,11 @@ class SweepRow:
     fronts: tuple[str, ...] = ()
     """Of which of `FRONTS` it is a part, among the members of its site."""
 
+    def at(self, metric: str) -> tuple[float, float] | None:
+        """L0 and the metric, where both were measured: of a diverged dictionary nothing is."""
+        point = self.metrics.get("l0", math.nan), self.metrics.get(metric, math.nan)
+        return point if all(map(math.isfinite, point)) else None
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -45,18 +51,23 @@ def mark_fronts(rows: Iterable[SweepRow]) -> list[SweepRow]:
         for row in members:
             fronts = tuple(name for name in FRONTS if _is_on_front(row, members, FRONTS[name]))
             marked.append(replace(row, fronts=fronts))
-    return sorted(marked, key=lambda row: (_site(row), -len(row.fronts), row.metrics["l0"]))
+    return sorted(marked, key=_order)
 
 
 def _site(row: SweepRow) -> str:
     return row.hook_name
 
 
+def _order(row: SweepRow) -> tuple[str, int, float]:
+    l0 = row.metrics.get("l0", math.inf)
+    return _site(row), -len(row.fronts), math.inf if math.isnan(l0) else l0
+
+
 def _is_on_front(row: SweepRow, members: Sequence[SweepRow], metric: str) -> bool:
     """Whether no other member has at most as much of both, and less of one."""
-    mine = row.metrics["l0"], row.metrics[metric]
-    others = [(other.metrics["l0"], other.metrics[metric]) for other in members]
-    return not any(
+    mine = row.at(metric)
+    others = [point for other in members if (point := other.at(metric)) is not None]
+    return mine is not None and not any(
         l0 <= mine[0] and value <= mine[1] and (l0, value) != mine for l0, value in others
     )
 
@@ -81,20 +92,20 @@ def _draw(axes: "Axes", rows: Sequence[SweepRow], front: str) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     metric = FRONTS[front]
-    best = sorted((row.metrics["l0"], row.metrics[metric]) for row in rows if front in row.fronts)
-    axes.plot(*zip(*best, strict=True), color="0.75", zorder=1, label="front")
-    for architecture in sorted({row.architecture for row in rows}):
-        points = [
-            (row.metrics["l0"], row.metrics[metric])
-            for row in rows
-            if row.architecture == architecture
-        ]
-        axes.scatter(*zip(*points, strict=True), s=28, label=architecture)
     axes.set_xlabel("L0, active features of a token")
     axes.set_ylabel("FVU" if metric == "fvu" else "delta CE, nats")
-    if all(row.metrics["l0"] > 0 for row in rows):
+    points = {row.name: point for row in rows if (point := row.at(metric)) is not None}
+    if not points:
+        return
+    best = sorted(points[row.name] for row in rows if front in row.fronts)
+    axes.plot(*zip(*best, strict=True), color="0.75", zorder=1, label="front")
+    for architecture in sorted({row.architecture for row in rows}):
+        its = [points[r.name] for r in rows if r.architecture == architecture and r.name in points]
+        if its:
+            axes.scatter(*zip(*its, strict=True), s=28, label=architecture)
+    if all(l0 > 0 for l0, _ in points.values()):
         axes.set_xscale("log")
-    if all(row.metrics[metric] > 0 for row in rows):
+    if all(value > 0 for _, value in points.values()):
         axes.set_yscale("log")
     for axis in (axes.xaxis, axes.yaxis):
         if axis.get_scale() == "log":

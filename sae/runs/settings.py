@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_type_hints
 
 import torch
 
@@ -13,9 +13,10 @@ from activation_cache.text import DOCSTRINGS
 from activation_cache.versions import library_versions
 from sae.architectures import ARCHITECTURES, AnySAEConfig
 from sae.errors import InputError
-from sae.runs.errors import BAD_INPUT
+from sae.runs.values import LONGEST, as_setting
 from sae.selection import Products
 from sae.training import TrainConfig
+from sae.training.trainer import needs_fixed_l0
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ARCHITECTURE_SETTINGS = ("k", "l1_coeff", "l0_coeff")
@@ -69,6 +70,8 @@ class RunSettings:
     products: Products = "float32"
     """What dense products of the training are taken in: bfloat16 is faster, weights and sums stay
     in float32; `screened` lets bfloat16 propose features, and float32 decide."""
+    start_from: str | None = None
+    """Folder of a trained dictionary whose weights are the start, of a neighbouring layer, say."""
     seed: int = 0
     """Seeds the initial weights and the resampling."""
     data_seed: int = 0
@@ -96,7 +99,11 @@ class RunSettings:
                 raise InputError(
                     f"unknown {name} {getattr(self, name)!r}: use one of {', '.join(known)}"
                 )
-        self.sae_config()
+        if not -(2**63) <= self.seed < 2**63:
+            raise InputError(f"seed must fit into 64 bits, got {self.seed}")
+        cfg = self.sae_config()
+        if self.products == "screened" and not cfg.is_sparse_from_the_start:
+            raise InputError(needs_fixed_l0(cfg))
         self.train_config()
         self.harvest_config(self.hook_name or ("any",))
 
@@ -179,7 +186,7 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text())  # JSON is YAML
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"cannot read the config file {path}: {error}".splitlines()[0]) from error
     if not isinstance(content, Mapping):
         raise InputError(f"the config file {path} must map flag names to values")
@@ -194,32 +201,15 @@ def settings_from_file(path: Path) -> RunSettings:
 
 def settings_from(content: Mapping[str, Any], *, where: str) -> RunSettings:
     """Settings from values as YAML or JSON have them; `where` names their source in errors."""
-    given = dict(content)
-    types = {field.name: str(field.type) for field in fields(RunSettings)}
-    unknown = set(given) - set(types)
+    kinds = get_type_hints(RunSettings)
+    unknown = set(content) - set(kinds)
     if unknown:
-        raise InputError(f"{where} has unknown settings: {', '.join(sorted(map(str, unknown)))}")
-    if isinstance(given.get("hook_name"), str):
-        given["hook_name"] = [given["hook_name"]]
+        raise InputError(f"{where} has unknown settings: {', '.join(sorted(map(str, unknown)))[:LONGEST]}")
     try:
-        given["hook_name"] = tuple(given.get("hook_name", ()))
-        given["out"] = Path(given.get("out", RunSettings.out))
-        return RunSettings(**{name: _of_type(types[name], v) for name, v in given.items()})
-    except BAD_INPUT:
-        raise
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(f"a value in {where} is of a wrong kind ({error})") from error
-
-
-def _of_type(annotation: str, value: Any) -> Any:
-    """A number as its setting wants it: in YAML, 1 is an integer and 1e-3 is a string."""
-    if value is None or isinstance(value, bool):
-        return value
-    if annotation.startswith("float"):
-        return float(value)
-    if annotation.startswith("int") and float(value).is_integer():
-        return int(float(value))
-    return value
+        given = {name: as_setting(name, kinds[name], value) for name, value in content.items()}
+    except InputError as error:
+        raise InputError(f"{error} (in {where})") from error
+    return RunSettings(**given)
 
 
 def describe(settings: RunSettings, hook_name: str) -> str:

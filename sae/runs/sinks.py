@@ -86,8 +86,8 @@ class ConsoleSink:
         for name in self._names:
             row = self._rows.get(name, {})
             numbers.add_row(name, *(format_number(row.get(column)) for column in self.COLUMNS))
+        table.add_row(self._progress)  # first: a terminal cuts off what is below its last line
         table.add_row(numbers)
-        table.add_row(self._progress)
         return table
 
 

@@ -1,8 +1,9 @@
 """Train a grid of dictionaries on one stream, and lay their results side by side."""
 
 import json
+import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,11 +13,15 @@ from rich.table import Table
 
 from sae.errors import InputError
 from sae.runs.grid import Grid, member_settings, read_grid
-from sae.runs.members import Member, train_members
+from sae.runs.members import Member, check, train_members
 from sae.runs.origin import Origin
 from sae.runs.pareto import SweepRow, mark_fronts, write_plot
 from sae.runs.settings import RunSettings
 from sae.runs.sinks import format_number
+
+
+MAY_CHANGE = ("out", "wandb", "device", "log_every")
+"""Settings that a member which is trained already may have had otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +31,7 @@ class SweepSettings:
     grid: Path
     """YAML file: settings as train.py's flags name them, and under `grid` what varies."""
     out: Path = Path("runs/sweep")
-    """Folder for everything that the sweep writes; it must not exist yet."""
+    """Folder for everything that the sweep writes; without --resume it must not exist yet."""
     resume: bool = False
     """Go on with the sweep in this folder: members that were evaluated are not trained again."""
     members_per_pass: int | None = None
@@ -45,10 +50,10 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     """Train what is not trained yet, and write `results.json` and `pareto.png` beside the members.
 
     Every member has a run folder under `members/`, as if it had been trained alone with its seed,
-    to the last bit on a CPU.
+    to the last bit on a CPU. What cannot be trained is refused (`InputError`) before anything is.
     """
     console = console or Console(quiet=True)
-    if settings.out.exists() and not settings.resume:
+    if os.path.lexists(settings.out) and not settings.resume:
         raise InputError(
             f"the sweep folder {settings.out} exists: go on with it by --resume, or name another "
             f"one with --out"
@@ -59,18 +64,25 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     by_name = member_settings(grid, given, where=f"the grid file {settings.grid}")
     origin = Origin.open(next(iter(by_name.values())), console)
     members = [_member(name, member, origin, settings.out) for name, member in by_name.items()]
+    check(members, origin)
     waiting = [member for member in members if not _is_done(member)]
     if len(waiting) < len(members):
         console.print(f"{len(members) - len(waiting)} of {len(members)} members are trained")
     per_pass = settings.members_per_pass or max(1, len(waiting))
     for start in range(0, len(waiting), per_pass):
-        some = waiting[start : start + per_pass]
-        for member in some:
+        _train_pass(waiting[start : start + per_pass], origin, console)
+    return _write_results(settings.out, grid, members)
+
+
+def _train_pass(members: Sequence[Member], origin: Origin, console: Console) -> None:
+    for member in members:
+        try:
             shutil.rmtree(member.folder, ignore_errors=True)  # of a pass that was interrupted
             member.folder.mkdir(parents=True)
-        for result in train_members(some, origin, console):
-            console.print(f"evaluated {result.folder.name}")
-    return _write_results(settings.out, grid, members)
+        except OSError as error:
+            raise InputError(f"cannot write to {member.folder}: {error.strerror}") from error
+    for result in train_members(members, origin, console):
+        console.print(f"evaluated {result.folder.name}", markup=False)
 
 
 def _member(name: str, settings: RunSettings, origin: Origin, out: Path) -> Member:
@@ -87,40 +99,48 @@ def _member(name: str, settings: RunSettings, origin: Origin, out: Path) -> Memb
 
 
 def _is_done(member: Member) -> bool:
-    """Whether it was evaluated; `InputError` where that was with other settings."""
-    if not (member.folder / "eval.json").is_file():
+    """Whether it was trained and evaluated; `InputError` where that was with other settings.
+
+    A folder in which anything is missing or damaged is not done.
+    """
+    try:
+        _metrics(member)
+        then = json.loads((member.folder / "config.json").read_text())["settings"]
+        is_whole = (member.folder / "report.html").is_file() and isinstance(then, dict)
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    then = json.loads((member.folder / "config.json").read_text())["settings"]
     now = json.loads(json.dumps({**member.settings.to_dict(), "hook_name": member.hook_name}))
-    may_differ = ("out", "wandb", "device", "log_every")
-    for name in (name for name in now if name not in may_differ):
+    for name in (name for name in now if is_whole and name not in MAY_CHANGE):
         if then.get(name) != now[name]:
             raise InputError(
                 f"the member {member.folder} was trained with {name} {then.get(name)!r}, and the "
                 f"grid says {now[name]!r}: remove its folder, or sweep into another --out"
             )
-    return True
+    return is_whole
+
+
+def _metrics(member: Member) -> dict[str, Any]:
+    """What its evaluation found: at least how many features are dead."""
+    metrics = json.loads((member.folder / "eval.json").read_text())["metrics"]
+    metrics["dead_fraction"]
+    return metrics
 
 
 def _write_results(out: Path, grid: Grid, members: Sequence[Member]) -> list[SweepRow]:
     rows = mark_fronts(
-        _row(member, point) for member, point in zip(members, grid.points, strict=True)
+        SweepRow(
+            member.name,
+            member.hook_name,
+            member.settings.architecture,
+            point,
+            _metrics(member),
+        )
+        for member, point in zip(members, grid.points, strict=True)
     )
     content = [row.to_dict() for row in rows]
     (out / "results.json").write_text(json.dumps(content, indent=2) + "\n")
     write_plot(rows, out)
     return rows
-
-
-def _row(member: Member, point: Mapping[str, Any]) -> SweepRow:
-    metrics = json.loads((member.folder / "eval.json").read_text())["metrics"]
-    return SweepRow(
-        member.name,
-        member.hook_name,
-        member.settings.architecture,
-        {name: str(value) for name, value in point.items()},
-        metrics,
-    )
 
 
 def results_table(rows: Iterable[SweepRow]) -> Table:
@@ -135,7 +155,7 @@ def results_table(rows: Iterable[SweepRow]) -> Table:
         metrics = row.metrics
         table.add_row(
             row.name,
-            *(format_number(metrics[name]) for name in ("l0", "fvu", "delta_ce")),
+            *(format_number(metrics.get(name)) for name in ("l0", "fvu", "delta_ce")),
             f"{metrics['dead_fraction']:.1%}",
             ", ".join(row.fronts),
         )

@@ -39,6 +39,7 @@ class WandBSink:
             group=group,
             dir=str(folder),
             mode=mode,
+            reinit="create_new",  # the runs of other dictionaries stay open beside it
             config=settings,
             settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
         )

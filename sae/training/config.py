@@ -16,7 +16,7 @@ class TrainConfig:
     n_tokens: int = 500_000
     """Activation vectors to train on; each is seen once unless the stream repeats."""
     lr: float | None = None
-    """Peak learning rate of Adam; by default 2e-3, falling with the root of widths over 1536."""
+    """Peak learning rate of Adam; by default 4e-3, falling with the root of widths over 1536."""
     lr_warmup_fraction: float = 0.02
     lr_decay_fraction: float = 0.3
     penalty_warmup_fraction: float = 0.1
@@ -53,7 +53,7 @@ class TrainConfig:
     def learning_rate(self, d_sae: int) -> float:
         if self.lr is not None:
             return self.lr
-        return 2e-3 * min(1.0, math.sqrt(1536 / d_sae))
+        return 4e-3 * min(1.0, math.sqrt(1536 / d_sae))
 
     @property
     def dead_window_tokens(self) -> int:

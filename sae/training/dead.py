@@ -39,10 +39,12 @@ def resample_(
     """
     features = dead.nonzero().flatten()
     error = out.x - out.x_hat
-    loss = error.square().sum(dim=1)
-    tokens = torch.multinomial(
-        loss.square().cpu(), len(features), replacement=True, generator=generator
-    ).to(error.device)
+    weights = error.square().sum(dim=1).square().cpu()
+    if not 0 < weights.sum() < torch.inf:
+        return  # nothing is left to explain, or the training has diverged
+    tokens = torch.multinomial(weights, len(features), replacement=True, generator=generator).to(
+        error.device
+    )
     directions = error[tokens] / error[tokens].norm(dim=1, keepdim=True).clamp_min(1e-8)
     sae.W_dec[features] = directions
     if sae.untied_W_enc_rows is not None:

@@ -25,23 +25,25 @@ def train(
 
     `batches` are tensors [batch, d_in], the same for all, or mappings by hook name from which each
     dictionary takes its own. `cfg` is one for all or one for each. A dictionary's training stops
-    at its `n_tokens`, or where the stream ends, and its result is, on a CPU to the last bit, the
-    one that it would have alone. Raises `InputError` for a stream that is empty, of the wrong
-    width, or not finite at its head.
+    after exactly `n_tokens`, or where the stream ends, and its result is, on a CPU to the last bit,
+    the one that it would have alone. A dictionary that was trained or loaded goes on from its
+    weights. Raises `InputError` for a stream that is empty, of the wrong width, or not finite at
+    its head.
     """
     saes = [saes] if isinstance(saes, SAE) else saes
     cfgs = repeat(cfg, len(saes)) if isinstance(cfg, TrainConfig) else cfg
     trainers = [Trainer(sae, cfg, i) for i, (sae, cfg) in enumerate(zip(saes, cfgs, strict=True))]
     stream = iter(batches)
     head = _take(stream, max(_head_tokens(trainer) for trainer in trainers), trainers[0].sae)
-    for trainer in trainers:
-        trainer.initialise(_sample(head, trainer))
     try:
+        for trainer in trainers:
+            trainer.initialise(_sample(head, trainer))
         for batch in chain(head, stream):
             for trainer in trainers:
                 if not trainer.is_done:
-                    x = _activations(batch, trainer.sae).to(trainer.sae.device)
-                    yield trainer.step(x)
+                    left = trainer.cfg.n_tokens - trainer.n_tokens
+                    x = _activations(batch, trainer.sae)[:left]
+                    yield trainer.step(x.to(trainer.sae.device))
             if all(trainer.is_done for trainer in trainers):
                 break
     finally:
@@ -56,7 +58,8 @@ def _head_tokens(trainer: Trainer) -> int:
 def _sample(head: Sequence[Batch], trainer: Trainer) -> Float[Tensor, "n d_in"]:
     """As many whole batches of the head as the dictionary asks for, whatever others ask for."""
     taken = _take(iter(head), _head_tokens(trainer), trainer.sae)
-    return torch.cat([_activations(batch, trainer.sae) for batch in taken])
+    rows = torch.cat([_activations(batch, trainer.sae) for batch in taken])
+    return rows[: trainer.cfg.n_tokens]
 
 
 def _take(stream: Iterator[Batch], n_tokens: int, sae: SAE) -> list[Batch]:

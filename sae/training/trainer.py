@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from sae.base import SAE, TrainingPass
+from sae.base import SAE, SAEConfig, TrainingPass
 from sae.codes import fire_counts
 from sae.errors import InputError
 from sae.training.config import TrainConfig
@@ -52,10 +52,7 @@ class Trainer:
 
     def __init__(self, sae: SAE, cfg: TrainConfig, dictionary: int = 0) -> None:
         if cfg.products == "screened" and not sae.cfg.is_sparse_from_the_start:
-            raise InputError(
-                f"products 'screened' needs an architecture with a fixed number of features, and "
-                f"{sae.cfg.architecture} has none: use float32 or bfloat16"
-            )
+            raise InputError(needs_fixed_l0(sae.cfg))
         self.sae = sae
         self.cfg = cfg
         self.dictionary = dictionary
@@ -174,3 +171,11 @@ class Trainer:
             if dead.any():
                 resample_(self.sae, dead, out, self.optimizer, self.generator)
                 self.tracker.tokens_since_fired.masked_fill_(dead, 0)
+
+
+def needs_fixed_l0(cfg: SAEConfig) -> str:
+    """Why features of this architecture cannot be screened."""
+    return (
+        f"products 'screened' needs an architecture with a fixed number of features, and "
+        f"{cfg.architecture} has none: use float32 or bfloat16"
+    )
