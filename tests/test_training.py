@@ -247,8 +247,8 @@ def test_a_trained_dictionary_goes_on_from_where_it_was(
     records = list(itertools.islice(train(dictionary, _features(), TrainConfig(n_tokens=6400)), 1))
     dictionary.fold_input_scale_()
     after = (dictionary(x) - x).square().sum().item()
-    # One step, at the beginning of its warm-up, changes little: nothing was drawn or scaled anew.
-    assert after == pytest.approx(before, rel=0.05)
+    # One step at the beginning of its warm-up spoils nothing: nothing was drawn or scaled anew.
+    assert after < 1.05 * before
     assert records[0].step == 0
 
 
