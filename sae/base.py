@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from sae.codes import Codes, indices_of
 from sae.errors import InputError
 from sae.kernels import values_at
-from sae.selection import Products, select
+from sae.selection import Products, Shadow, select
+
+ROWS_IN_CACHE = 1024
+"""Rows that one pass over the weights takes at a time on a CPU."""
 
 Revival = Literal["auxk", "resample", "none"]
 """How an architecture brings features back that have stopped firing."""
@@ -82,6 +85,7 @@ class SAE(nn.Module, Generic[Cfg]):
         self.is_fresh = True
         """Whether the weights are random still."""
         self.metadata: dict[str, Any] = {}
+        self._shadow = Shadow()
         generator = torch.Generator().manual_seed(seed)
         W_dec = torch.randn(cfg.d_sae, d_in, generator=generator)
         W_dec /= W_dec.norm(dim=1, keepdim=True)
@@ -188,6 +192,7 @@ class SAE(nn.Module, Generic[Cfg]):
             self.W_enc_rows,
             bias,
             self.support,
+            self._shadow,
             products=products,
             in_parts=not self.cfg.chooses_over_the_batch,
         )
@@ -245,14 +250,16 @@ class SAE(nn.Module, Generic[Cfg]):
     @torch.no_grad()
     def constrain_(self) -> None:
         """Bring every decoder row back to unit norm. Call it after the optimiser's step."""
-        self.W_dec.div_(self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8))
+        for rows in _blocks(self.W_dec):
+            rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-8))
 
     @torch.no_grad()
     def project_decoder_gradient_(self) -> None:
         """Remove what the gradient would change of the norms of the decoder rows."""
         if self.W_dec.grad is not None:
-            along = torch.linalg.vecdot(self.W_dec.grad, self.W_dec)
-            self.W_dec.grad.addcmul_(along[:, None], self.W_dec, value=-1.0)
+            for rows, grad in zip(_blocks(self.W_dec), _blocks(self.W_dec.grad), strict=True):
+                along = torch.linalg.vecdot(grad, rows)
+                grad.addcmul_(along[:, None], rows, value=-1.0)
 
     @torch.no_grad()
     def fold_input_scale_(self) -> None:
@@ -280,6 +287,11 @@ class SAE(nn.Module, Generic[Cfg]):
 
     STORED_NAMES: ClassVar[Mapping[str, str]] = {"untied_W_enc_rows": "W_enc"}
     """How saved files call parameters and buffers, where not by their own name."""
+
+
+def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+    """Views that stay in a processor's cache from one operation to the next; a GPU takes all."""
+    return rows.split(ROWS_IN_CACHE) if rows.device.type == "cpu" else (rows,)
 
 
 class _CentredBias(torch.autograd.Function):

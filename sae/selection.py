@@ -6,6 +6,7 @@ in low precision where asked for, and only the pre-activations of the support le
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,7 +20,7 @@ from sae.kernels import dot_rows
 NEVER_ACTIVE = -1e30
 """The pre-activation of padding: finite, so that 0 times it is 0."""
 
-PRE_ACTS_AT_ONCE = {"cpu": 2**24, "cuda": 2**28}
+PRE_ACTS_AT_ONCE = {"cpu": 2**24, "cuda": 2**28, "mps": 2**26}
 """Pre-activations that are in memory at one time: 64 MB in float32; 1 GB on a GPU."""
 
 SLACK = 2
@@ -36,12 +37,43 @@ Support = Callable[[Tensor, int], Tensor]
 """From pre-activations [batch, n] and a slack, indices [batch, k] with -1 for none."""
 
 
+class Shadow:
+    """The encoder in bfloat16, with the bias as one more column; its memory is kept between steps.
+
+    A product with a bias writes all pre-activations twice, and new memory for every step costs as
+    much as filling it.
+    """
+
+    PADDING = 8
+    """Columns behind the weights: the bias, and as many zeros as make rows begin at 16 bytes."""
+
+    def __init__(self) -> None:
+        self._rows = torch.empty(0)
+
+    def of(self, rows: Tensor, bias: Tensor) -> Tensor:
+        """[d_sae, d_in + PADDING]; what was made of other weights before is overwritten."""
+        d_sae, d_in = rows.shape
+        if self._rows.shape != (d_sae, d_in + self.PADDING) or self._rows.device != rows.device:
+            width = d_in + self.PADDING
+            self._rows = torch.zeros(d_sae, width, dtype=torch.bfloat16, device=rows.device)
+        self._rows[:, :d_in] = rows
+        self._rows[:, d_in] = bias
+        return self._rows
+
+    def of_inputs(self, x: Tensor) -> Tensor:
+        """[batch, d_in + PADDING], to multiply with."""
+        columns = F.pad(x.to(torch.bfloat16), (0, self.PADDING))
+        columns[:, x.shape[1]] = 1.0
+        return columns
+
+
 @torch.no_grad()
 def select(
     x: Float[Tensor, "batch d_in"],
     rows: Float[Tensor, "d_sae d_in"],
     bias: Float[Tensor, " d_sae"],
     support: Support,
+    shadow: Shadow,
     *,
     products: Products,
     in_parts: bool,
@@ -51,14 +83,19 @@ def select(
     `in_parts` is for supports that look at one token alone. A screen proposes `SLACK` times as many
     features as are wanted, and misses one only if rounding moves it behind all of these.
     """
-    screened = products == "screened"
-    dtype = torch.float32 if products == "float32" else torch.bfloat16
-    found = _proposed(x.to(dtype), rows.to(dtype), bias.to(dtype), support, screened, in_parts)
-    features, values = found.indices, found.values.to(x.dtype)
-    if screened:
+    slack = SLACK if products == "screened" else 1
+    n_parts = math.ceil(len(x) * len(rows) / PRE_ACTS_AT_ONCE[x.device.type]) if in_parts else 1
+    if products == "float32":
+        found = _proposed(x, partial(F.linear, weight=rows, bias=bias), support, slack, n_parts)
+    else:
+        product = partial(F.linear, weight=shadow.of(rows, bias))
+        found = _proposed(shadow.of_inputs(x), product, support, slack, n_parts)
+    features, values = found
+    values = values.to(x.dtype)
+    if products == "screened":
         values = dot_rows(features.clamp_min(0), x, rows) + bias[features]
     values = values.masked_fill(features < 0, NEVER_ACTIVE)
-    if screened:
+    if products == "screened":
         chosen = support(values, 1)
         values = values.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, NEVER_ACTIVE)
         features = features.gather(1, chosen.clamp_min(0))
@@ -66,19 +103,18 @@ def select(
 
 
 def _proposed(
-    x: Tensor, rows: Tensor, bias: Tensor, support: Support, screened: bool, in_parts: bool
-) -> Codes:
-    """The support by the products that the data types of `x` and `rows` give, -1 for none."""
-    n_parts = math.ceil(len(x) * len(rows) / PRE_ACTS_AT_ONCE[x.device.type]) if in_parts else 1
+    x: Tensor, product: Callable[[Tensor], Tensor], support: Support, slack: int, n_parts: int
+) -> tuple[Tensor, Tensor]:
+    """The support by these products, -1 for none, and its pre-activations."""
     indices: list[Tensor] = []
     values: list[Tensor] = []
     for tokens in x.chunk(max(1, n_parts)):
-        pre_acts = F.linear(tokens, rows, bias)
-        features = support(pre_acts, SLACK if screened else 1)
+        pre_acts = product(tokens)
+        features = support(pre_acts, slack)
         indices.append(features)
         values.append(pre_acts.gather(1, features.clamp_min(0)))
     width = max(part.shape[1] for part in indices)
-    return Codes(_padded(indices, width), _padded(values, width), len(rows))
+    return _padded(indices, width), _padded(values, width)
 
 
 def _padded(parts: list[Tensor], width: int) -> Tensor:

@@ -81,7 +81,10 @@ def test_an_environment_that_cannot_be_built_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipes = tmp_path / "environments.toml"
-    recipes.write_text('[no-such-peer]\ninstall = [["--no-index", "no-such-peer-at-all"]]\n')
+    recipes.write_text(
+        '[no-such-peer]\nrequirements = ["--no-index", "no-such-peer-at-all"]\n'
+        "without_dependencies = []\n"
+    )
     monkeypatch.setattr(peers, "CONTENDERS", tmp_path)
     with pytest.raises(InputError, match="cannot install no-such-peer"):
         peers.environment("no-such-peer", tmp_path)

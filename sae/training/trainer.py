@@ -118,9 +118,10 @@ class Trainer:
 
     def _variance(self, x: Tensor) -> Tensor:
         """What the batch's mean leaves unexplained, reduced as the squared error is."""
-        per_component = x.var(dim=0, correction=0)
-        is_summed = self.cfg.loss_reduction == "sum_d"
-        return per_component.sum() if is_summed else per_component.mean()
+        centred = x - self.sae.b_dec  # near the mean: little is lost in the difference of squares
+        of_mean = centred.mean(dim=0).square().sum()
+        variance = torch.linalg.vector_norm(centred).square() / len(x) - of_mean
+        return variance if self.cfg.loss_reduction == "sum_d" else variance / x.shape[1]
 
     def losses(self, out: TrainingPass, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised, and its parts."""

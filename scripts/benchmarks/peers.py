@@ -22,18 +22,27 @@ CONTENDERS = Path(__file__).parent / "contenders"
 HELD_OUT_ROWS = 8192
 OURS = "featureloom"
 SETTINGS = {
-    OURS: ("dense", "default", "bfloat16", "screened"),
-    "sae-lens": ("default", "bfloat16", "sparse"),
-    "dictionary-learning": ("default", "bfloat16"),
-    "eai-sparsify": ("default", "bfloat16"),
+    "topk": {
+        OURS: ("dense", "default", "bfloat16", "screened"),
+        "sae-lens": ("default", "bfloat16", "sparse"),
+        "dictionary-learning": ("default", "bfloat16"),
+        "eai-sparsify": ("default", "bfloat16"),
+    },
+    "relu": {
+        OURS: ("default", "bfloat16"),
+        "sae-lens": ("default",),
+        "dictionary-learning": ("default",),
+    },
 }
-PROGRAMS = {
-    OURS: "train_featureloom.py",
-    "sae-lens": "train_sae_lens.py",
-    "dictionary-learning": "train_dictionary_learning.py",
-    "eai-sparsify": "train_sparsify.py",
+"""What each is trained with; the first of ours is what the others are compared with."""
+RECIPES = {
+    OURS: "featureloom",
+    "sae-lens": "sae_lens",
+    "dictionary-learning": "dictionary_learning",
+    "eai-sparsify": "sparsify",
 }
-L1_COEFFS = {OURS: 5.0, "sae-lens": 5.0, "dictionary-learning": 5.0}
+"""Tables of environments.toml, and with `train_` before them, the programs."""
+L1_COEFFS = {OURS: 1.0, "sae-lens": 2.45, "dictionary-learning": 25.0}
 """What brings the L0 of each to about 60 on these rows at the default size."""
 
 
@@ -54,13 +63,16 @@ def peer_rows(flags: BenchFlags) -> Iterator[Row]:
     """
     if not flags.peer:
         return
-    entries = [Entry(OURS, setting, Path(sys.executable)) for setting in SETTINGS[OURS]]
-    for peer in flags.peer:
-        python = environment(peer, flags.environments)
-        entries += [Entry(peer, setting, python) for setting in SETTINGS[peer]]
+    pythons = {peer: environment(RECIPES[peer], flags.environments) for peer in flags.peer}
+    pythons = {OURS: Path(sys.executable), **pythons}
     with tempfile.TemporaryDirectory() as folder:
         files = _write_rows(Path(folder), flags)
-        for architecture in ("topk", "relu"):
+        for architecture, settings in SETTINGS.items():
+            entries = [
+                Entry(contender, setting, python)
+                for contender, python in pythons.items()
+                for setting in settings.get(contender, ())
+            ]
             if flags.only in (None, f"train-{architecture}"):
                 yield from _rows(flags, architecture, entries, files, Path(folder))
 
@@ -75,17 +87,18 @@ def environment(peer: str, folder: Path) -> Path:
         return python
     print(f"building the environment of {peer} in {home}", file=sys.stderr)
     venv.create(home, with_pip=True, clear=True)
-    for step in recipe["install"]:
-        done = subprocess.run(
-            [python, "-m", "pip", "install", "-q", *step],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise InputError(f"cannot install {peer}: {done.stderr.strip().splitlines()[-1]}")
+    _install(peer, python, recipe["requirements"])
+    if recipe["without_dependencies"]:
+        _install(peer, python, ["--no-deps", *recipe["without_dependencies"]])
     made.write_text(json.dumps(recipe))
     return python
+
+
+def _install(peer: str, python: Path, what: list[str]) -> None:
+    pip = [python, "-m", "pip", "install", "-q", *what]
+    done = subprocess.run(pip, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"cannot install {peer}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _write_rows(folder: Path, flags: BenchFlags) -> dict[str, str]:
@@ -130,7 +143,7 @@ def _train(entry: Entry, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     """What the contender's program reports."""
     path = folder / "job.json"
     path.write_text(json.dumps(job))
-    program = CONTENDERS / PROGRAMS[entry.contender]
+    program = CONTENDERS / f"train_{RECIPES[entry.contender]}.py"
     done = subprocess.run(
         [entry.python, program, path], capture_output=True, text=True, check=False
     )
