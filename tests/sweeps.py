@@ -1,17 +1,25 @@
 """Small sweeps, and how to compare what they leave behind."""
 
 import contextlib
+import importlib
 import io
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
+import pytest
 import torch
 from cli import run_script
 from safetensors.torch import load_file
+
+from activation_cache import LanguageModel
+from sae.runs import SweepSettings, run, sweep
+from sae.runs.settings import settings_from_file
 
 RESID, MLP = "blocks.1.hook_resid_pre", "blocks.0.mlp.hook_post"
 
@@ -84,3 +92,44 @@ def differences(run: Path, other: Path) -> list[str]:
 
 def _same(path: Path, other: Path) -> bool:
     return path.read_bytes() == other.read_bytes()
+
+
+Grid = Sequence[Mapping[str, Any]]
+
+TWO: Grid = [{"architecture": ["topk", "relu"]}]
+"""k is 32, which is all of the features."""
+NAMES = ["topk", "relu"]
+
+
+@contextmanager
+def loaded(gpt2: LanguageModel) -> Iterator[None]:
+    """The model is loaded once for all tests, git is left alone, and nothing is drawn."""
+
+    def load(name: str, **_options: object) -> LanguageModel:
+        assert name == gpt2.name
+        return gpt2
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sae.runs.origin.load_model", load)
+        patch.setattr("activation_cache.store.load_model", load)
+        patch.setattr("sae.runs.settings.git_commit", lambda: None)
+        # By its name, the module is hidden behind the function.
+        module = importlib.import_module("sae.runs.sweep")
+        patch.setattr(module, "write_plot", lambda _rows, _out: None)
+        yield
+
+
+def member(settings: SweepSettings, name: str) -> Path:
+    return settings.out / "members" / name
+
+
+def assert_each_is_as_if_alone(settings: SweepSettings) -> None:
+    rows = sweep(settings)
+    assert {row.name for row in rows} == {
+        path.name for path in (settings.out / "members").iterdir()
+    }
+    for row in rows:
+        folder = member(settings, row.name)
+        alone = settings.out / "alone" / row.name
+        run(replace(settings_from_file(folder / "config.json"), out=alone))
+        assert not differences(folder, alone), row.name

@@ -1,52 +1,13 @@
 """A real offline run of Weights & Biases, read back from the file that `wandb sync` would send."""
 
 import json
-import struct
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from offline_wandb import history_of
 
 from sae.runs import RunSettings, run
 from sae.runs.wandb_sink import default_mode
-
-BLOCK = 32 * 1024
-HEADER = 7
-
-
-def _records(path: Path) -> Iterator[bytes]:
-    """The records of W&B's log: LevelDB's format, blocks of 32 KiB after a header of 7 bytes."""
-    data, offset, parts = path.read_bytes(), HEADER, b""
-    while offset + HEADER <= len(data):
-        if BLOCK - offset % BLOCK < HEADER:
-            offset += BLOCK - offset % BLOCK
-            continue
-        _, length, kind = struct.unpack_from("<IHB", data, offset)
-        parts += data[offset + HEADER : offset + HEADER + length]
-        offset += HEADER + length
-        if kind in (1, 4):  # a whole record, or the last part of one
-            yield parts
-            parts = b""
-
-
-def _history(path: Path) -> list[dict[str, float]]:
-    """The logged rows. W&B's own process may still be writing when the run has ended here."""
-    from wandb.proto.wandb_internal_pb2 import Record
-
-    for _ in range(100):
-        records: list[Record] = []
-        for data in _records(path):
-            records.append(Record())
-            records[-1].ParseFromString(data)
-        if any(record.HasField("exit") for record in records):
-            break
-        time.sleep(0.1)
-    rows = [record.history.item for record in records if record.HasField("history")]
-    return [
-        {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
-        for items in rows
-    ]
 
 
 def test_an_offline_run_holds_every_row_by_section_against_tokens(tmp_path: Path) -> None:
@@ -63,7 +24,7 @@ def test_an_offline_run_holds_every_row_by_section_against_tokens(tmp_path: Path
     )
     run(settings)
     (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    history = _history(path)
+    history = history_of(path)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [h["train/tokens"] for h in history[:-1]] == [row["n_tokens"] for row in rows]

@@ -1,0 +1,290 @@
+"""A sweep that was interrupted, or that has grown, ends as one that was not disturbed."""
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sweep as sweep_script
+from sweeps import MLP, NAMES, RESID, TWO, differences, grid_file, loaded, member
+from torch import Tensor
+
+from activation_cache import LanguageModel
+from sae.runs import SweepSettings, sweep
+from sae.runs.errors import BAD_INPUT
+from sae.training.trainer import Trainer
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, n_steps: int) -> pytest.MonkeyPatch:
+    """Ctrl-C in the middle of the n-th training step, whichever dictionary it is of."""
+    step = Trainer.step
+    taken = 0
+
+    def stepping(trainer: Trainer, x: Tensor) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == n_steps:
+            raise KeyboardInterrupt
+        return step(trainer, x)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+    return monkeypatch
+
+
+def times(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by a step of any dictionary."""
+    step = Trainer.step
+    taken: list[int] = []
+
+    def stepping(trainer: Trainer, x: Tensor) -> Any:
+        taken.append(trainer.sae.d_sae)
+        return step(trainer, x)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+    return taken
+
+
+@pytest.fixture(scope="module")
+def finished(
+    gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory
+) -> SweepSettings:
+    folder = tmp_path_factory.mktemp("finished")
+    shared = {"model": gpt2.name, "dataset": dataset, "n_tokens": 192}
+    settings = SweepSettings(
+        grid=grid_file(folder / "grid.json", TWO, **shared), out=folder / "out"
+    )
+    with loaded(gpt2):
+        sweep(settings)
+    return settings
+
+
+@pytest.fixture
+def undisturbed(finished: SweepSettings, tmp_path: Path) -> SweepSettings:
+    """A sweep that nothing disturbed, which a test may disturb."""
+    out = tmp_path / "undisturbed"
+    shutil.copytree(finished.out, out)
+    return replace(finished, out=out)
+
+
+def assert_equal_sweeps(settings: SweepSettings, other: SweepSettings) -> None:
+    for name in NAMES:
+        assert not differences(member(settings, name), member(other, name)), name
+        assert (member(settings, name) / "report.html").is_file()
+    assert (settings.out / "results.json").read_bytes() == (other.out / "results.json").read_bytes()
+
+
+def test_an_interrupted_sweep_goes_on_to_the_same_results(
+    make: Callable[..., SweepSettings], undisturbed: SweepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make(TWO, n_tokens=192)
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        interrupt(patch, n_steps=4)
+        sweep(settings)
+    for name in NAMES:  # the dictionaries are saved as they were then
+        assert (member(settings, name) / "sae" / "cfg.json").is_file()
+        assert not (member(settings, name) / "eval.json").exists()
+    sweep(replace(settings, resume=True))
+    assert_equal_sweeps(settings, undisturbed)
+
+
+def test_members_of_a_pass_that_was_finished_are_not_touched_again(
+    make: Callable[..., SweepSettings], undisturbed: SweepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make(TWO, n_tokens=192, members_per_pass=1)
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        interrupt(patch, n_steps=5)  # three steps of the first, one of the second
+        sweep(settings)
+    before = times(member(settings, "topk"))
+    with monkeypatch.context() as patch:
+        taken = count_steps(patch)
+        sweep(replace(settings, resume=True))
+    assert len(taken) == 3
+    assert times(member(settings, "topk")) == before
+    assert_equal_sweeps(settings, undisturbed)
+
+
+def test_a_finished_sweep_that_goes_on_trains_nothing_and_tells_the_same(
+    make: Callable[..., SweepSettings], undisturbed: SweepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = times(undisturbed.out / "members")
+    results = (undisturbed.out / "results.json").read_bytes()
+    taken = count_steps(monkeypatch)
+    sweep(replace(undisturbed, resume=True))
+    assert not taken and times(undisturbed.out / "members") == before
+    assert (undisturbed.out / "results.json").read_bytes() == results
+
+
+@pytest.mark.parametrize("place", ["evaluate_on_held_out_text", "write_report"])
+def test_a_sweep_interrupted_after_its_training_goes_on_to_the_same_files(
+    make: Callable[..., SweepSettings],
+    undisturbed: SweepSettings,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    settings = make(TWO, n_tokens=192)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
+        patch.setattr(f"sae.runs.members.{place}", interrupted)
+        sweep(settings)
+    sweep(replace(settings, resume=True))
+    assert_equal_sweeps(settings, undisturbed)
+
+
+def test_going_on_with_a_sweep_that_was_not_begun_begins_it(
+    make: Callable[..., SweepSettings], undisturbed: SweepSettings
+) -> None:
+    settings = make(TWO, n_tokens=192, resume=True)
+    sweep(settings)
+    assert_equal_sweeps(settings, undisturbed)
+
+
+def test_a_grid_that_has_grown_trains_what_is_new(
+    make: Callable[..., SweepSettings], undisturbed: SweepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = times(undisturbed.out / "members" / "topk")
+    grown = make(
+        [{"architecture": "gated", "d_sae": 16}, *TWO], out="undisturbed", n_tokens=192, resume=True
+    )
+    taken = count_steps(monkeypatch)
+    rows = sweep(grown)
+    assert taken == [16, 16, 16]
+    assert {row.name for row in rows} == {*NAMES, "gated-d_sae16"}
+    assert times(undisturbed.out / "members" / "topk") == before
+
+
+def test_what_may_differ_between_two_sittings_is_where_and_how_it_is_shown(
+    make: Callable[..., SweepSettings], undisturbed: SweepSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = make(TWO, out="undisturbed", n_tokens=192, log_every=1, device="cpu", resume=True)
+    taken = count_steps(monkeypatch)
+    sweep(again)
+    assert not taken
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n_tokens": 193}, "n_tokens 192, and the grid says 193"),
+        ({"lr": 0.01}, "lr None, and the grid says 0.01"),
+        ({"data_seed": 1}, "data_seed 0, and the grid says 1"),
+        ({"eval_tokens": 64}, "eval_tokens 128, and the grid says 64"),
+        ({"hook_name": MLP}, f"hook_name '{RESID}', and the grid says '{MLP}'"),
+        ({"products": "bfloat16"}, "products 'float32', and the grid says 'bfloat16'"),
+    ],
+)
+def test_settings_that_have_changed_are_refused_and_nothing_is_touched(
+    make: Callable[..., SweepSettings],
+    undisturbed: SweepSettings,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    """Members that are new come first in the list: they are not begun either."""
+    changed = make(
+        [{"architecture": "gated"}, *TWO],
+        out="undisturbed",
+        **{"n_tokens": 192, **changes, "resume": True},
+    )
+    before = times(undisturbed.out)
+    with pytest.raises(BAD_INPUT, match=re.escape(message)) as raised:
+        sweep(changed)
+    assert "\n" not in str(raised.value)
+    assert times(undisturbed.out) == before
+
+
+def test_a_member_whose_evaluation_was_cut_short_is_trained_again(
+    undisturbed: SweepSettings, finished: SweepSettings
+) -> None:
+    path = member(undisturbed, "relu") / "eval.json"
+    path.write_bytes(path.read_bytes()[:200])
+    sweep(replace(undisturbed, resume=True))
+    assert_equal_sweeps(undisturbed, finished)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", None),
+        ("config.json", b"[]"),
+        ("config.json", b'{"settings": 4}'),
+        ("eval.json", b'{"metrics": {}}'),
+        ("eval.json", b"\xff"),
+    ],
+)
+def test_a_damaged_member_is_trained_again_or_refused_by_name(
+    make: Callable[..., SweepSettings],
+    undisturbed: SweepSettings,
+    finished: SweepSettings,
+    name: str,
+    content: bytes | None,
+) -> None:
+    path = member(undisturbed, "relu") / name
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+    before = times(member(undisturbed, "topk"))
+    try:
+        sweep(replace(undisturbed, resume=True))
+    except BAD_INPUT as error:
+        assert "relu" in str(error) and "\n" not in str(error)
+    else:
+        assert_equal_sweeps(undisturbed, finished)
+    assert times(member(undisturbed, "topk")) == before
+
+
+def test_what_lies_beside_the_members_stays_there(
+    make: Callable[..., SweepSettings], undisturbed: SweepSettings
+) -> None:
+    notes = undisturbed.out / "members" / "notes.txt"
+    notes.write_text("mine")
+    older = undisturbed.out / "members" / "topk-k16"
+    older.mkdir()
+    sweep(replace(undisturbed, resume=True))
+    assert notes.read_text() == "mine" and older.is_dir()
+
+
+@pytest.mark.slow
+def test_a_sweep_that_was_stopped_by_ctrl_c_goes_on_to_the_same_results(tmp_path: Path) -> None:
+    shared = {"hook_name": "blocks.0.hook_resid_pre", "buffer_tokens": 4096, "log_every": 1}
+    grid = [{"architecture": "topk", "k": 4, "n_tokens": [512, 20_480]}]
+    path = grid_file(tmp_path / "grid.yaml", grid, context_size=32, **shared)
+    short, long = "topk-k4-n_tokens512", "topk-k4-n_tokens20480"
+
+    def command(out: Path, *flags: str) -> list[str]:
+        script = [sys.executable, str(sweep_script.__file__), str(path)]
+        return [*script, "--out", str(out), "--members-per-pass", "1", *flags]
+
+    options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+    stopped, whole = tmp_path / "stopped", tmp_path / "whole"
+    process = subprocess.Popen(command(stopped), **options)
+    log = stopped / "members" / long / "metrics.jsonl"
+    for _ in range(1200):
+        if process.poll() is not None or (log.exists() and log.stat().st_size > 500):
+            break
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert err == b"interrupted\n"
+    assert not (stopped / "members" / long / "eval.json").exists()
+    assert (stopped / "members" / long / "sae" / "cfg.json").is_file()
+    before = times(stopped / "members" / short)
+    subprocess.run(command(stopped, "--resume"), check=True, **options)
+    assert times(stopped / "members" / short) == before
+    subprocess.run(command(whole), check=True, **options)
+    for name in (short, long):
+        assert not differences(stopped / "members" / name, whole / "members" / name)
+    assert (stopped / "results.json").read_bytes() == (whole / "results.json").read_bytes()
