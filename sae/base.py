@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sae.codes import Codes, indices_of
 from sae.errors import InputError
 from sae.kernels import values_at
-from sae.selection import Products, Shadow, select
+from sae.selection import PRE_ACTS_AT_ONCE, Products, Shadow, select
 
 ROWS_IN_CACHE = 1024
 """Rows that one pass over the weights takes at a time on a CPU."""
@@ -242,9 +242,13 @@ class SAE(nn.Module, Generic[Cfg]):
                 offset.mul_(self.input_scale)
         self.b_dec.copy_(x.mean(dim=0) * self.input_scale)
         if self.is_fresh and self.untied_W_enc_rows is not None:
-            centred = self._scaled(x) - self.b_dec
-            rebuilt = self._sum_of_rows(self.activate(self._pre_acts(self._scaled(x))))
-            self.untied_W_enc_rows.mul_((rebuilt * centred).sum() / rebuilt.square().sum())
+            along, square = x.new_zeros(()), x.new_zeros(())
+            for part in x.split(max(1, PRE_ACTS_AT_ONCE[x.device.type] // self.d_sae)):
+                centred = self._scaled(part) - self.b_dec
+                rebuilt = self._sum_of_rows(self.activate(self._pre_acts(self._scaled(part))))
+                along += (rebuilt * centred).sum()
+                square += rebuilt.square().sum()
+            self.untied_W_enc_rows.mul_(along / square)
         self.is_fresh = False
 
     @torch.no_grad()

@@ -20,8 +20,8 @@ from sae.kernels import dot_rows
 NEVER_ACTIVE = -1e30
 """The pre-activation of padding: finite, so that 0 times it is 0."""
 
-PRE_ACTS_AT_ONCE = {"cpu": 2**24, "cuda": 2**28, "mps": 2**26}
-"""Pre-activations that are in memory at one time: 64 MB in float32; 1 GB on a GPU."""
+PRE_ACTS_AT_ONCE = {"cpu": 2**25, "cuda": 2**28, "mps": 2**26}
+"""Pre-activations that are in memory at one time: 128 MB in float32; 1 GB on a GPU."""
 
 SLACK = 2
 """Times as many features as are wanted that a screen proposes."""
