@@ -16,6 +16,9 @@ from sae.base import SAE
 from sae.selection import Products
 from sae.training import TrainConfig, Trainer
 
+STANDSTILL = 1e-9
+"""A learning rate at which L0 stays what it is."""
+
 COPIED_AT_ONCE = 2**24
 """Floats that a copy moves: 64 MB, more than any cache."""
 
@@ -159,7 +162,7 @@ def trainer_of(shape: Shape, device: torch.device) -> tuple[Trainer, Tensor]:
     cls = ARCHITECTURES[shape.architecture]
     given: dict[str, Any] = {"k": shape.k} if cls.is_sparse_from_the_start else {}
     sae = cls(d_sae=shape.d_sae, **given).build(shape.d_in).to(device)
-    cfg = TrainConfig(n_tokens=10**9, products=shape.products)
+    cfg = TrainConfig(n_tokens=10**9, lr=STANDSTILL, products=shape.products)
     trainer = Trainer(sae, cfg)
     trainer.initialise(rows[: cfg.init_tokens])
     trainer.n_tokens = cfg.n_tokens // 2
