@@ -45,7 +45,7 @@ def write_page(path: Path, flags: BenchFlags, rows: Sequence[Row]) -> None:
         f"Made by `python scripts/bench.py {shlex.join(sys.argv[1:])}` on {date.today()}, commit "
         f"{git_commit()}, torch {torch.__version__}, {device}, {flags.threads} threads.",
         "`python scripts/bench.py --help` has the flags, and its source what each row is measured "
-        "against. Of the floor: the share of the machine's own speed at the same product and copies; "
+        "against. Of the floor: the share of the machine's speed at the same product and copies; "
         "for `train-` rows, how many times as fast they are as the first, our own dense float32 "
         "reference. MB: of the process; for `train-` rows, beyond weights and optimiser state. "
         "Tokens per CPU second are what other jobs on the machine disturb least.",
