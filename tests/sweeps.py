@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,12 @@ import pytest
 import torch
 from cli import run_script
 from safetensors.torch import load_file
+from torch import Tensor
 
 from activation_cache import LanguageModel
 from sae.runs import SweepSettings, run, sweep
 from sae.runs.settings import settings_from_file
+from sae.training.trainer import Trainer
 
 RESID, MLP = "blocks.1.hook_resid_pre", "blocks.0.mlp.hook_post"
 
@@ -133,3 +136,41 @@ def assert_each_is_as_if_alone(settings: SweepSettings) -> None:
         alone = settings.out / "alone" / row.name
         run(replace(settings_from_file(folder / "config.json"), out=alone))
         assert not differences(folder, alone), row.name
+
+
+def refused(done: Done, message: str, out: Path) -> None:
+    """One line that says it, exit code 2, nothing left behind."""
+    assert done.code == 2, done
+    assert done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
+    assert re.search(message, done.err), done.err
+    assert len(done.err) < 1000, f"{len(done.err)} characters"
+    assert not out.exists()
+
+
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by a step of any dictionary."""
+    step = Trainer.step
+    taken: list[int] = []
+
+    def stepping(trainer: Trainer, x: Tensor) -> Any:
+        taken.append(trainer.sae.d_sae)
+        return step(trainer, x)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+    return taken
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, n_steps: int) -> pytest.MonkeyPatch:
+    """Ctrl-C in the middle of the n-th training step, whichever dictionary it is of."""
+    step = Trainer.step
+    taken = 0
+
+    def stepping(trainer: Trainer, x: Tensor) -> Any:
+        nonlocal taken
+        taken += 1
+        if taken == n_steps:
+            raise KeyboardInterrupt
+        return step(trainer, x)
+
+    monkeypatch.setattr(Trainer, "step", stepping)
+    return monkeypatch

@@ -1,6 +1,8 @@
 """What the tests of sweeps share: small sweeps of a model that is loaded once."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +12,14 @@ from caches import write_texts
 from sweeps import (
     MLP,
     RESID,
+    TWO,
     Grid,
     grid_file,
     loaded,
 )
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
-from sae.runs import SweepSettings
+from sae.runs import SweepSettings, sweep
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +80,25 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("the grid was accepted: a model would be loaded now")
 
     monkeypatch.setattr("sae.runs.origin.load_model", load)
+
+
+@pytest.fixture(scope="module")
+def finished(
+    gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory
+) -> SweepSettings:
+    folder = tmp_path_factory.mktemp("finished")
+    shared = {"model": gpt2.name, "dataset": dataset, "n_tokens": 192}
+    settings = SweepSettings(
+        grid=grid_file(folder / "grid.json", TWO, **shared), out=folder / "out"
+    )
+    with loaded(gpt2):
+        sweep(settings)
+    return settings
+
+
+@pytest.fixture
+def undisturbed(finished: SweepSettings, tmp_path: Path) -> SweepSettings:
+    """A sweep that nothing disturbed, which a test may disturb."""
+    out = tmp_path / "undisturbed"
+    shutil.copytree(finished.out, out)
+    return replace(finished, out=out)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import sweep as sweep_script
-from sweeps import called, listed
+from sweeps import called, listed, refused
 
 from sae.errors import InputError
 from sae.runs.grid import member_settings, read_grid

@@ -1,12 +1,11 @@
 """What is refused of a grid file. Types are not checked while it is read, as for a user."""
 
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sweep as sweep_script
-from sweeps import Done, called
+from sweeps import called, refused
 
 from sae.runs.grid import member_settings, read_grid
 from sae.runs.settings import RunSettings
@@ -20,15 +19,6 @@ def written(folder: Path, content: str) -> Path:
     path = folder / "grid.yaml"
     path.write_text(content)
     return path
-
-
-def refused(done: Done, message: str, out: Path) -> None:
-    """One line that says it, exit code 2, nothing left behind."""
-    assert done.code == 2, done
-    assert done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
-    assert re.search(message, done.err), done.err
-    assert len(done.err) < 1000, f"{len(done.err)} characters"
-    assert not out.exists()
 
 
 def deep(levels: int) -> str:

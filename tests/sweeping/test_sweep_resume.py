@@ -1,7 +1,6 @@
 """A sweep that was interrupted, or that has grown, ends as one that was not disturbed."""
 
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,68 +12,14 @@ from typing import Any
 
 import pytest
 import sweep as sweep_script
-from sweeps import MLP, NAMES, RESID, TWO, differences, grid_file, loaded, member
-from torch import Tensor
+from sweeps import MLP, NAMES, RESID, TWO, count_steps, differences, grid_file, interrupt, member
 
-from activation_cache import LanguageModel
 from sae.runs import SweepSettings, sweep
 from sae.runs.errors import BAD_INPUT
-from sae.training.trainer import Trainer
-
-
-def interrupt(monkeypatch: pytest.MonkeyPatch, n_steps: int) -> pytest.MonkeyPatch:
-    """Ctrl-C in the middle of the n-th training step, whichever dictionary it is of."""
-    step = Trainer.step
-    taken = 0
-
-    def stepping(trainer: Trainer, x: Tensor) -> Any:
-        nonlocal taken
-        taken += 1
-        if taken == n_steps:
-            raise KeyboardInterrupt
-        return step(trainer, x)
-
-    monkeypatch.setattr(Trainer, "step", stepping)
-    return monkeypatch
 
 
 def times(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
-
-
-def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A list that grows by a step of any dictionary."""
-    step = Trainer.step
-    taken: list[int] = []
-
-    def stepping(trainer: Trainer, x: Tensor) -> Any:
-        taken.append(trainer.sae.d_sae)
-        return step(trainer, x)
-
-    monkeypatch.setattr(Trainer, "step", stepping)
-    return taken
-
-
-@pytest.fixture(scope="module")
-def finished(
-    gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory
-) -> SweepSettings:
-    folder = tmp_path_factory.mktemp("finished")
-    shared = {"model": gpt2.name, "dataset": dataset, "n_tokens": 192}
-    settings = SweepSettings(
-        grid=grid_file(folder / "grid.json", TWO, **shared), out=folder / "out"
-    )
-    with loaded(gpt2):
-        sweep(settings)
-    return settings
-
-
-@pytest.fixture
-def undisturbed(finished: SweepSettings, tmp_path: Path) -> SweepSettings:
-    """A sweep that nothing disturbed, which a test may disturb."""
-    out = tmp_path / "undisturbed"
-    shutil.copytree(finished.out, out)
-    return replace(finished, out=out)
 
 
 def assert_equal_sweeps(settings: SweepSettings, other: SweepSettings) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from offline_wandb import history_of, records_of
-from sweeps import member
+from sweeps import interrupt, member
 
 from sae.runs import SweepSettings, sweep
 
