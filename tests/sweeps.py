@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -136,15 +135,6 @@ def assert_each_is_as_if_alone(settings: SweepSettings) -> None:
         alone = settings.out / "alone" / row.name
         run(replace(settings_from_file(folder / "config.json"), out=alone))
         assert not differences(folder, alone), row.name
-
-
-def refused(done: Done, message: str, out: Path) -> None:
-    """One line that says it, exit code 2, nothing left behind."""
-    assert done.code == 2, done
-    assert done.err.startswith("error: ") and done.err.count("\n") == 1, done.err
-    assert re.search(message, done.err), done.err
-    assert len(done.err) < 1000, f"{len(done.err)} characters"
-    assert not out.exists()
 
 
 def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -32,7 +32,9 @@ def test_every_python_snippet_runs(
     page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(code, str(page), "exec"), {})
+    names: dict[str, object] = {}
+    exec(compile(code, str(page), "exec"), names)
+    assert names.keys() > {"__builtins__"}, "it defines nothing: what does it show?"
 
 
 @pytest.mark.slow

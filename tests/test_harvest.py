@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -10,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from caches import refusal
 from torch import Tensor
 
-from activation_cache import HarvestConfig, InputError, LanguageModel, harvest, load_model
+from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
 from activation_cache.source import ActivationSource
 from activation_cache.text import documents
 from activation_cache.tokens import counted_positions, special_ids
@@ -271,15 +271,6 @@ def test_a_stream_in_use_may_be_set_back_to_an_earlier_state(
 
 
 # Bad input ---------------------------------------------------------------------------------------
-
-
-def refusal(act: Callable[[], object]) -> str:
-    """The message with which something is refused: always one line."""
-    with pytest.raises(InputError) as raised:
-        act()
-    message = str(raised.value)
-    assert "\n" not in message
-    return message
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def test_between_counts_a_training_step_never_waits_for_the_gpu() -> None:
     torch.cuda.set_sync_debug_mode("error")
     try:
         for _ in range(Trainer.COUNT_STEPS - 1):
-            trainer.step(x)
+            record = trainer.step(x)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert record.step == 2 * Trainer.COUNT_STEPS - 2 and record.loss.isfinite()

@@ -75,18 +75,16 @@ def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[st
         name = member_name(settings, tuple(point))
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", name) is None:
             raise InputError(f"{where} has a member that no folder can be named after: {shown(name)}")
-        same = [other for other, known in members.items() if _is_same(known, settings)]
-        if name in members or same:
+        if name in members or _trained_by(settings) in map(_trained_by, members.values()):
             raise InputError(f"{where} has the member {name} twice: leave one of them out")
         members[name] = settings
     return members
 
 
-def _is_same(a: RunSettings, b: RunSettings) -> bool:
-    """Whether the same dictionary would be trained, be it said in other words."""
-    return (a.sae_config(), a.train_config(), a.hook_name, a.start_from) == (
-        *(b.sae_config(), b.train_config(), b.hook_name, b.start_from),
-    )
+def _trained_by(settings: RunSettings) -> tuple[Any, ...]:
+    """What decides which dictionary comes out, in whatever words it was said."""
+    cfg, train = settings.sae_config(), settings.train_config()
+    return cfg, train, settings.hook_name, settings.start_from
 
 
 def member_name(settings: RunSettings, names: Sequence[str]) -> str:

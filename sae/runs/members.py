@@ -57,10 +57,10 @@ def check(members: Sequence[Member], origin: Origin) -> None:
     """
     for member in members:
         origin.build(member.settings)
-        closing = origin.stream((member.hook_name,), member.n_tokens)
-        if isinstance(closing, Prefetch):
-            closing.close()
-    assert origin.held_out
+        stream = origin.stream((member.hook_name,), member.n_tokens)
+        if isinstance(stream, Prefetch):
+            stream.close()
+    _ = origin.held_out  # reads the text
 
 
 def train_members(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import sweep as sweep_script
-from sweeps import called, listed, refused
+from refusals import refusal_of
+from sweeps import called, listed
 
 from sae.errors import InputError
 from sae.runs.grid import member_settings, read_grid
@@ -162,7 +163,7 @@ def test_flags_that_are_wrong_are_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     written(tmp_path, "grid: [{k: 4}]")
-    refused(called(sweep_script.main, *arguments), message, tmp_path / "sweep")
+    assert re.search(message, refusal_of(called(sweep_script.main, *arguments), tmp_path / "sweep"))
     assert list(listed(tmp_path)) == ["grid.yaml"]
 
 
