@@ -4,6 +4,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch
@@ -80,6 +81,12 @@ class Case:
         self.table, self.x = (t.to(self.device, self.dtype) for t in (table, x))
         self.features = ByFeature(self.indices, self.n)
 
+    def absolute(self) -> "Case":
+        """The same case with every number positive: its sums say how large the summands are."""
+        other = copy(self)
+        other.values, other.table, other.x = self.values.abs(), self.table.abs(), self.x.abs()
+        return other
+
     def dense(self) -> Tensor:
         empty = torch.zeros(self.batch, self.n, dtype=torch.float64, device=self.device)
         return empty.scatter_add(1, self.indices.long(), self.values.double())
@@ -94,23 +101,37 @@ SHAPES: dict[str, Any] = {
 }
 
 
-def assert_near(actual: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    """Nowhere further from `expected` than by that part of its largest entry."""
-    assert actual.shape == expected.shape
+def assert_near(
+    actual: Tensor, expected: Tensor, magnitude: Tensor, tolerance: float = 1e-5
+) -> None:
+    """Nowhere further from `expected` than by that part of the largest `magnitude`.
+
+    That is the sum of the absolute values of what was added up: rounding is proportional to it,
+    however little is left where positive and negative numbers cancel.
+    """
+    assert actual.shape == expected.shape == magnitude.shape
     if expected.numel():
         error = (actual.double() - expected.double()).abs().max().item()
-        assert error <= tolerance * (expected.abs().max().item() or 1.0)
+        assert error <= tolerance * magnitude.max().item()
+
+
+def in_float64(case: Case) -> list[Tensor]:
+    """The three products, dense."""
+    dense, x, table = case.dense(), case.x.double(), case.table.double()
+    return [dense @ table, (x @ table.T).gather(1, case.indices.long()), dense.T @ x]
 
 
 def assert_all_three_are_right(name: str, case: Case, tolerance: float) -> None:
-    by, dense, x, table = backend(name), case.dense(), case.x.double(), case.table.double()
-    sums = by.sum_rows(case.indices, case.values, case.table)
-    dots = by.dot_rows(case.indices, case.x, case.table)
-    scattered = by.scatter_rows(case.features, case.values, case.x)
-    assert {out.dtype for out in (sums, dots, scattered)} == {case.dtype}
-    assert_near(sums, dense @ table, tolerance)
-    assert_near(dots, (x @ table.T).gather(1, case.indices.long()), tolerance)
-    assert_near(scattered, dense.T @ x, tolerance)
+    by = backend(name)
+    products = [
+        by.sum_rows(case.indices, case.values, case.table),
+        by.dot_rows(case.indices, case.x, case.table),
+        by.scatter_rows(case.features, case.values, case.x),
+    ]
+    assert {out.dtype for out in products} == {case.dtype}
+    magnitudes = in_float64(case.absolute())
+    for found, expected, magnitude in zip(products, in_float64(case), magnitudes, strict=True):
+        assert_near(found, expected, magnitude, tolerance)
 
 
 class LargestTensor(TorchDispatchMode):
