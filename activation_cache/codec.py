@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activation_cache.errors import InputError
+from activation_cache.finite import all_finite
 
 CodecName = Literal["float32", "bfloat16", "float16", "int8"]
 """`int8` standardises every channel, then scales each row so that its largest entry is 127."""
@@ -29,7 +30,9 @@ class Encoded:
 
 
 def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> Encoded:
-    """Rows of one shard in the form that is written. Raises `InputError` where they do not fit.
+    """Rows of one shard in the form that is written.
+
+    Raises `InputError` where one holds NaN or Inf, or more than the codec can.
 
     `int8` keeps the mean and the scale of each channel over these rows (float32), and a factor for
     each row (float16): x = (values * row_scale) * channel_scale + channel_mean. A factor for each
@@ -38,11 +41,8 @@ def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> En
     """
     if codec != "int8":
         values = rows.to(CASTS[codec])
-        if codec == "float16" and not torch.isfinite(values).all():
-            raise InputError(
-                f"{site} holds {rows.abs().max().item():.6g}, more than float16 can (65504): "
-                f"choose --codec bfloat16 or float32"
-            )
+        if not all_finite([values]):
+            raise _refusal(rows, codec, site)
         return Encoded({"values": values})
     x = rows.to(torch.float32)
     mean = x.mean(dim=0)
@@ -52,6 +52,8 @@ def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> En
     x /= scale
     row_scale = (x.abs().amax(dim=1, keepdim=True) / 127).to(torch.float16)
     row_scale.clamp_min_(torch.finfo(torch.float16).tiny)  # a row of means
+    if not all_finite([mean, scale, row_scale]):  # as they all are where the rows are, and sums fit
+        raise _refusal(rows, codec, site)
     values = (x / row_scale).round_().clamp_(-127, 127).to(torch.int8)
     return Encoded(
         {
@@ -60,6 +62,18 @@ def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> En
             "channel_mean": mean,
             "channel_scale": scale,
         }
+    )
+
+
+def _refusal(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> InputError:
+    if not all_finite([rows]):
+        return InputError(f"{site} holds NaN or Inf: give another --dtype, or mend the weights")
+    limit = f"more than {codec} can"
+    if codec in CASTS:
+        limit += f" ({torch.finfo(CASTS[codec]).max:.6g})"
+    others = "bfloat16 or float32" if codec == "float16" else "float32"
+    return InputError(
+        f"{site} holds {rows.abs().max().item():.6g}, {limit}: choose --codec {others}"
     )
 
 

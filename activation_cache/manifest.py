@@ -4,12 +4,14 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import xxhash
 
 from activation_cache.codec import CODECS, CodecCost, CodecName
 from activation_cache.errors import InputError
+from activation_cache.kinds import check_kind
+from activation_cache.plausible import LARGEST_SHARD, refuse_impossible
 from activation_cache.source import SourceConfig
 from activation_cache.storage import Storage
 from activation_cache.text import Split
@@ -17,6 +19,7 @@ from activation_cache.text import Split
 FILE = "manifest.json"
 FORMAT = "featureloom activation cache"
 VERSION = 1
+REMEDY = "restore it from a copy, or harvest anew"
 SPLITS: tuple[Split, ...] = ("held_out", "train")
 """In the order in which they are harvested: a cache that is being filled can be evaluated on."""
 
@@ -44,6 +47,12 @@ class CacheConfig(SourceConfig):
         for name, least in (("n_tokens", 1), ("held_out_tokens", 0), ("shard_tokens", 1)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("shard_tokens", "forward_tokens"):
+            if getattr(self, name) > LARGEST_SHARD:
+                raise InputError(
+                    f"{name} must be at most {LARGEST_SHARD:,}, got {getattr(self, name)}: that "
+                    f"many rows are in memory at one time"
+                )
         if self.codec not in CODECS:
             raise InputError(f"unknown codec {self.codec!r}: use one of {', '.join(CODECS)}")
 
@@ -131,21 +140,21 @@ class Manifest:
         The bytes must be the very ones that this content is written as.
         """
         content = _parse(data, where)
+        kinds = get_type_hints(cls)
+        plain: dict[str, Any] = {name: content.get(name) for name in kinds}
         try:
-            manifest = cls(
-                config=CacheConfig(
-                    **{**content["config"], "hook_names": tuple(content["config"]["hook_names"])}
-                ),
-                splits={name: _split(entry) for name, entry in content["splits"].items()},
-                **{
-                    name: content[name]
-                    for name in ("model", "tokenizer", "versions", "widths", "statistics")
-                },
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"the manifest of {where} lacks or misnames {error}") from error
-        if set(manifest.splits) != set(SPLITS):
-            raise InputError(f"the manifest of {where} names splits other than {SPLITS}")
+            for name, kind in kinds.items():
+                check_kind(kind, plain[name], name)
+            refuse_impossible(content)
+            sites = tuple(plain["config"]["hook_names"])
+            config = CacheConfig(**plain["config"] | {"hook_names": sites})
+            splits = {name: _split(entry) for name, entry in plain["splits"].items()}
+            manifest = cls(**plain | {"config": config, "splits": splits})
+            _refuse_contradictions(content, manifest)
+        except InputError as error:
+            raise InputError(
+                f"the manifest of {where} cannot be used: {error}; {REMEDY}"
+            ) from error
         return manifest
 
 
@@ -167,9 +176,20 @@ def _split(entry: Mapping[str, Any]) -> SplitEntry:
         ShardEntry(
             **{**shard, "costs": {site: CodecCost(**c) for site, c in shard["costs"].items()}}
         )
-        for shard in entry["shards"]
+        for shard in entry.get("shards", ())
     )
     return SplitEntry(**{**entry, "shards": shards})
+
+
+def _refuse_contradictions(content: Mapping[str, Any], manifest: Manifest) -> None:
+    """What a manifest says for those who read it must follow from what it says for us."""
+    written = json.loads(manifest.to_bytes())
+    unknown = set(content) ^ set(written)
+    if unknown:
+        raise InputError(f"it has or lacks {', '.join(sorted(unknown))[:80]}")
+    for name in ("codec_fvu", "n_rows"):
+        if content[name] != written[name]:
+            raise InputError(f"its {name} does not follow from its shards")
 
 
 def _with_checksum(content: dict[str, Any]) -> bytes:
@@ -184,10 +204,8 @@ def _serialise(content: dict[str, Any]) -> bytes:
 def _parse(data: bytes, where: str) -> dict[str, Any]:
     try:
         content = json.loads(data)
-    except ValueError as error:
-        raise InputError(
-            f"the {FILE} of {where} is damaged ({error}): restore it from a copy, or harvest anew"
-        ) from error
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"the {FILE} of {where} is damaged ({error}): {REMEDY}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise InputError(f"{where} is not an activation cache: its {FILE} is something else")
     if content.get("version") != VERSION:
@@ -199,7 +217,7 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
     if _with_checksum(unsigned) != data:
         raise InputError(
             f"the {FILE} of {where} was changed after it was written: its checksum does not fit; "
-            f"restore it from a copy, or harvest anew"
+            f"{REMEDY}"
         )
     return content
 

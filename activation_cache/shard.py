@@ -1,7 +1,8 @@
 """One shard: a safetensors file whose every byte is covered by a checksum."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from torch import Tensor
 from activation_cache.codec import Encoded
 from activation_cache.errors import InputError
 from activation_cache.manifest import ShardEntry
+from activation_cache.plausible import HEADER
 from activation_cache.source import Origins
 
 LONG_CONTEXT = 2**15
 """From here on positions do not fit into int16."""
 
-HEADER = "header"
-"""What the checksum of everything before the tensors is listed as."""
+
+LARGEST_HEADER = 10**8
+"""Bytes: safetensors reads no longer one."""
 
 
 class DamagedShard(InputError):
@@ -62,15 +65,13 @@ class Shard:
     name: str
     """What messages call it."""
     entry: ShardEntry
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """Of its sites, as the manifest has them."""
 
     def __post_init__(self) -> None:
         self._checked: dict[str, Tensor] = {}
         try:
-            with self.path.open("rb") as file:
-                size = _header_size(file.read(8))
-                file.seek(0)
-                header = xxhash.xxh3_128_hexdigest(file.read(min(size, self.path.stat().st_size)))
-            if header != self.entry.checksums[HEADER]:
+            if self._header_checksum() != self.entry.checksums[HEADER]:
                 raise DamagedShard(f"{self.name} is damaged: its header is not what was written")
             self._file: Any = safe_open(self.path, framework="pt").__enter__()
         except FileNotFoundError as error:
@@ -80,6 +81,37 @@ class Shard:
         unlisted = set(self._file.keys()) ^ (set(self.entry.checksums) - {HEADER})
         if unlisted:
             raise DamagedShard(f"{self.name} holds other tensors than was written: {unlisted}")
+        for name in self.entry.checksums:
+            if name != HEADER:
+                self._refuse_other_shape(name)
+
+    def _header_checksum(self) -> str:
+        if self.path.exists() and not self.path.is_file():
+            raise DamagedShard(f"{self.name} is damaged: it is no file")  # a pipe never ends
+        with self.path.open("rb") as file:
+            size = min(_header_size(file.read(8)), LARGEST_HEADER, self.path.stat().st_size)
+            file.seek(0)
+            return xxhash.xxh3_128_hexdigest(file.read(size))
+
+    def _refuse_other_shape(self, name: str) -> None:
+        """A checksum says that bytes are as somebody wrote them, not that they are rows."""
+        found = tuple(self._file.get_slice(name).get_shape())
+        site, _, part = name.rpartition(".")
+        if name in Origins._fields:
+            expected: tuple[int | None, ...] = (self.entry.n_rows,)
+        elif part in ("channel_mean", "channel_scale"):
+            expected = (self.widths.get(site),)
+        else:
+            width = 1 if part == "row_scale" else self.widths.get(name)
+            expected = (self.entry.n_rows, width)
+        fits = len(found) == len(expected) and all(
+            wanted in (None, size) for size, wanted in zip(found, expected, strict=True)
+        )
+        if not fits:
+            raise DamagedShard(
+                f"{self.name} is damaged: {name} is of shape {found}, and the manifest says "
+                f"{expected}"
+            )
 
     def tensor(self, name: str) -> Tensor:
         if name not in self._checked:

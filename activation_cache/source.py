@@ -2,17 +2,27 @@
 
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from activation_cache.errors import InputError
+from activation_cache.finite import all_finite, finite_rows
 from activation_cache.models import LanguageModel
 from activation_cache.shuffle import Rows
 from activation_cache.text import DOCSTRINGS, Split, documents
 from activation_cache.tokens import TokenBatch, TokenBlocks, counted_positions, special_ids
+
+OnNan = Literal["stop", "skip"]
+"""What becomes of rows that hold NaN or Inf: an `InputError`, or nothing."""
+
+CONTEXT_TOKENS = 10
+"""Tokens that are quoted in front of one whose activations are not finite."""
+
+CONTEXT_CHARS, TOKEN_CHARS = 50, 20
+"""How much of them is quoted at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +100,47 @@ class ActivationSource:
         """Which positions [batch, pos] are served."""
         return counted_positions(tokens, self._special) | self.cfg.all_positions
 
-    def rows(self, tokens: Int[Tensor, "batch pos"]) -> Rows:
-        """The activations of one forward pass; raises `InputError` where one is not finite."""
-        counted = self.counted(tokens)
-        found = self.model.activations(tokens, self.cfg.hook_names)
-        check_finite(found, tokens, self.model)
-        return {name: x[counted.to(x.device)] for name, x in found.items()}
+    def rows(self, batch: TokenBatch, *, on_nan: OnNan = "stop") -> Rows:
+        """The activations of one forward pass at its counted positions.
+
+        A row that holds NaN or Inf at any site is left out of all of them with `skip`; with `stop`
+        it raises an `InputError` that names the site and the text.
+        """
+        counted = self.counted(batch.tokens).flatten().nonzero().squeeze(1)
+        on_device = counted.to(self.model.device, non_blocking=True)  # a mask would make CUDA wait
+        found = self.model.activations(batch.tokens, self.cfg.hook_names)
+        rows = {name: x.flatten(0, 1).index_select(0, on_device) for name, x in found.items()}
+        if all_finite(rows.values()):
+            return rows
+        finite = {name: finite_rows(x).cpu() for name, x in rows.items()}
+        if on_nan == "stop":
+            raise self._refusal(finite, counted, batch)
+        kept = torch.stack([*finite.values()]).all(dim=0).nonzero().squeeze(1)
+        return {name: x.index_select(0, kept.to(x.device)) for name, x in rows.items()}
+
+    def _refusal(
+        self,
+        finite: dict[str, Bool[Tensor, " rows"]],
+        counted: Int[Tensor, " rows"],
+        batch: TokenBatch,
+    ) -> InputError:
+        """What to say of rows that are not finite: where they are, and what can be done."""
+        site = next(name for name, its_finite in finite.items() if not its_finite.all())
+        bad = (~finite[site]).nonzero().squeeze(1)
+        block, position = divmod(int(counted[bad[0]]), batch.tokens.shape[1])
+        return InputError(
+            f"{site} of {self.model.name} holds NaN or Inf in {len(bad)} of {len(counted)} rows of "
+            f"a forward pass, first in document {int(batch.documents[block, position])} at "
+            f"position {position} of {self._quoted(batch.tokens[block], position)}: give another "
+            f"--dtype; training that harvests as it goes can leave such rows out (--on-nan skip)"
+        )
+
+    def _quoted(self, tokens: Int[Tensor, " pos"], position: int) -> str:
+        """A token, marked, behind those in front of it: a line of bounded length."""
+        decode = self.model.tokenizer.decode
+        before = str(decode(tokens[max(0, position - CONTEXT_TOKENS) : position]))
+        token = str(decode(tokens[position : position + 1]))
+        return repr(f"{before[-CONTEXT_CHARS:]}«{token[:TOKEN_CHARS]}»")
 
     def origins(self, batch: TokenBatch) -> Origins:
         """Where the rows of the same batch are from."""
@@ -108,19 +153,3 @@ class ActivationSource:
             batch.documents[counted],
             opens_block[counted],
         )
-
-
-def check_finite(found: Rows, tokens: Tensor, model: LanguageModel) -> None:
-    """Raise `InputError` naming the site and the text where an activation is NaN or infinite."""
-    for hook_name, x in found.items():
-        # One sum is enough to see that something is wrong; only then look for where.
-        if torch.isfinite(x.sum(dtype=torch.float32)):
-            continue
-        bad = (~torch.isfinite(x).all(dim=-1)).nonzero()
-        if len(bad):
-            block, position = bad[0].tolist()
-            context = model.tokenizer.decode(tokens[block, max(0, position - 8) : position + 1])
-            raise InputError(
-                f"{hook_name} of {model.name} holds NaN or Inf at position {position} of "
-                f"{context!r}: load the model in float32 or bfloat16 (--dtype) or check its weights"
-            )

@@ -13,12 +13,13 @@ import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 from activation_cache.errors import InputError
 from activation_cache.hub import hub_is_reachable
+from activation_cache.patience import described, patient_rows
 
 Split = Literal["train", "held_out"]
 
@@ -57,7 +58,8 @@ def documents(source: str, split: Split, text_column: str = "text") -> Iterator[
     """Yield the documents of one split of a source, always in the same order.
 
     `source` is `"docstrings"`, a local .txt, .json, .jsonl or .parquet file, or a dataset on the
-    Hugging Face hub, which is streamed. Raises `InputError` where it cannot be read.
+    Hugging Face hub, which is streamed: `patient_rows` says what happens where that fails or
+    stalls. Raises `InputError` where it cannot be read.
     """
     if source == DOCSTRINGS:
         return docstring_documents(split)
@@ -205,9 +207,15 @@ def _hub_rows(source: str) -> Iterable[dict[str, Any]]:
     return datasets.load_dataset(source, split="train", streaming=True)
 
 
+def _rows(source: str) -> Iterable[dict[str, Any]]:
+    if _is_local(source):
+        return _local_rows(Path(source))
+    return patient_rows(source, partial(_hub_rows, source))
+
+
 def _texts(source: str, text_column: str) -> Iterator[str]:
     try:
-        for row in _local_rows(Path(source)) if _is_local(source) else _hub_rows(source):
+        for row in _rows(source):
             text = row.get(text_column, MISSING)
             if text is None:
                 continue
@@ -216,19 +224,13 @@ def _texts(source: str, text_column: str) -> Iterator[str]:
                 raise InputError(f"{source} has no text column {text_column!r}: it has {columns}")
             if text.strip():
                 yield text
-    except InputError:
-        raise
     except Exception as error:  # the readers of `datasets` raise many kinds
+        if isinstance(error, InputError):
+            raise
         raise InputError(
-            f"cannot read text from {source} ({_root_cause(error)}): give a hub dataset, UTF-8 "
+            f"cannot read text from {source} ({described(error)}): give a hub dataset, UTF-8 "
             f"text, JSON lines or parquet"
         ) from error
-
-
-def _root_cause(error: BaseException) -> str:
-    while (deeper := error.__cause__ or error.__context__) is not None:
-        error = deeper
-    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _gather_paragraphs(paragraphs: Iterable[str]) -> Iterator[str]:

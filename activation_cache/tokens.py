@@ -63,6 +63,7 @@ class TokenBlocks:
         self._separator = _special_id(tokenizer, "eos", "bos")
         self._head = [_special_id(tokenizer, "bos", "eos")] if prepend_bos else []
         self._context_size = context_size
+        self._width = context_size - len(self._head)  # of the text that a block holds
         self._batch_blocks = batch_blocks
         self._repeat = repeat
         self._texts: Iterator[str] | None = None
@@ -81,19 +82,19 @@ class TokenBlocks:
 
     def next_batch(self) -> TokenBatch:
         """The next `batch_blocks` blocks, fewer at the end of the text; then `StopIteration`."""
-        width = self._context_size - len(self._head)
+        # Read before anything is taken: where the text fails, no block is lost.
+        while self._n_pending < self._batch_blocks * self._width and self._read_document():
+            pass
+        n_blocks = min(self._batch_blocks, self._n_pending // self._width)
+        if not n_blocks:
+            raise StopIteration
         blocks: list[list[int]] = []
         owners: list[list[int]] = []
-        while len(blocks) < self._batch_blocks:
-            if self._n_pending >= width:
-                tokens, numbers = self._take(width)
-                blocks.append([*self._head, *tokens])
-                owners.append([*numbers[: len(self._head)], *numbers])
-                self._n_blocks += 1
-            elif not self._read_document():
-                break
-        if not blocks:
-            raise StopIteration
+        for _ in range(n_blocks):
+            tokens, numbers = self._take(self._width)
+            blocks.append([*self._head, *tokens])
+            owners.append([*numbers[: len(self._head)], *numbers])
+        self._n_blocks += n_blocks
         return TokenBatch(torch.tensor(blocks), torch.tensor(owners))
 
     def _take(self, n: int) -> tuple[list[int], list[int]]:
@@ -117,19 +118,26 @@ class TokenBlocks:
             return False
         if self._texts is None:
             self._texts = islice(self._documents(), self._n_documents, None)
-        text = next(self._texts, None)
-        if text is None:
+        try:
+            text = next(self._texts, None)
+            ids = None if text is None else self._ids(text)
+        except BaseException:
+            self._texts = None  # a generator that has raised is at its end, and the text is not
+            raise
+        if ids is None:
             self._finish_pass()
             return self._read_document()
-        ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         document = _Document(self._n_documents, self.n_epochs, [*ids, self._separator])
         self._pending.append(document)
         self._n_pending += len(document.ids)
         self._n_documents += 1
         return True
 
+    def _ids(self, text: str) -> list[int]:
+        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+
     def _finish_pass(self) -> None:
-        if not self._n_blocks:
+        if not self._n_blocks and self._n_pending < self._width:
             raise InputError(
                 f"the text holds {self._n_pending} tokens in this split, fewer than one context of "
                 f"{self._context_size}: give more text or a smaller --context-size"

@@ -111,7 +111,7 @@ def _forward(source: ActivationSource, plan: ShardPlan, tell: OnProgress) -> tup
     chunks: list[Rows] = []
     held = 0
     for batch in plan.batches:
-        chunks.append({site: x.cpu() for site, x in source.rows(batch.tokens).items()})
+        chunks.append({site: x.cpu() for site, x in source.rows(batch).items()})
         n_rows = min(len(next(iter(chunks[-1].values()))), plan.n_rows - held)
         held += n_rows
         tell(Progress(plan.split, n_rows=n_rows))

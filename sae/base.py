@@ -248,7 +248,8 @@ class SAE(nn.Module, Generic[Cfg]):
                 rebuilt = self._sum_of_rows(self.activate(self._pre_acts(self._scaled(part))))
                 along += (rebuilt * centred).sum()
                 square += rebuilt.square().sum()
-            self.untied_W_enc_rows.mul_(along / square)
+            if square > 0:  # else all of x is its mean, or nothing fires
+                self.untied_W_enc_rows.mul_(along / square)
         self.is_fresh = False
 
     @torch.no_grad()
@@ -288,6 +289,18 @@ class SAE(nn.Module, Generic[Cfg]):
     @torch.no_grad()
     def observe_(self, out: TrainingPass) -> None:
         """Take note of a training step, for what is estimated rather than trained."""
+
+    # To go on with a training elsewhere ----------------------------------------------------------
+
+    def training_state(self) -> dict[str, Any]:
+        """Weights and all else that training has made of the dictionary, in its present units."""
+        return {"weights": self.state_dict(), "input_scale": self.input_scale}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        """Be in the middle of a training, exactly as a dictionary with the same config was."""
+        self.load_state_dict(state["weights"])
+        self.input_scale = state["input_scale"]
+        self.is_fresh = False
 
     STORED_NAMES: ClassVar[Mapping[str, str]] = {"untied_W_enc_rows": "W_enc"}
     """How saved files call parameters and buffers, where not by their own name."""

@@ -13,6 +13,7 @@ import tyro
 
 from activation_cache.memory import keep_freed_memory
 from sae.runs.errors import BAD_INPUT
+from sae.runs.signals import interrupted_by_sigterm
 
 Flags = TypeVar("Flags")
 
@@ -45,15 +46,17 @@ def config_argument(arguments: list[str]) -> tuple[Path | None, list[str]]:
 
 
 def run_script(main: Callable[[], None]) -> None:
-    """Run a script: 0 on success, 2 with one line on bad input, 130 on Ctrl-C."""
+    """Run a script: 0 on success, 2 with one line on bad input, 130 on Ctrl-C, 143 on SIGTERM."""
     keep_freed_memory()
     try:
-        main()
+        with interrupted_by_sigterm():
+            main()
     except BAD_INPUT as error:
         fail(str(error))
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    except KeyboardInterrupt as interrupt:
+        message = f"interrupted {interrupt}".strip()
+        print(message, file=sys.stderr)
+        sys.exit(128 + getattr(interrupt, "signum", signal.SIGINT))
 
 
 def fail(message: str) -> NoReturn:

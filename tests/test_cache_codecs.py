@@ -1,15 +1,27 @@
 """The same rows in every codec: what each keeps of them, and the dictionaries trained on them."""
 
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from caches import CONTEXT_SIZE, FORWARD_BLOCKS, RESID, all_rows, config, files, write_texts
+from caches import (
+    CONTEXT_SIZE,
+    FORWARD_BLOCKS,
+    RESID,
+    all_rows,
+    config,
+    files,
+    refusal,
+    write_texts,
+)
 from torch import Tensor
 
-from activation_cache import ActivationCache, HarvestConfig, LanguageModel, harvest
+from activation_cache import ActivationCache, HarvestConfig, LanguageModel, harvest, load_model
 from activation_cache.codec import CODECS, CodecName
 from activation_cache.manifest import SPLITS, Manifest
 from activation_cache.shuffle import Rows, ShuffleBuffer
@@ -117,6 +129,24 @@ def test_the_manifest_survives_its_own_bytes(by_codec: dict[CodecName, Activatio
         data = cache.manifest.to_bytes()
         assert Manifest.from_bytes(data, "here") == cache.manifest
         assert (Path(cache.folder) / "manifest.json").read_bytes() == data
+
+
+def test_activations_that_float16_cannot_hold_are_refused_while_they_are_written(
+    dataset: str, tmp_path: Path
+) -> None:
+    model = load_model("tiny", device="cpu")
+    transformer: Any = model.hf.transformer
+    transformer.h[1].mlp.c_proj.bias.data[5] = 70_000.0
+    sizes = {"n_tokens": 100, "held_out_tokens": 0, "shard_tokens": 100}
+    cfg = config(dataset, codec="float16", hook_names=(RESID,), **sizes)
+    message = refusal(lambda: ActivationCache.create(tmp_path / "float16", model, cfg))
+    assert re.fullmatch(
+        rf"{RESID} holds (69|70)\d\d\d(\.\d)?, more than float16 can \(65504\): "
+        rf"choose --codec bfloat16 or float32",
+        message,
+    )
+    wide = ActivationCache.create(tmp_path / "bfloat16", model, replace(cfg, codec="bfloat16"))
+    assert all_rows(wide)[:, 5].float().amin() > 69_000
 
 
 # As training sees them ---------------------------------------------------------------------------

@@ -92,6 +92,34 @@ def test_the_numbers_that_float16_cannot_hold_fit_into_the_other_codecs() -> Non
         assert round_trip(rows, codec)[0, 0].item() == pytest.approx(70_000.0, rel=2**-8)
 
 
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_no_codec_takes_what_is_not_finite(codec: CodecName, bad: float) -> None:
+    rows = normal(20, 8)
+    rows[7, 3] = bad
+    message = refusal(lambda: encode(rows, codec, RESID))
+    assert message == f"{RESID} holds NaN or Inf: give another --dtype, or mend the weights"
+
+
+def test_a_number_that_rounds_to_no_bfloat16_is_refused() -> None:
+    # The largest bfloat16 is 255 * 2**120; beyond 255.5 * 2**120 it rounds to 256 * 2**120.
+    largest, beyond = 255.0 * 2.0**120, 255.5 * 2.0**120
+    assert round_trip(torch.tensor([[largest]]), "bfloat16").item() == largest
+    assert refusal(lambda: encode(torch.tensor([[-beyond]]), "bfloat16", RESID)) == (
+        "blocks.2.hook_resid_pre holds 3.39618e+38, more than bfloat16 can (3.38953e+38): "
+        "choose --codec float32"
+    )
+
+
+@pytest.mark.parametrize("signs", [(1.0, 1.0), (1.0, -1.0)])
+def test_numbers_whose_int8_scales_overflow_are_refused(signs: tuple[float, float]) -> None:
+    # The sum of the two, or that of how far they are from their mean, is 4e38; float32 ends at 3.4.
+    rows = torch.tensor(signs)[:, None] * 2e38
+    assert refusal(lambda: encode(rows, "int8", RESID)) == (
+        "blocks.2.hook_resid_pre holds 2e+38, more than int8 can: choose --codec float32"
+    )
+
+
 # int8 --------------------------------------------------------------------------------------------
 
 

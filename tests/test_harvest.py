@@ -331,28 +331,3 @@ def test_a_text_that_is_too_short_is_refused(
     short = replace(cfg, dataset=str(path))
     message = refusal(lambda: next(iter(harvest(model, short))))
     assert "fewer than one context of 16: give more text" in message
-
-
-def test_nan_activations_are_refused_with_the_site_and_the_text(cfg: HarvestConfig) -> None:
-    model = load_model("tiny", device="cpu")
-    transformer: Any = model.hf.transformer
-    transformer.h[1].mlp.c_proj.bias.data[0] = float("nan")
-    message = refusal(lambda: next(iter(harvest(model, cfg))))
-    # Every position is NaN, so the first one is named, and the text up to it is BOS alone.
-    opening = f"{RESID} of tiny holds NaN or Inf at position 0 of '<|endoftext|>': "
-    assert message.startswith(opening)
-    assert "load the model in float32 or bfloat16" in message
-    # What comes before the poisoned weight can still be streamed.
-    before = replace(cfg, hook_names=("blocks.1.hook_resid_mid",))
-    assert torch.isfinite(take(harvest(model, before), 1, "blocks.1.hook_resid_mid")[0]).all()
-
-
-def test_the_text_before_an_infinite_activation_is_quoted(cfg: HarvestConfig) -> None:
-    model = load_model("tiny", device="cpu")
-    transformer: Any = model.hf.transformer
-    transformer.wpe.weight.data[5] = float("inf")
-    message = refusal(lambda: next(iter(harvest(model, replace(cfg, hook_names=(EMBED,))))))
-    (first, *_) = documents(cfg.dataset, "train")
-    opening = str(model.tokenizer.decode(model.tokenizer(first)["input_ids"][:5]))
-    assert f"{EMBED} of tiny holds NaN or Inf at position 5 of " in message
-    assert opening in message

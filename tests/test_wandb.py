@@ -1,13 +1,18 @@
 """A real offline run of Weights & Biases, read back from the file that `wandb sync` would send."""
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 from offline_wandb import history_of
 
-from sae.runs import RunSettings, run
-from sae.runs.wandb_sink import default_mode
+from sae.runs import RunSettings, run, wandb_sink
+from sae.runs.wandb_sink import WandBSink, default_mode
+
+
+def rows_of(path: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_an_offline_run_holds_every_row_by_section_against_tokens(tmp_path: Path) -> None:
@@ -25,14 +30,14 @@ def test_an_offline_run_holds_every_row_by_section_against_tokens(tmp_path: Path
     run(settings)
     (path,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
     history = history_of(path)
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
+    rows = rows_of(tmp_path / "run" / "metrics.jsonl")
+    speeds = rows_of(tmp_path / "run" / "throughput.jsonl")
     assert [h["train/tokens"] for h in history[:-1]] == [row["n_tokens"] for row in rows]
-    for mirrored, row in zip(history, rows, strict=False):
+    for mirrored, row, speed in zip(history[:-1], rows, speeds, strict=True):
         assert mirrored["Quality/fvu"] == pytest.approx(row["fvu"])
         assert mirrored["Sparsity/l0"] == pytest.approx(row["l0"])
         assert mirrored["Loss/mse"] == pytest.approx(row["mse"])
-        assert mirrored["Throughput/tokens_per_s"] == pytest.approx(row["tokens_per_s"])
+        assert mirrored["Throughput/tokens_per_s"] == pytest.approx(speed["tokens_per_s"])
     metrics = json.loads((tmp_path / "run" / "eval.json").read_text())["metrics"]
     assert history[-1]["eval/delta_ce"] == pytest.approx(metrics["delta_ce"])
     assert history[-1]["train/tokens"] == 1024
@@ -43,3 +48,17 @@ def test_without_an_api_key_runs_are_offline(monkeypatch: pytest.MonkeyPatch) ->
     assert default_mode() == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     assert default_mode() == "online"
+
+
+def test_closing_does_not_wait_for_a_client_that_never_comes_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    monkeypatch.setattr(wandb_sink, "_open", lambda *_: never.wait())
+    monkeypatch.setattr(wandb_sink, "CLOSE_TIMEOUT", 0.1)
+    told: list[str] = []
+    sink = WandBSink(tmp_path, "online", {}, "name", None, tell=told.append)
+    sink.log({"step": 0, "n_tokens": 10, "loss": 0.5})
+    sink.close()
+    assert len(told) == 1 and told[0].startswith("W&B: it was not done in time; the rows are kept")
+    never.set()

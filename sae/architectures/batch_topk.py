@@ -12,8 +12,9 @@ over batches of the smallest feature that was kept (their section 3).
     acts = pre * 1[pre > threshold],  pre = relu((x - b_dec) W_enc + b_enc)
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -87,12 +88,21 @@ class BatchTopK(SAE[Cfg]):
         """Average the smallest feature kept. The mean is of what was seen, from the first step."""
         acts = out.acts.values if isinstance(out.acts, Codes) else out.acts
         smallest = torch.where(acts > 0, acts, torch.inf).min()
-        seen = smallest.isfinite()  # a batch without any feature says nothing
+        seen = smallest.isfinite() & out.x_hat.isfinite().all()  # there was one, and it counts
         memory = torch.where(seen, THRESHOLD_MEMORY, 1.0)
         smallest = torch.where(seen, smallest, 0.0)
         self.threshold_sum = memory * self.threshold_sum.to(acts.device) + (1 - memory) * smallest
         self.threshold_weight = memory * self.threshold_weight.to(acts.device) + (1 - memory)
         self.threshold.fill_(self.threshold_sum / self.threshold_weight.clamp_min(1e-12))
+
+    def training_state(self) -> dict[str, Any]:
+        sums = {"threshold_sum": self.threshold_sum, "threshold_weight": self.threshold_weight}
+        return {**super().training_state(), **sums}
+
+    def load_training_state(self, state: Mapping[str, Any]) -> None:
+        super().load_training_state(state)
+        self.threshold_sum = state["threshold_sum"].to(self.device)
+        self.threshold_weight = state["threshold_weight"].to(self.device)
 
 
 class BatchTopKSAE(BatchTopK[BatchTopKConfig]):

@@ -1,6 +1,7 @@
 """The numbers of an evaluation, each with the convention that it was measured by."""
 
 import json
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -76,9 +77,9 @@ class EvalReport:
         return {name: CONVENTIONS[name] for name in self.metrics()}
 
     def metrics(self) -> dict[str, int | float]:
-        """The numbers by name, without those that were not measured."""
+        """The numbers by name, without those that were not measured or are not finite."""
         numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "density"}
-        return {name: value for name, value in numbers.items() if value == value}
+        return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
     def to_json(self) -> str:
         """`eval.json`: flat metrics, their conventions, and the histogram of densities."""

@@ -1,5 +1,6 @@
 """The members of a sweep: what its YAML file says all share, and what it says varies."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,14 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from sae.errors import InputError
-from sae.runs.settings import RunSettings, read_settings_file, settings_from
-from sae.runs.values import shown
+from sae.runs.settings import RunSettings, settings_from
+from sae.runs.settings_file import read_settings_file
+from sae.runs.values import listed, shown
 
 MAY_VARY = (
     *("architecture", "d_sae", "k", "l1_coeff", "l0_coeff", "tied"),
     *("hook_name", "n_tokens", "lr", "products", "seed", "start_from"),
 )
 """Settings of the dictionary and its training. What concerns the stream is shared."""
+
+MOST_MEMBERS = 4096
+"""A few lists of a few hundred values each would ask for more than memory can even list."""
 
 
 @dataclass(frozen=True)
@@ -44,24 +49,33 @@ def read_grid(path: Path) -> Grid:
             raise InputError(
                 f"the grid file {path} has {shown(block)} under `grid`: map names to values"
             )
-        fixed = sorted(str(name) for name in block if name not in MAY_VARY)
+        fixed = [name for name in block if name not in MAY_VARY]
         if fixed:
             raise InputError(
-                f"the grid file {path} varies {', '.join(fixed)}: members share one stream, only "
+                f"the grid file {path} varies {listed(fixed)}: members share one stream, only "
                 f"{', '.join(MAY_VARY)} may differ"
             )
         empty = [name for name, value in block.items() if value == []]
         if empty:
             raise InputError(f"the grid file {path} has no value for {', '.join(empty)}")
+        n_members = len(points) + math.prod(map(len, _choices(block)))
+        if n_members > MOST_MEMBERS:
+            raise InputError(
+                f"the grid file {path} asks for {n_members:,} members, more than {MOST_MEMBERS:,}: "
+                f"name fewer values, or sweep in several files"
+            )
         points += combinations(block)
     return Grid(content, points)
 
 
 def combinations(block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every choice of one value for each name."""
-    choices = [value if isinstance(value, list) else [value] for value in block.values()]
-    for values in product(*choices):
+    for values in product(*_choices(block)):
         yield dict(zip(block, values, strict=True))
+
+
+def _choices(block: Mapping[str, Any]) -> list[list[Any]]:
+    return [value if isinstance(value, list) else [value] for value in block.values()]
 
 
 def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[str, RunSettings]:
@@ -70,14 +84,18 @@ def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[st
     Raises `InputError` where two members are the same, or a name is no name of a folder.
     """
     members: dict[str, RunSettings] = {}
+    trained_by: set[tuple[Any, ...]] = set()
     for point in grid.points:
         settings = settings_from({**grid.shared, **point, **given}, where=where)
         name = member_name(settings, tuple(point))
         if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", name) is None:
-            raise InputError(f"{where} has a member that no folder can be named after: {shown(name)}")
-        if name in members or _trained_by(settings) in map(_trained_by, members.values()):
+            raise InputError(
+                f"{where} has a member that no folder can be named after: {shown(name)}"
+            )
+        if name in members or _trained_by(settings) in trained_by:
             raise InputError(f"{where} has the member {name} twice: leave one of them out")
         members[name] = settings
+        trained_by.add(_trained_by(settings))
     return members
 
 

@@ -1,4 +1,4 @@
-"""A finished run folder becomes one HTML page that needs no network. Reads files only."""
+"""A finished run folder becomes one HTML page that needs no network."""
 
 import json
 import math
@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from sae.errors import InputError
 from sae.runs.charts import Series, compact, histogram, line_chart, power_of_ten
+from sae.runs.run_files import RunFiles, drawable, is_number, read_run
 
 _ARCHITECTURES = {
     "relu": "ReLU",
@@ -29,19 +29,6 @@ _INTERVENTIONS = {
     "ce_mean": "activations set to their mean",
     "ce_zero": "activations set to zero",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunFiles:
-    """What a run folder says, as read: nothing is computed here."""
-
-    settings: Mapping[str, Any]
-    versions: Mapping[str, Any]
-    git_commit: str | None
-    rows: Sequence[Mapping[str, Any]]
-    metrics: Mapping[str, Any]
-    conventions: Mapping[str, Any]
-    density: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,32 +92,6 @@ def write_report(folder: Path) -> Path:
     return target
 
 
-def read_run(folder: Path) -> RunFiles:
-    """Read what a run folder holds; only config.json has to be there."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder} is not a run folder: it has no config.json; name a run's --out")
-    config = _json(path.read_text(encoding="utf-8"), where=str(path))
-    log, result = folder / "metrics.jsonl", folder / "eval.json"
-    lines = log.read_text(encoding="utf-8").split("\n") if log.is_file() else []
-    evaluated = (
-        _json(result.read_text(encoding="utf-8"), where=str(result)) if result.is_file() else {}
-    )
-    return RunFiles(
-        settings=config.get("settings") or {},
-        versions=config.get("versions") or {},
-        git_commit=config.get("git_commit"),
-        rows=[
-            _json(line, where=f"{log} line {number}")
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        ],
-        metrics=evaluated.get("metrics") or {},
-        conventions=evaluated.get("conventions") or {},
-        density=evaluated.get("density") or {},
-    )
-
-
 def render(run: RunFiles) -> str:
     """The page as text; everything that came from a file is escaped."""
     architecture = str(run.settings.get("architecture") or "Sparse")
@@ -166,7 +127,7 @@ def exact(value: object) -> str:
 
 def rounded(value: object) -> str:
     """A number to four significant digits with thousands apart; anything else as it is."""
-    if not _is_number(value) or not math.isfinite(value):
+    if not is_number(value) or not math.isfinite(value):
         return exact(value)
     if abs(value) >= 1e15:
         return f"{value:.4g}"
@@ -180,27 +141,14 @@ def short(value: float) -> str:
     return compact(float(f"{value:.3g}"))
 
 
-def _json(text: str, *, where: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise InputError(f"{where} is not valid JSON ({error}); repair or remove it") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{where} must hold one JSON object, got {type(value).__name__}")
-    return value
-
-
 def _finite(values: Mapping[str, Any], key: str) -> float | None:
     value = values.get(key)
-    return float(value) if _is_number(value) and math.isfinite(value) else None
+    number = drawable(value) if is_number(value) else math.nan
+    return number if math.isfinite(number) else None
 
 
 def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
     return [value for row in rows if (value := _finite(row, key)) is not None]
-
-
-def _is_number(value: object) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _bars(metrics: Mapping[str, Any]) -> list[Bar]:
@@ -223,7 +171,7 @@ def _bars(metrics: Mapping[str, Any]) -> list[Bar]:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    logged = dict.fromkeys(key for row in rows for key, v in row.items() if _is_number(v))
+    logged = dict.fromkeys(key for row in rows for key, v in row.items() if is_number(v))
     known = {key for panel in _PANELS for key in panel.keys}
     others = [
         Panel(title=key, keys=(key,), y_label="logged value")
@@ -252,9 +200,9 @@ def _curve(panel: Panel, rows: Sequence[Mapping[str, Any]]) -> Curve:
 
 def _series(key: str, rows: Iterable[Mapping[str, Any]]) -> Series:
     points = [
-        (float(row["n_tokens"]), float(row[key]))
+        (drawable(row["n_tokens"]), drawable(row[key]))
         for row in rows
-        if _is_number(row.get("n_tokens")) and _is_number(row.get(key))
+        if is_number(row.get("n_tokens")) and is_number(row.get(key))
     ]
     return Series(name=key, points=points)
 

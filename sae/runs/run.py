@@ -1,52 +1,145 @@
 """From settings to run folders: a dictionary at every site, trained, evaluated and reported."""
 
+import json
+import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from activation_cache.versions import library_versions
 from sae.errors import InputError
 from sae.runs.errors import BAD_INPUT
-from sae.runs.members import Member, RunResult, train_members
+from sae.runs.evaluation import evaluate_on_held_out_text
+from sae.runs.files import only_user, told_of_the_disk, write_text
+from sae.runs.member import Member
+from sae.runs.members import RunResult, checkpoints_of, train_members
 from sae.runs.origin import Origin
-from sae.runs.settings import RunSettings
+from sae.runs.settings import RunSettings, changed_setting, describe
+from sae.serialization import load
 
 
-def run(settings: RunSettings, console: Console | None = None) -> list[RunResult]:
+def run(
+    settings: RunSettings, console: Console | None = None, *, resume: bool = False
+) -> list[RunResult]:
     """Train a dictionary at every site, evaluate each on held-out text, and write the run folders.
 
-    One site is written to `settings.out` itself, several to a folder each below it. An interrupted
-    run (KeyboardInterrupt) keeps the dictionaries as they are; a run that is refused
-    (`InputError`) leaves no folder behind.
+    One site is written to `settings.out` itself, several to a folder each below it. A signal ends
+    it with a checkpoint (`Interrupted`); a run that is refused (`InputError`) before it has trained
+    leaves no folder behind. With `resume` it goes on with the run in the folder, to the same
+    result as if it had not been interrupted, or begins it where there is none.
     """
     console = console or Console(quiet=True)
-    if settings.out.exists():
-        raise InputError(f"the run folder {settings.out} exists: name another one with --out")
-    origin = Origin.open(settings, console)
-    sites = origin.hook_names
-    several = len(sites) > 1
-    members = [
-        Member(
-            name=site if several else settings.out.name,
-            settings=replace(origin.settings, hook_name=(site,)),
-            folder=settings.out / site if several else settings.out,
-            group=settings.out.name if several else None,
+    out = settings.out
+    if os.path.lexists(out) and not resume:
+        raise InputError(
+            f"the run folder {out} exists: go on with it by --resume, or name another one with "
+            f"--out"
         )
-        for site in sites
+    is_new = not os.path.lexists(out)
+    with only_user(out), told_of_the_disk(out), _removed_if_refused(out, is_new):
+        origin = Origin.open(settings, console)
+        settings = replace(origin.settings, hook_name=origin.hook_names)
+        if resume:
+            _refuse_changes(settings, console)
+        members = _members(settings)
+        if all(_is_complete(member) for member in members):
+            console.print(f"the run in {out} is complete: evaluating it", markup=False)
+            return [_again(member, origin) for member in members]
+        for member in members:
+            member.folder.mkdir(parents=True, exist_ok=True)
+        write_text(out / "config.json", describe(settings) + "\n")
+        checkpoints = checkpoints_of(settings, out, console)
+        found = checkpoints.newest() if resume else None
+        state = found[1] if found else None
+        if state is None and any((member.folder / "eval.json").exists() for member in members):
+            raise InputError(
+                f"the run in {out} was complete and has no checkpoint to go on from: train on with "
+                f"--start-from {out} into another --out"
+            )
+        return list(train_members(members, origin, console, checkpoints, state))
+
+
+def _members(settings: RunSettings) -> list[Member]:
+    several = len(settings.hook_name) > 1
+    out = settings.out
+    return [
+        Member(
+            name=site if several else out.name,
+            settings=replace(settings, hook_name=(site,)),
+            folder=out / site if several else out,
+            group=out.name if several else None,
+        )
+        for site in settings.hook_name
     ]
-    with _fresh_folders(settings.out, [member.folder for member in members]):
-        return list(train_members(members, origin, console))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    """What config.json says; nothing where the run was killed before it was written."""
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        return content if isinstance(content.get("settings"), dict) else {}
+    except (OSError, ValueError, AttributeError):
+        return {}
+
+
+def _refuse_changes(settings: RunSettings, console: Console) -> None:
+    """`InputError` where the run was begun with other settings; told where it was other libraries.
+
+    More tokens than it was begun with are no change: it goes on for longer.
+    """
+    config = _config(settings.out)
+    if not config:
+        return
+    then = config["settings"]
+    name = changed_setting(then, settings)
+    if name is not None:
+        raise InputError(
+            f"the run in {settings.out} was begun with {name} {then.get(name)!r}, and "
+            f"{settings.to_dict()[name]!r} is asked for now: give that, or name another --out"
+        )
+    for library, version in library_versions().items():
+        before = config.get("versions", {}).get(library)
+        if before != version:
+            console.print(
+                f"warning: the run was begun with {library} {before}, and this is {version}: the "
+                f"result may differ in its last digits",
+                markup=False,
+            )
+
+
+def _is_complete(member: Member) -> bool:
+    """Whether it was trained for its tokens, evaluated and reported."""
+    files = ("eval.json", "report.html", "sae/cfg.json")
+    then = _config(member.folder).get("settings", {}).get("n_tokens")
+    return then == member.settings.n_tokens and all(
+        (member.folder / name).is_file() for name in files
+    )
+
+
+def _again(member: Member, origin: Origin) -> RunResult:
+    sae = load(member.folder, device=origin.model.device)
+    (report,) = evaluate_on_held_out_text([sae], origin.model, origin.held_out)
+    return RunResult(member.hook_name, member.folder, sae, report)
 
 
 @contextmanager
-def _fresh_folders(out: Path, folders: Sequence[Path]) -> Iterator[None]:
-    for folder in folders:
-        folder.mkdir(parents=True)
+def _removed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
+    """Leave no new folder behind where nothing was trained in it."""
     try:
         yield
     except BAD_INPUT:
-        shutil.rmtree(out)
+        if is_new and not _holds_work(out):
+            shutil.rmtree(out, ignore_errors=True)
         raise
+
+
+def _holds_work(out: Path) -> bool:
+    """Whether a run has left anything there."""
+    return any((out / "checkpoints").glob("*")) or any(
+        path.stat().st_size for path in out.rglob("metrics.jsonl")
+    )

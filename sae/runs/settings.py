@@ -15,11 +15,18 @@ from sae.architectures import ARCHITECTURES, AnySAEConfig
 from sae.errors import InputError
 from sae.runs.values import LONGEST, as_setting
 from sae.selection import Products
+from sae.runs.signals import signal_number
 from sae.training import TrainConfig
+from sae.training.health import OnNaN
 from sae.training.trainer import needs_fixed_l0
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ARCHITECTURE_SETTINGS = ("k", "l1_coeff", "l0_coeff")
+MAY_CHANGE = (
+    *("out", "wandb", "device", "log_every", "stop_signal", "on_nan", "checkpoint_minutes"),
+    *("checkpoint_tokens", "keep_checkpoints", "keep_every_tokens", "keep_best"),
+)
+"""Settings that may be others when a run goes on: what it computes does not depend on them."""
 CACHE_DECIDES = ("dataset", "text_column", "context_size")
 N_TOKENS = 1_200_000
 
@@ -76,6 +83,9 @@ class RunSettings:
     """Seeds the initial weights and the resampling."""
     data_seed: int = 0
     """Seeds the order of the activations."""
+    on_nan: OnNaN = "stop"
+    """What to do where activations, a loss or a gradient are NaN or Inf: stop, or skip them, a
+    limited number of times."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Data type of the language model and of its activations."""
     device: str = "auto"
@@ -86,12 +96,31 @@ class RunSettings:
     """Steps between two rows of metrics.jsonl."""
     wandb: Literal["off", "offline", "online"] | None = None
     """Weights & Biases; by default online where an API key is set, else offline."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between two checkpoints."""
+    checkpoint_tokens: int | None = None
+    """Tokens between two checkpoints, beside those by time."""
+    keep_checkpoints: int = 2
+    """The newest so many checkpoints are kept."""
+    keep_every_tokens: int | None = None
+    """Of older checkpoints, one in this many tokens is kept for good."""
+    keep_best: bool = False
+    """Evaluate the dictionary at each checkpoint, and keep the one with the lowest delta CE."""
+    stop_signal: str | None = None
+    """A signal that ends the run like Ctrl-C does, with a checkpoint: USR1, say, under SLURM."""
 
     def __post_init__(self) -> None:
-        for name in ("n_tokens", "epochs", "eval_tokens", "log_every"):
+        positive = ("n_tokens", "epochs", "eval_tokens", "log_every", "checkpoint_tokens")
+        for name in (*positive, "keep_checkpoints", "keep_every_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
+        if not self.checkpoint_minutes > 0:
+            raise InputError(f"checkpoint_minutes must be positive, got {self.checkpoint_minutes}")
+        if self.stop_signal is not None and signal_number(self.stop_signal) is None:
+            raise InputError(
+                f"unknown stop_signal {self.stop_signal!r}: give the name of a signal, such as USR1"
+            )
         if self.epochs > 1 and self.cache is None:
             raise InputError("epochs are passes over a cache: name one with --cache")
         for name, known in (("architecture", ARCHITECTURES), ("dtype", DTYPES)):
@@ -122,7 +151,13 @@ class RunSettings:
 
     def train_config(self) -> TrainConfig:
         n_tokens = N_TOKENS if self.n_tokens is None else self.n_tokens
-        return TrainConfig(n_tokens=n_tokens, lr=self.lr, products=self.products, seed=self.seed)
+        return TrainConfig(
+            n_tokens=n_tokens,
+            lr=self.lr,
+            products=self.products,
+            on_nan=self.on_nan,
+            seed=self.seed,
+        )
 
     def harvest_config(self, hook_names: tuple[str, ...]) -> HarvestConfig:
         return HarvestConfig(
@@ -132,6 +167,7 @@ class RunSettings:
             context_size=self.context_size,
             batch_tokens=self.batch_tokens,
             buffer_tokens=max(self.buffer_tokens, self.batch_tokens),
+            on_nan=self.on_nan,
             seed=self.data_seed,
         )
 
@@ -177,7 +213,9 @@ class RunSettings:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "hook_name": list(self.hook_name), "out": str(self.out)}
+        """As JSON has it; a single site by its name alone."""
+        sites = self.hook_name[0] if len(self.hook_name) == 1 else list(self.hook_name)
+        return {**asdict(self), "hook_name": sites, "out": str(self.out)}
 
 
 def read_settings_file(path: Path) -> dict[str, Any]:
@@ -204,7 +242,9 @@ def settings_from(content: Mapping[str, Any], *, where: str) -> RunSettings:
     kinds = get_type_hints(RunSettings)
     unknown = set(content) - set(kinds)
     if unknown:
-        raise InputError(f"{where} has unknown settings: {', '.join(sorted(map(str, unknown)))[:LONGEST]}")
+        raise InputError(
+            f"{where} has unknown settings: {', '.join(sorted(map(str, unknown)))[:LONGEST]}"
+        )
     try:
         given = {name: as_setting(name, kinds[name], value) for name, value in content.items()}
     except InputError as error:
@@ -212,11 +252,26 @@ def settings_from(content: Mapping[str, Any], *, where: str) -> RunSettings:
     return RunSettings(**given)
 
 
-def describe(settings: RunSettings, hook_name: str) -> str:
+def changed_setting(then: Mapping[str, Any], now: RunSettings) -> str | None:
+    """The name of a setting that may not change and is another now than in a config.json.
+
+    More tokens than then are no change.
+    """
+    values = json.loads(json.dumps(now.to_dict()))
+    defaults = json.loads(json.dumps(RunSettings().to_dict()))  # of settings that came later
+    for name in (name for name in values if name not in MAY_CHANGE):
+        before = then.get(name, defaults[name])
+        is_longer = name == "n_tokens" and (values[name] or N_TOKENS) >= (before or N_TOKENS)
+        if before != values[name] and not is_longer:
+            return name
+    return None
+
+
+def describe(settings: RunSettings) -> str:
     """The contents of config.json: every setting, library versions, git commit."""
     return json.dumps(
         {
-            "settings": {**settings.to_dict(), "hook_name": hook_name},
+            "settings": settings.to_dict(),
             "versions": library_versions(),
             "git_commit": git_commit(),
         },

@@ -1,6 +1,8 @@
 """Where the records of a run go: a file of record, the console, and Weights & Biases."""
 
 import json
+import os
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, runtime_checkable
@@ -9,6 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from sae.errors import InputError
 
 Row = dict[str, int | float]
 """One row of metrics.jsonl: numbers by the names of the names table."""
@@ -28,19 +32,36 @@ class Sink(Protocol):
 
 
 class JsonLinesSink:
-    """metrics.jsonl, the log of record: a row per log step, written through at once."""
+    """A file of rows, such as metrics.jsonl, the log of record. Every row is written through.
 
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("w", buffering=1)
+    What the file holds behind `keep_bytes` is cut off: rows of a training that was interrupted and
+    goes on from before them.
+    """
+
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        self._path = path
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._file.truncate(min(keep_bytes, path.stat().st_size))
+        self._file.seek(0, os.SEEK_END)
 
     def log(self, row: Row) -> None:
-        self._file.write(json.dumps(row) + "\n")
+        try:
+            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(f"cannot write to {self._path}: {error.strerror}") from error
 
     def finish(self, metrics: Row) -> None:
         pass  # the evaluation has a file of its own
 
+    def position(self) -> int:
+        """Bytes so far, which are on the disk once this returns."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
     def close(self) -> None:
-        self._file.close()
+        with suppress(OSError):  # of a disk that is full, which `log` has told
+            self._file.close()
 
 
 class ConsoleSink:

@@ -13,15 +13,14 @@ from rich.table import Table
 
 from sae.errors import InputError
 from sae.runs.grid import Grid, member_settings, read_grid
-from sae.runs.members import Member, check, train_members
+from sae.runs.files import only_user, told_of_the_disk, write_text
+from sae.runs.member import Member
+from sae.runs.members import check, checkpoints_of, train_members
 from sae.runs.origin import Origin
 from sae.runs.pareto import SweepRow, mark_fronts, write_plot
-from sae.runs.settings import RunSettings
+from sae.runs.session import State
+from sae.runs.settings import RunSettings, changed_setting
 from sae.runs.sinks import format_number
-
-
-MAY_CHANGE = ("out", "wandb", "device", "log_every")
-"""Settings that a member which is trained already may have had otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,24 +64,49 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     origin = Origin.open(next(iter(by_name.values())), console)
     members = [_member(name, member, origin, settings.out) for name, member in by_name.items()]
     check(members, origin)
+    with only_user(settings.out), told_of_the_disk(settings.out):
+        _train(settings, members, origin, console)
+        return _write_results(settings.out, grid, members)
+
+
+def _train(
+    settings: SweepSettings, members: Sequence[Member], origin: Origin, console: Console
+) -> None:
+    """Train the members that are not done: those of an interrupted pass first, from where it was."""
     waiting = [member for member in members if not _is_done(member)]
     if len(waiting) < len(members):
         console.print(f"{len(members) - len(waiting)} of {len(members)} members are trained")
-    per_pass = settings.members_per_pass or max(1, len(waiting))
-    for start in range(0, len(waiting), per_pass):
-        _train_pass(waiting[start : start + per_pass], origin, console)
-    return _write_results(settings.out, grid, members)
+    checkpoints = checkpoints_of(origin.settings, settings.out, console)
+    found = checkpoints.newest() if settings.resume else None
+    state = found[1] if found else {"members": {}}
+    begun = [member for member in waiting if _goes_on(member, state)]
+    rest = [member for member in waiting if member not in begun]
+    per_pass = settings.members_per_pass or max(1, len(rest))
+    passes = [rest[start : start + per_pass] for start in range(0, len(rest), per_pass)]
+    for number, its_members in enumerate([begun, *passes] if begun else passes):
+        its_state = state if begun and number == 0 else None
+        if its_state is None:
+            _make_folders(its_members)
+        for result in train_members(its_members, origin, console, checkpoints, its_state):
+            console.print(f"evaluated {result.folder.name}", markup=False)
+        checkpoints.remove()  # the members are done, and the next pass has others
 
 
-def _train_pass(members: Sequence[Member], origin: Origin, console: Console) -> None:
+def _goes_on(member: Member, state: State) -> bool:
+    """Whether the checkpoint has this very member, whose settings have not changed since."""
+    if member.name not in state["members"]:
+        return False
+    try:
+        then = json.loads((member.folder / "config.json").read_text())["settings"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return changed_setting(then, member.settings) is None
+
+
+def _make_folders(members: Sequence[Member]) -> None:
     for member in members:
-        try:
-            shutil.rmtree(member.folder, ignore_errors=True)  # of a pass that was interrupted
-            member.folder.mkdir(parents=True)
-        except OSError as error:
-            raise InputError(f"cannot write to {member.folder}: {error.strerror}") from error
-    for result in train_members(members, origin, console):
-        console.print(f"evaluated {result.folder.name}", markup=False)
+        shutil.rmtree(member.folder, ignore_errors=True)  # of a pass that was interrupted
+        member.folder.mkdir(parents=True)
 
 
 def _member(name: str, settings: RunSettings, origin: Origin, out: Path) -> Member:
@@ -109,13 +133,15 @@ def _is_done(member: Member) -> bool:
         is_whole = (member.folder / "report.html").is_file() and isinstance(then, dict)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    now = json.loads(json.dumps({**member.settings.to_dict(), "hook_name": member.hook_name}))
-    for name in (name for name in now if is_whole and name not in MAY_CHANGE):
-        if then.get(name) != now[name]:
-            raise InputError(
-                f"the member {member.folder} was trained with {name} {then.get(name)!r}, and the "
-                f"grid says {now[name]!r}: remove its folder, or sweep into another --out"
-            )
+    name = changed_setting(then, member.settings) if is_whole else None
+    if name is None and is_whole and then["n_tokens"] != member.settings.n_tokens:
+        name = "n_tokens"
+    if name is not None:
+        raise InputError(
+            f"the member {member.folder} was trained with {name} {then.get(name)!r}, and the grid "
+            f"says {member.settings.to_dict()[name]!r}: remove its folder, or sweep into another "
+            f"--out"
+        )
     return is_whole
 
 
@@ -138,7 +164,7 @@ def _write_results(out: Path, grid: Grid, members: Sequence[Member]) -> list[Swe
         for member, point in zip(members, grid.points, strict=True)
     )
     content = [row.to_dict() for row in rows]
-    (out / "results.json").write_text(json.dumps(content, indent=2) + "\n")
+    write_text(out / "results.json", json.dumps(content, indent=2) + "\n")
     write_plot(rows, out)
     return rows
 

@@ -4,6 +4,8 @@ In YAML 1.1, `1` is an integer where a float is meant, `1e-3` is a string, and `
 """
 
 import math
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -12,6 +14,9 @@ from sae.errors import InputError
 
 LONGEST = 80
 """Characters of a value that an error shows."""
+
+LARGEST = 2**63
+"""Whole numbers are smaller: tensors count, and generators are seeded, in 64 bits."""
 
 
 def as_setting(name: str, hint: Any, value: Any) -> Any:
@@ -33,6 +38,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
+def listed(names: Iterable[Any]) -> str:
+    """Names that a file has, for an error message, however many and whatever they are."""
+    plain = (n if isinstance(n, str) and n.isprintable() and n else repr(n) for n in names)
+    text = ", ".join(sorted(plain))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+
+
 def _converted(kind: Any, value: Any) -> Any:
     """The value as that kind, or None."""
     if get_origin(kind) is Literal:
@@ -40,32 +52,47 @@ def _converted(kind: Any, value: Any) -> Any:
         return value if value in get_args(kind) else None
     if get_origin(kind) is tuple:
         several = [value] if isinstance(value, str) else value
-        is_texts = isinstance(several, list | tuple) and all(isinstance(v, str) for v in several)
+        is_texts = isinstance(several, list | tuple) and all(map(_is_text, several))
         return tuple(several) if is_texts else None
     if kind in (int, float):
         return _number(kind, value)
-    if kind is Path and isinstance(value, str):
-        return Path(value)
+    if kind in (str, Path):
+        return kind(value) if _is_text(value) else None
     return value if isinstance(value, kind) else None
 
 
-def _number(kind: type, value: Any) -> int | float | None:
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, kind):
-        return value if kind is int or math.isfinite(value) else None
+def _is_text(value: Any) -> bool:
+    """Whether a value can be a name, of a file too: some characters no file and no screen bears."""
+    if not isinstance(value, str) or any(map(_is_control, value)):
+        return False
     try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _is_control(character: str) -> bool:
+    return character < " " or "\x7f" <= character <= "\x9f"
+
+
+def _number(kind: type, value: Any) -> int | float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
-    if kind is int:
-        return int(number) if number.is_integer() else None
-    return number if math.isfinite(number) else None
+    try:
+        number = value if isinstance(value, int) else float(value)
+        if kind is float:
+            return float(number) if math.isfinite(number) else None
+        whole = int(number)
+    except (ValueError, OverflowError):
+        return None
+    return whole if whole == number and -LARGEST <= whole < LARGEST else None
 
 
 def _said(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return f"one of {', '.join(map(str, get_args(kind)))}"
     if get_origin(kind) is tuple:
-        return "a name or a list of names"
-    return {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a text")
+        return "a name or a list of names, without control characters"
+    said = {int: "a whole number (of 64 bits at most)", float: "a number", bool: "true or false"}
+    return said.get(kind, "a text without control characters")

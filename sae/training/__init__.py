@@ -1,7 +1,8 @@
 """Fitting dictionaries to activations."""
 
 from sae.training.config import TrainConfig
-from sae.training.train import train
+from sae.training.health import NotFinite
+from sae.training.train import Training, train
 from sae.training.trainer import StepRecord, Trainer
 
-__all__ = ["StepRecord", "TrainConfig", "Trainer", "train"]
+__all__ = ["NotFinite", "StepRecord", "TrainConfig", "Trainer", "Training", "train"]

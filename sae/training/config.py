@@ -6,6 +6,7 @@ from typing import get_args
 
 from sae.errors import InputError
 from sae.selection import Products
+from sae.training.health import OnNaN
 from sae.training.losses import LossReduction
 
 SHORT_RUN = 1_600_000
@@ -37,6 +38,9 @@ class TrainConfig:
     """Tokens without firing that make a feature dead; by default a fiftieth of the run, up to 10M.
 
     Short runs need short windows: a feature found dead late has no time left to learn."""
+    on_nan: OnNaN = "stop"
+    """What to do with a batch whose loss or gradient is NaN or Inf: end the training, or leave the
+    batch out, a hundred times at most. The weights are unharmed either way."""
     init_tokens: int = 8192
     """Tokens of the stream's head that set the scale and the decoder bias; trained on as well."""
     seed: int = 0
@@ -46,6 +50,8 @@ class TrainConfig:
             raise InputError(
                 f"unknown products {self.products!r}: use one of {', '.join(get_args(Products))}"
             )
+        if self.on_nan not in get_args(OnNaN):
+            raise InputError(f"unknown on_nan {self.on_nan!r}: use stop or skip")
         for name in ("n_tokens", "init_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")

@@ -14,7 +14,7 @@ class FiringTracker:
         self.dead_after_tokens = dead_after_tokens
         self.tokens_since_fired = torch.zeros(d_sae, dtype=torch.int64, device=device)
 
-    def update(self, fires: Int[Tensor, " d_sae"], batch_tokens: int) -> None:
+    def update(self, fires: Int[Tensor, " d_sae"], batch_tokens: int | Int[Tensor, ""]) -> None:
         self.tokens_since_fired += batch_tokens
         self.tokens_since_fired.masked_fill_(fires > 0, 0)
 

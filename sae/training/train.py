@@ -1,7 +1,9 @@
-"""Fit dictionaries to a stream of activations. A generator: it does not log, print or save."""
+"""Fit dictionaries to a stream of activations. It does not log, print or save."""
 
+from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from itertools import chain, repeat
+from itertools import repeat
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,6 +12,7 @@ from torch import Tensor
 from sae.base import SAE
 from sae.errors import InputError
 from sae.training.config import TrainConfig
+from sae.training.health import NotFinite
 from sae.training.trainer import StepRecord, Trainer
 
 Batch = Tensor | Mapping[str, Tensor]
@@ -27,35 +30,113 @@ def train(
     dictionary takes its own. `cfg` is one for all or one for each. A dictionary's training stops
     after exactly `n_tokens`, or where the stream ends, and its result is, on a CPU to the last bit,
     the one that it would have alone. A dictionary that was trained or loaded goes on from its
-    weights. Raises `InputError` for a stream that is empty, of the wrong width, or not finite at
-    its head.
+    weights. Raises `InputError` for a stream that is empty, of the wrong width, or not finite, and
+    `NotFinite` for a dictionary that diverges, once the others are done.
     """
-    saes = [saes] if isinstance(saes, SAE) else saes
-    cfgs = repeat(cfg, len(saes)) if isinstance(cfg, TrainConfig) else cfg
-    trainers = [Trainer(sae, cfg, i) for i, (sae, cfg) in enumerate(zip(saes, cfgs, strict=True))]
-    stream = iter(batches)
-    head = _take(stream, max(_head_tokens(trainer) for trainer in trainers), trainers[0].sae)
-    try:
-        for trainer in trainers:
-            trainer.initialise(_sample(head, trainer))
-        for batch in chain(head, stream):
-            for trainer in trainers:
-                if not trainer.is_done:
-                    left = trainer.cfg.n_tokens - trainer.n_tokens
-                    x = _activations(batch, trainer.sae)[:left]
-                    yield trainer.step(x.to(trainer.sae.device))
-            if all(trainer.is_done for trainer in trainers):
-                break
-    finally:
-        for trainer in trainers:
+    with Training(saes, batches, cfg) as training:
+        for records in training:
+            yield from records
+        for failure in training.failures.values():
+            raise failure
+
+
+class Training:
+    """A training, one batch at a time, that can be saved between two batches and gone on with.
+
+    Iterating takes a batch and yields the records of the dictionaries that are not done. Closing it
+    folds the scale of the inputs into the dictionaries; a context manager does that.
+    """
+
+    def __init__(
+        self,
+        saes: SAE | Sequence[SAE],
+        batches: Iterable[Batch],
+        cfg: TrainConfig | Sequence[TrainConfig],
+    ) -> None:
+        saes = [saes] if isinstance(saes, SAE) else saes
+        cfgs = repeat(cfg, len(saes)) if isinstance(cfg, TrainConfig) else cfg
+        pairs = zip(saes, cfgs, strict=True)
+        self.trainers = [Trainer(sae, cfg, i) for i, (sae, cfg) in enumerate(pairs)]
+        self._batches = batches
+        self._stream = iter(batches)
+        self._head: deque[Batch] = deque()
+        """Batches that have been looked at and not been trained on yet."""
+        self._is_begun = False
+        self.failures: dict[int, NotFinite] = {}
+        """Why dictionaries, by their position, were not trained to their end."""
+
+    def __iter__(self) -> Iterator[list[StepRecord]]:
+        return self
+
+    def __next__(self) -> list[StepRecord]:
+        if not self._is_begun:
+            self._begin()
+        at_work = [trainer for trainer in self.trainers if not trainer.is_done]
+        if not at_work:
+            raise StopIteration
+        batch = self._head.popleft() if self._head else next(self._stream)
+        records: list[StepRecord] = []
+        for trainer in at_work:
+            try:
+                records.append(trainer.step(_rows_for(trainer, batch)))
+            except NotFinite as failure:
+                self.failures[trainer.dictionary] = failure
+                trainer.has_failed = True
+        return records
+
+    def _begin(self) -> None:
+        n_tokens = max(_head_tokens(trainer) for trainer in self.trainers)
+        self._head.extend(_take(self._stream, n_tokens, self.trainers[0].sae))
+        for trainer in self.trainers:
+            trainer.initialise(_sample(self._head, trainer))
+        self._is_begun = True
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that the dictionary that is furthest has seen."""
+        return max(trainer.n_tokens for trainer in self.trainers)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the rest of the training depends on, but for the settings.
+
+        The stream must have a `state_dict` of its own.
+        """
+        return {
+            "trainers": [trainer.state_dict() for trainer in self.trainers],
+            "head": list(self._head),
+            "stream": self._batches.state_dict(),  # type: ignore[attr-defined]
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on exactly where another training of the same dictionaries was. Before any batch."""
+        for trainer, its_state in zip(self.trainers, state["trainers"], strict=True):
+            trainer.load_state_dict(its_state)
+        self._head = deque(state["head"])
+        self._batches.load_state_dict(state["stream"])  # type: ignore[attr-defined]
+        self._is_begun = True
+
+    def close(self) -> None:
+        for trainer in self.trainers:
             trainer.sae.fold_input_scale_()
+
+    def __enter__(self) -> "Training":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+def _rows_for(trainer: Trainer, batch: Batch) -> Float[Tensor, "batch d_in"]:
+    """As many rows of the batch as the dictionary has still to see."""
+    left = trainer.cfg.n_tokens - trainer.n_tokens
+    return _activations(batch, trainer.sae)[:left].to(trainer.sae.device)
 
 
 def _head_tokens(trainer: Trainer) -> int:
     return min(trainer.cfg.init_tokens, trainer.cfg.n_tokens)
 
 
-def _sample(head: Sequence[Batch], trainer: Trainer) -> Float[Tensor, "n d_in"]:
+def _sample(head: Iterable[Batch], trainer: Trainer) -> Float[Tensor, "n d_in"]:
     """As many whole batches of the head as the dictionary asks for, whatever others ask for."""
     taken = _take(iter(head), _head_tokens(trainer), trainer.sae)
     rows = torch.cat([_activations(batch, trainer.sae) for batch in taken])

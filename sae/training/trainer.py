@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -13,6 +14,7 @@ from sae.codes import fire_counts
 from sae.errors import InputError
 from sae.training.config import TrainConfig
 from sae.training.dead import FiringTracker, resample_
+from sae.training.health import Health, not_finite
 from sae.training.losses import auxk_loss, mse_loss
 from sae.training.schedules import warm_up, warm_up_and_decay
 
@@ -40,6 +42,10 @@ class StepRecord:
     n_dead: int
     """Features that did not fire within the dead window, counted every few steps."""
     grad_norm: Float[Tensor, ""]
+    spikes: Float[Tensor, ""]
+    """Steps so far whose loss was three times its running mean."""
+    skipped: Float[Tensor, ""]
+    """Batches so far that changed nothing because their loss or gradient was not finite."""
 
 
 class Trainer:
@@ -47,6 +53,7 @@ class Trainer:
 
     COUNT_STEPS = 20
     """Counting features makes the host wait for the device, so it is not done every step."""
+    COUNTERS = ("is_sparse", "has_failed", "n_steps", "n_tokens", "n_tokens_resampled_at")
     SPARSE_BELOW, DENSE_ABOVE = 0.01, 0.02
     """Shares of the features active on a token at which the form of the step changes."""
 
@@ -60,17 +67,19 @@ class Trainer:
         self.optimizer = torch.optim.Adam(sae.parameters(), lr=self.lr, fused=True)
         self.tracker = FiringTracker(sae.d_sae, cfg.dead_window_tokens, sae.device)
         self.generator = torch.Generator().manual_seed(cfg.seed)
+        self.health = Health(sae.device)
         self.dead = torch.zeros(0, dtype=torch.int64, device=sae.device)
         self.may_be_sparse = True
         """Whether steps may be sparse at all: the dense ones are the reference."""
         self.is_sparse = sae.cfg.is_sparse_from_the_start
+        self.has_failed = False
         self.n_steps = 0
         self.n_tokens = 0
         self.n_tokens_resampled_at = 0
 
     @property
     def is_done(self) -> bool:
-        return self.n_tokens >= self.cfg.n_tokens
+        return self.has_failed or self.n_tokens >= self.cfg.n_tokens
 
     def initialise(self, sample: Float[Tensor, "n d_in"]) -> None:
         """Fit the scale and the biases to activations. `InputError` where they are not finite."""
@@ -79,13 +88,30 @@ class Trainer:
         self.sae.initialise_from_data_(sample, normalise=self.cfg.normalise)
 
     def step(self, x: Float[Tensor, "batch d_in"]) -> StepRecord:
-        """One optimiser step on a batch."""
+        """One optimiser step on a batch.
+
+        A batch whose loss or gradient is not finite changes nothing. Where `cfg.on_nan` is stop, or
+        a hundred had to be skipped, `NotFinite` is raised: on a GPU a few steps late, with the next
+        count of features.
+        """
         progress = min(self.n_tokens / self.cfg.n_tokens, 1.0)
         is_sparse = self.is_sparse and self.may_be_sparse
         out = self.sae.training_pass(x, sparse=is_sparse, products=self.cfg.products)
         loss, parts = self.losses(out, progress)
         lr, grad_norm = self._update(loss, progress)
-        return self.book(out, loss, parts, lr, grad_norm)
+        record = self.book(out, loss, parts, lr, grad_norm)
+        if self._may_wait and self.health.has_new_skips(self.cfg.on_nan):
+            where = (
+                f"step {record.step} ({record.n_tokens:,} tokens) of the dictionary on "
+                f"{self.sae.hook_name or 'its activations'}"
+            )
+            raise not_finite(x, where, record.loss, grad_norm)
+        return record
+
+    @property
+    def _may_wait(self) -> bool:
+        """Whether asking for a number is cheap, or is due at this step anyway."""
+        return self.sae.device.type == "cpu" or self.n_steps % self.COUNT_STEPS == 0
 
     @torch.no_grad()
     def book(
@@ -95,7 +121,9 @@ class Trainer:
         batch_tokens = len(out.x)
         fires = fire_counts(out.acts)
         l0 = fires.sum() / batch_tokens
-        self.tracker.update(fires, batch_tokens)
+        is_good = torch.isfinite(loss.detach() + norm)
+        self.health.see(loss.detach(), is_good)
+        self.tracker.update(fires * is_good, batch_tokens * is_good)
         self.sae.observe_(out)
         self.n_steps += 1
         self.n_tokens += batch_tokens
@@ -114,6 +142,8 @@ class Trainer:
             fvu=parts["mse"].detach() / self._variance(out.x),
             n_dead=len(self.dead),
             grad_norm=norm,
+            spikes=self.health.n_spikes.clone(),
+            skipped=self.health.n_skipped.clone(),
         )
 
     def _variance(self, x: Tensor) -> Tensor:
@@ -149,13 +179,41 @@ class Trainer:
         sae.project_decoder_gradient_()
         grads = [p.grad for p in sae.parameters() if p.grad is not None]
         grad_norm = get_total_norm(grads)
+        is_bad = ~torch.isfinite(loss.detach() + grad_norm)
+        # What fused Adam has for mixed precision: where this is 1, it changes nothing.
+        self.optimizer.found_inf = is_bad.to(torch.float32)  # type: ignore[attr-defined]
         if math.isfinite(cfg.clip_grad_norm):
             clip_grads_with_norm_(sae.parameters(), cfg.clip_grad_norm, grad_norm)
         lr = self.lr * warm_up_and_decay(progress, cfg.lr_warmup_fraction, cfg.lr_decay_fraction)
         self.optimizer.param_groups[0]["lr"] = lr
-        self.optimizer.step()
-        sae.constrain_()  # after the step: a saved dictionary has unit rows
+        if grad_norm.device.type != "cpu" or not is_bad:
+            self.optimizer.step()
+            sae.constrain_()  # after the step: a saved dictionary has unit rows
         return lr, grad_norm
+
+    # To go on elsewhere --------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next steps depend on, but for the settings and the batches."""
+        return {
+            "sae": self.sae.training_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "tokens_since_fired": self.tracker.tokens_since_fired,
+            "dead": self.dead,
+            "health": self.health.state_dict(),
+            "generator": self.generator.get_state(),
+            **{name: getattr(self, name) for name in self.COUNTERS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.sae.load_training_state(state["sae"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.tracker.tokens_since_fired.copy_(state["tokens_since_fired"])
+        self.dead = state["dead"].to(self.sae.device)
+        self.health.load_state_dict(state["health"])
+        self.generator.set_state(state["generator"])
+        for name in self.COUNTERS:
+            setattr(self, name, state[name])
 
     def _choose_form(self, density: float) -> None:
         """Sparse once few features are active, dense again only if they are many: no flapping."""

@@ -50,7 +50,7 @@ def cache_harvest_rows(flags: BenchFlags) -> Iterator[Row]:
         blocks = source.token_blocks("train", repeat=False)
         n_rows = 0
         while n_rows < cfg.n_tokens:
-            n_rows += len(source.rows(next(blocks))[site(flags)])
+            n_rows += len(source.rows(blocks.next_batch())[site(flags)])
         return cfg.n_tokens
 
     def into_a_cache() -> int:

@@ -53,7 +53,7 @@ def test_a_site_that_the_model_does_not_have_is_refused_and_leaves_nothing_behin
 ) -> None:
     assert_refused(
         make([{"hook_name": [RESID, hook_name]}]),
-        "hook name|does not exist|no folder can be named after",
+        "hook name|does not exist|no folder can be named after|control characters",
     )
 
 
@@ -63,7 +63,8 @@ def test_a_site_that_the_model_does_not_have_costs_no_member_that_is_trained(
 ) -> None:
     grid = [*TWO, {"hook_name": hook_name}]
     grown = make(grid, out="undisturbed", n_tokens=192, resume=True)
-    assert_refused(grown, "hook name|does not exist|no folder can be named after")
+    told = "hook name|does not exist|no folder can be named after|control characters"
+    assert_refused(grown, told)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,116 @@
+"""The checkpoints of a run: when to write one, which to keep, and which to go on from."""
+
+import json
+import math
+import shutil
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae.errors import InputError
+from sae.training.checkpoint import UNFINISHED, DamagedCheckpoint, read_state, write_state
+
+DIGITS = 12
+"""Of the token count that is a checkpoint's name, so that names sort as numbers do."""
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointPolicy:
+    """When checkpoints are written, and which of them are kept."""
+
+    every_tokens: int | None = None
+    every_minutes: float = 10.0
+    keep: int = 2
+    """The newest so many are kept."""
+    keep_every_tokens: int | None = None
+    """Beyond these, the first one at or after each multiple of so many tokens."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_tokens", "every_minutes", "keep", "keep_every_tokens"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"checkpoints: {name} must be positive, got {value}")
+
+
+class Checkpoints:
+    """The folder `checkpoints/` of a run, with a folder for each checkpoint, named by its tokens."""
+
+    def __init__(self, folder: Path, policy: CheckpointPolicy, tell: Tell) -> None:
+        self.folder = folder
+        self.policy = policy
+        self._tell = tell
+        self._written_at = time.monotonic()
+        self._tokens_then = 0
+
+    def is_due(self, n_tokens: int) -> bool:
+        """Whether the policy asks for one now."""
+        every = self.policy.every_tokens
+        by_tokens = every is not None and n_tokens // every > self._tokens_then // every
+        minutes = (time.monotonic() - self._written_at) / 60
+        return by_tokens or minutes >= self.policy.every_minutes
+
+    def write(
+        self, n_tokens: int, state: Mapping[str, Any], also: Callable[[Path], None]
+    ) -> Path | None:
+        """Write a checkpoint, then remove those that the policy does not keep.
+
+        None where it cannot be written: that is told, and what was there before is untouched.
+        """
+        path = self.folder / f"{n_tokens:0{DIGITS}}"
+        self._written_at, self._tokens_then = time.monotonic(), n_tokens
+        try:
+            write_state(path, state, also)
+        except OSError as error:
+            self._tell(
+                f"cannot write the checkpoint {path}: {error.strerror or error}; training goes on, "
+                f"and the next one is tried when it is due"
+            )
+            return None
+        self._prune()
+        return path
+
+    def newest(self) -> tuple[Path, dict[str, Any]] | None:
+        """The newest that is whole, with its state; those that are damaged are told and skipped."""
+        for path in reversed(self.paths()):
+            try:
+                state = read_state(path)
+            except DamagedCheckpoint as error:
+                self._tell(f"{error}; skipped")
+                continue
+            self._tokens_then = int(path.name)
+            return path, state
+        return None
+
+    def paths(self) -> list[Path]:
+        """Of all checkpoints, the oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(path for path in self.folder.iterdir() if path.name.isdigit())
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _prune(self) -> None:
+        paths = self.paths()
+        best = min(paths, key=_mean_delta_ce)
+        for i, path in enumerate(paths[: -self.policy.keep]):
+            is_best = path == best and _mean_delta_ce(path) < math.inf
+            if not is_best and not self._is_milestone(path, paths[i - 1] if i else None):
+                shutil.rmtree(path, ignore_errors=True)
+        for path in self.folder.glob(f"*{UNFINISHED}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _is_milestone(self, path: Path, before: Path | None) -> bool:
+        every = self.policy.keep_every_tokens
+        earlier = int(before.name) if before else 0
+        return every is not None and int(path.name) // every > earlier // every
+
+
+def _mean_delta_ce(checkpoint: Path) -> float:
+    """Over its dictionaries; infinite where they were not evaluated."""
+    found = [json.loads(path.read_text())["metrics"] for path in checkpoint.rglob("eval.json")]
+    return statistics.fmean(m.get("delta_ce", math.inf) for m in found) if found else math.inf

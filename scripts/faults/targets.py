@@ -1,0 +1,254 @@
+"""The readers of files that are fuzzed, each with valid files to begin with."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import torch
+import xxhash
+from safetensors.torch import load as from_safetensors
+
+import sae
+from activation_cache.codec import CodecCost, encode
+from activation_cache.manifest import CacheConfig, Manifest, ShardEntry, SplitEntry, read_manifest
+from activation_cache.plausible import CURSOR_KEYS, HEADER
+from activation_cache.shard import Shard, pack
+from activation_cache.source import Origins
+from activation_cache.statistics import ActivationStatistics
+from activation_cache.storage import Storage
+from faults.mutate import mutated_bytes, mutated_json, to_bytes
+from sae.architectures import GatedConfig, JumpReLUConfig, MatryoshkaConfig, ReLUConfig, TopKConfig
+from sae.runs.grid import member_settings, read_grid
+from sae.runs.report import write_report
+from sae.runs.settings import RunSettings, settings_from_file
+from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
+
+SITE, WIDTH, N_ROWS = "blocks.0.hook_resid_pre", 4, 3
+GRID = {
+    "d_sae": 64,
+    "wandb": "off",
+    "grid": [{"k": [4, 8], "seed": [0, 1]}, {"architecture": "relu"}],
+}
+YAML = b"model: tiny\nd_sae: 64\nk: 4\nlr: 1e-3\nhook_name: [a, b]\ngrid: &g\n  - {k: 4}\n  - *g\n"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader, and how inputs for it are made."""
+
+    name: str
+    propose: Callable[[Random], bytes]
+    read: Callable[[bytes], object]
+    """Accepts what a file holds, or raises `InputError`."""
+
+
+def targets(folder: Path) -> dict[str, Target]:
+    """All of them by name; `folder` is for the files that they read."""
+    made = [
+        _settings(folder / "settings.json"),
+        _grid(folder / "grid.yaml"),
+        _manifest(folder / "manifest", signed=False),
+        _manifest(folder / "signed-manifest", signed=True),
+        _shard(folder / "shard", signed=False),
+        _shard(folder / "signed-shard", signed=True),
+        _dictionary(folder / "config", CONFIG_FILE),
+        _dictionary(folder / "weights", WEIGHTS_FILE),
+        *(_report(folder / f"report-{name}", name) for name in ("config.json", "eval.json")),
+    ]
+    return {target.name: target for target in made}
+
+
+def _of_json(contents: Sequence[Any], texts: Sequence[bytes] = ()) -> Callable[[Random], bytes]:
+    """Valid JSON of which values were exchanged, or its bytes."""
+
+    def propose(rng: Random) -> bytes:
+        if texts and rng.random() < 0.2:
+            return mutated_bytes(rng.choice(texts), rng)
+        content = rng.choice(contents)
+        if rng.random() < 0.3:
+            return mutated_bytes(json.dumps(content, indent=1).encode(), rng)
+        return to_bytes(mutated_json(content, rng), rng)
+
+    return propose
+
+
+# Settings ----------------------------------------------------------------------------------------
+
+
+def _settings(path: Path) -> Target:
+    settings = RunSettings(hook_name=(SITE,), model="tiny", lr=1e-3, wandb="off").to_dict()
+
+    def read(data: bytes) -> object:
+        path.write_bytes(data)
+        given = settings_from_file(path)
+        return given.to_dict(), given.sae_config(), given.train_config()
+
+    return Target("settings", _of_json([settings, {"settings": settings}], [YAML]), read)
+
+
+def _grid(path: Path) -> Target:
+    def read(data: bytes) -> object:
+        path.write_bytes(data)
+        return member_settings(read_grid(path), {}, where="the grid")
+
+    return Target("grid", _of_json([GRID], [YAML]), read)
+
+
+# The activation cache ----------------------------------------------------------------------------
+
+
+def _shard_file() -> tuple[bytes, ShardEntry]:
+    x = torch.randn(N_ROWS, WIDTH, generator=torch.Generator().manual_seed(0))
+    numbers = torch.arange(N_ROWS)
+    data, checksums = pack(
+        Origins(numbers, numbers, numbers, numbers == 0), {SITE: encode(x, "int8", SITE)}
+    )
+    cursor = dict.fromkeys(sorted(CURSOR_KEYS), 0)
+    return data, ShardEntry(N_ROWS, cursor, checksums, {SITE: CodecCost(0.5, 1.5)})
+
+
+def _valid_manifest() -> Manifest:
+    _, entry = _shard_file()
+    statistics = ActivationStatistics(WIDTH)
+    statistics.update(torch.ones(N_ROWS, WIDTH))
+    names = ("name", "revision", "weights", "processing")
+    return Manifest(
+        config=CacheConfig(hook_names=(SITE,), n_tokens=N_ROWS, codec="int8"),
+        model={**dict.fromkeys(names, "x"), "dtype": "float32"},
+        tokenizer={"class": "x"},
+        versions={"torch": "2"},
+        widths={SITE: WIDTH},
+        splits={"held_out": SplitEntry(), "train": SplitEntry((entry,), entry.cursor, True)},
+        statistics={SITE: statistics.to_dict()},
+    )
+
+
+def _manifest(folder: Path, *, signed: bool) -> Target:
+    folder.mkdir(exist_ok=True)
+    content = json.loads(_valid_manifest().to_bytes())
+
+    def propose(rng: Random) -> bytes:
+        if not signed:
+            return _of_json([content])(rng)
+        changed = mutated_json(content, rng)
+        return sign(changed) if isinstance(changed, dict) else to_bytes(changed, rng)
+
+    def read(data: bytes) -> object:
+        (folder / "manifest.json").write_bytes(data)
+        manifest = read_manifest(Storage(folder))
+        return manifest.identity(), manifest.complete, asdict(manifest)
+
+    return Target(folder.name, propose, read)
+
+
+def sign(content: dict[str, Any]) -> bytes:
+    """A manifest with any content, and the checksum that fits it."""
+
+    def written(content: dict[str, Any]) -> bytes:
+        return (json.dumps(content, indent=1) + "\n").encode()
+
+    content = {name: value for name, value in content.items() if name != "checksum"}
+    return written({**content, "checksum": xxhash.xxh3_128_hexdigest(written(content))})
+
+
+def _shard(folder: Path, *, signed: bool) -> Target:
+    folder.mkdir(exist_ok=True)
+    path = folder / "shard.safetensors"
+    valid, entry = _shard_file()
+
+    def propose(rng: Random) -> bytes:
+        return _mutated_safetensors(valid, rng)
+
+    def read(data: bytes) -> object:
+        path.unlink(missing_ok=True)  # what is mapped into memory stays as it was
+        path.write_bytes(data)
+        said = _entry_of(data, entry) if signed else entry
+        shard = Shard(path, path.name, said, {SITE: WIDTH})
+        shard.check()
+        if not signed and data != valid:
+            raise AssertionError("a shard was accepted that is not what was written")
+        return shard.encoded(SITE), shard.origins()
+
+    return Target(folder.name, propose, read)
+
+
+def _entry_of(data: bytes, entry: ShardEntry) -> ShardEntry:
+    """What a manifest would say of a file that somebody made."""
+    try:
+        tensors = from_safetensors(data)
+    except Exception:  # the reader has to bear it, not this
+        tensors = {}
+    checksums = {
+        name: xxhash.xxh3_128_hexdigest(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, tensor in tensors.items()
+    }
+    checksums[HEADER] = xxhash.xxh3_128_hexdigest(data[: 8 + int.from_bytes(data[:8], "little")])
+    return ShardEntry(entry.n_rows, entry.cursor, checksums, entry.costs)
+
+
+def _mutated_safetensors(data: bytes, rng: Random) -> bytes:
+    """Bytes changed anywhere, or the header alone, whose length is right again then."""
+    if rng.random() < 0.4:
+        return mutated_bytes(data, rng)
+    n_header = int.from_bytes(data[:8], "little")
+    header, tensors = data[8 : 8 + n_header], data[8 + n_header :]
+    if rng.random() < 0.2:
+        header = mutated_bytes(header, rng)
+    else:
+        header = to_bytes(mutated_json(json.loads(header), rng), rng)
+    return len(header).to_bytes(8, "little") + header + tensors
+
+
+# Dictionaries and reports ------------------------------------------------------------------------
+
+
+def _dictionary(folder: Path, name: str) -> Target:
+    """One file of a dictionary; the others are as they were saved."""
+    cfgs = (
+        *(TopKConfig(d_sae=8, k=2), ReLUConfig(d_sae=8, tied=True), GatedConfig(d_sae=8)),
+        *(JumpReLUConfig(d_sae=8), MatryoshkaConfig(d_sae=8, k=2)),
+    )
+    valid: list[bytes] = []
+    for i, cfg in enumerate(cfgs):
+        sae.save(cfg.build(WIDTH, seed=i), folder / str(i))
+        valid.append((folder / str(i) / name).read_bytes())
+
+    def propose(rng: Random) -> bytes:
+        i = rng.randrange(len(valid))
+        if name == CONFIG_FILE:
+            return bytes([i]) + _of_json([json.loads(valid[i])])(rng)
+        return bytes([i]) + _mutated_safetensors(valid[i], rng)
+
+    def read(data: bytes) -> object:
+        path = folder / str(data[0]) / name
+        path.unlink(missing_ok=True)  # what is mapped into memory stays as it was
+        path.write_bytes(data[1:])
+        dictionary = sae.load(path.parent)
+        return dictionary.encode(torch.ones(2, dictionary.d_in, dtype=dictionary.dtype))
+
+    return Target(f"dictionary-{folder.name}", propose, read)
+
+
+def _report(folder: Path, name: str) -> Target:
+    folder.mkdir(exist_ok=True)
+    config = {"settings": RunSettings().to_dict(), "versions": {"torch": "2"}, "git_commit": "abc"}
+    evaluated = {
+        "metrics": {"fvu": 0.5, "l0": 3, "dead": 1, "dead_fraction": 0.1, "n_tokens": 10}
+        | {"ce_clean": 3.0, "ce_spliced": 3.5, "ce_zero": 9.0, "ce_mean": 8.0, "kl": 0.4},
+        "conventions": {"fvu": "of variance"},
+        "density": {"log10_edges": [-3.0, -2.0, -1.0, 0.0], "counts": [1, 5, 2]},
+    }
+    row = {"step": 1, "n_tokens": 10, "loss": 3.0, "fvu": 0.5, "l0": 3.0, "tokens_per_s": 5.0}
+    (folder / "config.json").write_text(json.dumps(config))
+
+    def read(data: bytes) -> object:
+        (folder / name).write_bytes(data)
+        (folder / "metrics.jsonl").write_bytes(json.dumps(row).encode() + b"\n")
+        return write_report(folder)
+
+    return Target(
+        f"report-{name.split('.')[0]}", _of_json([config if name[0] == "c" else evaluated]), read
+    )

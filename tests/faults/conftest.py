@@ -1,0 +1,32 @@
+"""What the tests of hostile files share: a folder with valid ones, for a test to damage."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jaxtyping
+import pytest
+from workshop import Workshop, make_cache
+
+from activation_cache import LanguageModel
+
+
+@pytest.fixture(scope="session")
+def cache_to_copy(tmp_path_factory: pytest.TempPathFactory, tiny: LanguageModel) -> Path:
+    return make_cache(tmp_path_factory.mktemp("cache"), tiny)
+
+
+@pytest.fixture
+def shop(tmp_path: Path, cache_to_copy: Path, monkeypatch: pytest.MonkeyPatch) -> Workshop:
+    """The working folder of the test, two levels deep: what escapes it is seen as well."""
+    folder = tmp_path / "around" / "here"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    return Workshop(folder, cache_to_copy)
+
+
+@pytest.fixture(scope="module")
+def as_installed() -> Iterator[None]:
+    """Without the type checks that only tests have."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,375 @@
+"""Checkpoints: which are kept, what is in them, and that a damaged one is never gone on from."""
+
+import itertools
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from caches import write_texts
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from resuming import (
+    Maker,
+    assert_same,
+    checkpoints_in,
+    ctrl_c,
+    in_checkpoint,
+    in_step,
+    leftovers,
+    quick,
+    refused,
+    sit,
+    told,
+)
+from safetensors import SafetensorError
+from sweeps import MLP, RESID, listed
+
+import sae
+from activation_cache import LanguageModel
+from sae.evaluation import EvalReport
+from sae.runs import RunSettings, run
+from sae.runs.checkpoints import CheckpointPolicy, Checkpoints
+from sae.training.checkpoint import DamagedCheckpoint, read_state
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_texts(tmp_path_factory.mktemp("checkpoints") / "texts.jsonl")
+
+
+@pytest.fixture(autouse=True)
+def _quick(gpt2: LanguageModel) -> Iterator[None]:
+    with quick(gpt2):
+        yield
+
+
+@pytest.fixture
+def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Maker:
+    return Maker(tmp_path, gpt2, dataset)
+
+
+def tokens_of(out: Path) -> list[int]:
+    return [int(path.name) for path in checkpoints_in(out)]
+
+
+# Layout and policy -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sites", [(RESID,), (RESID, MLP)])
+def test_a_checkpoint_holds_the_dictionaries_of_that_moment(
+    make: Maker, sites: tuple[str, ...]
+) -> None:
+    """Folded and with unit rows, each as a run of so many steps would have left it then."""
+    settings = make(hook_name=sites, checkpoint_tokens=64, keep_checkpoints=99, k=4)
+    run(settings)
+    assert tokens_of(settings.out) == [64 * i for i in range(1, 9)]
+    assert not leftovers(settings.out)
+    stopped = make("stopped", hook_name=sites, k=4)
+    sit(stopped, in_step(3 * len(sites), ctrl_c), resume=False)
+    at_512 = settings.out / "checkpoints" / f"{512:012}"
+    for site in sites if len(sites) > 1 else [""]:
+        at_192 = settings.out / "checkpoints" / f"{192:012}" / site
+        dictionary, other = sae.load(at_192), sae.load(stopped.out / site)
+        assert dictionary.metadata == other.metadata
+        weights, others = dictionary.state_dict(), other.state_dict()
+        assert all(torch.equal(weights[name], others[name]) for name in others)
+        last, done = (sae.load(folder / site).state_dict() for folder in (at_512, settings.out))
+        assert all(torch.equal(last[name], done[name]) for name in done)
+    names = {path.split("/")[0] for path in listed(settings.out / "checkpoints" / f"{192:012}")}
+    its_own = set(sites) if len(sites) > 1 else {"sae"}
+    assert names == {"state.json", "state.safetensors", "checksums.json"} | its_own
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        ({}, [512]),
+        ({"checkpoint_tokens": 64}, [448, 512]),
+        ({"checkpoint_tokens": 64, "keep_checkpoints": 1}, [512]),
+        ({"checkpoint_tokens": 100, "keep_checkpoints": 99}, [128, 256, 320, 448, 512]),
+        ({"checkpoint_tokens": 64, "keep_every_tokens": 150}, [192, 320, 448, 512]),
+        ({"checkpoint_tokens": 10**6}, [512]),
+        ({"checkpoint_minutes": 1e-9, "keep_checkpoints": 3}, [384, 448, 512]),
+    ],
+)
+def test_those_that_the_policy_names_are_kept(
+    make: Maker, policy: dict[str, Any], kept: list[int]
+) -> None:
+    settings = make(**policy)
+    run(settings)
+    assert tokens_of(settings.out) == kept
+
+
+@pytest.mark.parametrize(
+    ("delta_ces", "kept"),
+    [
+        ([5, 3, 1, None, 2, 4, 1.5, 1.2], [192, 448, 512]),
+        ([None, 3, 4, None, None, None, None, None], [128, 448, 512]),
+        ([None] * 8, [448, 512]),
+        ([9, 8, 7, 6, 5, 4, 3, 2], [448, 512]),
+    ],
+)
+def test_the_best_is_kept_beside_the_newest(
+    make: Maker, monkeypatch: pytest.MonkeyPatch, delta_ces: list[float | None], kept: list[int]
+) -> None:
+    values = itertools.chain(delta_ces, itertools.repeat(delta_ces[-1]))
+
+    def to_json(_report: EvalReport) -> str:
+        value = next(values)
+        return json.dumps({"metrics": {} if value is None else {"delta_ce": value}})
+
+    monkeypatch.setattr(EvalReport, "to_json", to_json)
+    settings = make(keep_best=True, checkpoint_tokens=64, keep_checkpoints=2)
+    run(settings)
+    assert tokens_of(settings.out) == kept
+
+
+def clocked(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, policy: CheckpointPolicy
+) -> tuple[Checkpoints, list[float]]:
+    """Checkpoints, and a list whose last number is the time in seconds."""
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[-1])
+    monkeypatch.setattr(time, "time", lambda: -now[-1])  # which may jump in any direction
+    return Checkpoints(folder, policy, pytest.fail), now
+
+
+def test_one_is_due_every_so_many_minutes_or_tokens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = CheckpointPolicy(every_minutes=2.0, every_tokens=1000)
+    checkpoints, now = clocked(monkeypatch, tmp_path, policy)
+    assert not checkpoints.is_due(999) and checkpoints.is_due(1000)
+    now.append(1119.9)
+    assert not checkpoints.is_due(10)
+    now.append(1120.1)
+    assert checkpoints.is_due(10)
+    checkpoints.write(10, {}, lambda _folder: None)
+    assert not checkpoints.is_due(999) and checkpoints.is_due(1000)
+    now.append(500.0)  # no clock should, but some do
+    assert not checkpoints.is_due(20) and checkpoints.is_due(1001)
+    now.append(1e9)
+    assert checkpoints.is_due(20)
+
+
+@given(
+    steps=st.lists(st.integers(1, 300), min_size=1, max_size=12),
+    keep=st.integers(1, 4),
+    every=st.none() | st.integers(1, 400),
+)
+@hypothesis_settings(max_examples=25, deadline=None)
+def test_what_is_kept_is_the_newest_and_the_first_behind_each_multiple(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[int], keep: int, every: int | None
+) -> None:
+    folder = tmp_path_factory.mktemp("kept") / "checkpoints"
+    policy = CheckpointPolicy(keep=keep, keep_every_tokens=every)
+    checkpoints = Checkpoints(folder, policy, pytest.fail)
+    names = list(itertools.accumulate(steps))
+    for n in names:
+        checkpoints.write(n, {"n": n}, lambda _folder: None)
+    first = {n // every: n for n in reversed(names) if n >= every} if every else {}
+    expected = sorted({*names[-keep:], *first.values()})
+    assert [int(path.name) for path in checkpoints.paths()] == expected
+    assert checkpoints.newest() == (folder / f"{names[-1]:012}", {"n": names[-1]})
+
+
+# Damage ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def halfway(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that died in its seventh step, with checkpoints at 320 and 384, and an undisturbed."""
+    make = Maker(tmp_path_factory.mktemp("halfway"), gpt2, dataset)
+    with quick(gpt2):
+        assert sit(make(checkpoint_tokens=64), in_step(7), resume=False)
+        run(make("undisturbed", checkpoint_tokens=64))
+    return make.folder
+
+
+@pytest.fixture
+def died(halfway: Path, make: Maker) -> RunSettings:
+    shutil.copytree(halfway, make.folder, dirs_exist_ok=True)
+    return make(checkpoint_tokens=64)
+
+
+FILES = ("state.json", "state.safetensors", "sae/cfg.json", "sae/sae_weights.safetensors")
+
+
+def flipped(path: Path, share: float) -> None:
+    data = bytearray(path.read_bytes())
+    data[min(int(share * len(data)), len(data) - 1)] ^= 1
+    path.write_bytes(data)
+
+
+HARM: dict[str, Callable[[Path], object]] = {
+    "flip 0": lambda path: flipped(path, 0.0),
+    "flip 0.5": lambda path: flipped(path, 0.5),
+    "flip 1": lambda path: flipped(path, 1.0),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    "missing": lambda path: path.unlink(),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("harm", HARM)
+@pytest.mark.parametrize("name", FILES)
+def test_damage_is_told_by_name_and_the_checkpoint_before_is_used(
+    died: RunSettings, name: str, harm: str
+) -> None:
+    newest = checkpoints_in(died.out)[-1]
+    HARM[harm](newest / name)
+    console = told()
+    run(died, console, resume=True)
+    lines = [line for line in console.lines() if "warning" in line]
+    assert len(lines) == 1 and f"{newest} is damaged: {name} is" in lines[0], console.lines()
+    assert "going on behind 320 tokens" in console.lines()
+    assert_same(died.out, died.out.with_name("undisturbed"))
+    assert tokens_of(died.out) == [448, 512]
+
+
+@pytest.mark.parametrize("harm", HARM)
+def test_damage_to_the_checksums_is_noticed(died: RunSettings, harm: str) -> None:
+    newest = checkpoints_in(died.out)[-1]
+    HARM[harm](newest / "checksums.json")
+    with pytest.raises(DamagedCheckpoint, match=str(newest)):
+        read_state(newest)
+    run(died, resume=True)
+    assert_same(died.out, died.out.with_name("undisturbed"))
+
+
+def test_a_file_too_many_is_damage_as_well(died: RunSettings) -> None:
+    newest = checkpoints_in(died.out)[-1]
+    (newest / "sae" / "notes.txt").write_text("mine")
+    with pytest.raises(DamagedCheckpoint, match=r"sae/notes\.txt"):
+        read_state(newest)
+
+
+def test_where_none_is_whole_the_run_begins_again(died: RunSettings) -> None:
+    for path in checkpoints_in(died.out):
+        flipped(path / "state.json", 0.3)
+    run(died, resume=True)
+    assert_same(died.out, died.out.with_name("undisturbed"))
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_ones_take_no_place_of_those_that_are_kept(make: Maker, keep: int) -> None:
+    """They would be the newest by their names, however far an earlier one was gone on from."""
+    run(make("undisturbed", checkpoint_tokens=64))
+    settings = make(checkpoint_tokens=64, keep_checkpoints=9)
+    sit(settings, in_step(8), resume=False)
+    for path in checkpoints_in(settings.out)[-keep - 1 :]:
+        flipped(path / "state.json", 0.3)
+    at = 448 - 64 * keep
+    settings = replace(settings, keep_checkpoints=keep, checkpoint_tokens=None)
+    with pytest.raises(KeyboardInterrupt, match=f"saved in .*checkpoints/{at:012}"):
+        sit_on(settings, 1)
+    with pytest.raises(KeyboardInterrupt, match=f"saved in .*checkpoints/{at + 64:012}"):
+        sit_on(settings, 1)
+    assert read_state(settings.out / "checkpoints" / f"{at + 64:012}")
+    console = told()
+    run(settings, console, resume=True)
+    assert f"going on behind {at + 64} tokens" in console.lines()
+    assert not any("damaged" in line for line in console.lines())
+    assert_same(settings.out, make("undisturbed").out)
+
+
+def sit_on(settings: RunSettings, n: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        in_step(n, ctrl_c)(patch)
+        run(settings, resume=True)
+
+
+def test_a_best_one_that_is_damaged_ends_no_training(make: Maker) -> None:
+    settings = make(keep_best=True, checkpoint_tokens=64)
+
+    def harm() -> None:
+        for path in checkpoints_in(settings.out):
+            (path / "eval.json").write_text('{"metrics": [')
+
+    assert not sit(settings, in_step(5, harm), resume=False)
+    assert tokens_of(settings.out)[-1] == 512
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"d_sae": 48},
+        {"hook_name": (MLP,)},
+        {"tied": True},
+        {"architecture": "relu"},
+        {"seed": 1},
+        {"lr": 0.5},
+    ],
+)
+def test_one_of_another_run_is_refused_in_one_line_and_nothing_is_touched(
+    make: Maker, change: dict[str, Any]
+) -> None:
+    died = make(checkpoint_tokens=64)
+    sit(died, in_step(7), resume=False)
+    other = make("strange/run", checkpoint_tokens=64, **change)
+    sit(other, in_step(8), resume=False)
+    shutil.copytree(checkpoints_in(other.out)[-1], died.out / "checkpoints" / f"{448:012}")
+    before = listed(died.out)
+    refused(lambda: run(died, resume=True))
+    assert listed(died.out) == before
+
+
+# Left over, and not written ----------------------------------------------------------------------
+
+
+def test_what_was_not_finished_means_nothing_and_is_removed(died: RunSettings) -> None:
+    for n in (320, 999):
+        shutil.copytree(
+            checkpoints_in(died.out)[0], died.out / "checkpoints" / f"{n:012}.unfinished"
+        )
+    run(died, resume=True)
+    assert_same(died.out, died.out.with_name("undisturbed"))
+
+
+FULL, DENIED = OSError(28, "No space left on device"), PermissionError(13, "Permission denied")
+FULL_IN_RUST = SafetensorError("Error while serializing: No space left on device (os error 28)")
+
+
+@pytest.mark.parametrize("function", ["save_file", "_checksums", "_sync"])
+@pytest.mark.parametrize("error", [FULL, DENIED, FULL_IN_RUST])
+def test_one_that_cannot_be_written_is_told_and_the_training_goes_on(
+    make: Maker, function: str, error: Exception
+) -> None:
+    def fail() -> None:
+        raise error
+
+    settings, console = make(checkpoint_tokens=128, keep_checkpoints=9), told()
+    with pytest.MonkeyPatch.context() as patch:
+        in_checkpoint(2, function, fail)(patch)
+        run(settings, console)
+    warnings = [line for line in console.lines() if "warning" in line]
+    assert len(warnings) == 1 and str(error.args[-1]) in warnings[0]
+    assert tokens_of(settings.out) in ([128, 384, 512], [256, 384, 512])
+    assert not leftovers(settings.out)
+    for path in checkpoints_in(settings.out):
+        read_state(path)
+
+
+def test_a_moment_that_is_saved_twice_is_never_without_its_checkpoint(make: Maker) -> None:
+    """The last step is due, and so is the end: who is killed there has the only one still."""
+    settings = make(checkpoint_tokens=512, keep_checkpoints=1)
+    seen: list[bool] = []
+
+    def look(*_arguments: object, **_options: object) -> None:
+        seen.append(bool(checkpoints_in(settings.out)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        rename, remove = Path.rename, shutil.rmtree
+        patch.setattr(Path, "rename", lambda path, to: (look(), rename(path, to))[1])
+        patch.setattr(shutil, "rmtree", lambda *a, **o: (remove(*a, **o), look())[0])
+        run(settings)
+    assert seen == sorted(seen), "there was one, and then there was none"

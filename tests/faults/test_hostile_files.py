@@ -1,0 +1,343 @@
+"""Files that somebody made to do harm: they cost no memory, lead nowhere, and run nothing."""
+
+import io
+import json
+import math
+import pickle
+import resource
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+from test_shard import N_ROWS, A, encoded, entry_of, origins
+from workshop import MakesFolder, Workshop, header_of, pickled, safetensors_of
+
+import sae
+from activation_cache import ActivationCache, LanguageModel, load_model
+from activation_cache.codec import encode
+from activation_cache.shard import DamagedShard, Shard, pack
+from activation_cache.text import documents
+from sae.architectures import ARCHITECTURES
+from sae.evaluation import evaluate_reconstruction
+from sae.runs.errors import BAD_INPUT
+from sae.runs.grid import read_grid
+from sae.runs.report import write_report
+from sae.runs.settings import settings_from_file
+from sae.runs.summary import summary_table
+from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
+from sae.training.checkpoint import read_state, write_state
+
+pytestmark = pytest.mark.usefixtures("as_installed")
+
+MB = 2**20
+
+
+def refusal(act: Callable[[], object]) -> str:
+    """The one line with which something is refused."""
+    with pytest.raises(BAD_INPUT) as raised:
+        act()
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+# Sizes -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def little_memory() -> Any:
+    """A test that takes more than 50 MB, or tries to, fails."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 500 * MB, limit[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limit)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * MB / 1024
+
+
+HUGE: dict[str, Callable[[Workshop], object]] = {
+    "of 10**12 features": lambda shop: shop.settings(d_sae=10**12),
+    "of a width of 10**12": lambda shop: shop.dictionary(d_in=10**12),
+    "with a header of 10**15 bytes": lambda shop: shop.weights(
+        lambda _: safetensors_of(b"{}", b"", 10**15)
+    ),
+    "with a header that claims what is there": lambda shop: shop.weights(
+        lambda data: (len(data) - 8).to_bytes(8, "little") + data[8:]
+    ),
+    "with a tensor of 2**40 rows": lambda shop: shop.weights(
+        lambda _: safetensors_of(header_of(W_dec=("F32", [2**40, 192], [0, 2**40 * 768])))
+    ),
+    "with 2**40 empty rows": lambda shop: shop.weights(
+        lambda _: safetensors_of(header_of(W_dec=("F32", [2**40, 0], [0, 0])))
+    ),
+}
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize("prepare", HUGE.values(), ids=HUGE)
+def test_a_dictionary_that_declares_more_than_its_file_holds_costs_nothing(
+    shop: Workshop, prepare: Callable[[Workshop], object]
+) -> None:
+    prepare(shop)
+    assert "d" in refusal(lambda: sae.load("d"))
+
+
+@pytest.mark.usefixtures("little_memory")
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda content: content["splits"]["train"]["shards"][0].update(n_rows=10**15),
+        lambda content: content["widths"].update(dict.fromkeys(content["widths"], 10**12)),
+        lambda content: content["config"].update(shard_tokens=10**15, forward_tokens=10**15),
+    ],
+    ids=["rows", "widths", "settings"],
+)
+def test_a_cache_that_declares_more_than_a_harvest_writes_costs_nothing(
+    shop: Workshop, edit: Callable[[dict[str, Any]], object]
+) -> None:
+    shop.manifest(edit)
+    assert "the manifest of c cannot be used" in refusal(lambda: ActivationCache.open("c"))
+
+
+@pytest.mark.parametrize("n_rows", [N_ROWS - 1, N_ROWS + 1, 2**24])
+def test_a_shard_of_other_rows_than_its_manifest_says_is_refused_whatever_its_checksums(
+    tmp_path: Path, n_rows: int
+) -> None:
+    data, checksums = pack(origins(), encoded())
+    (tmp_path / "shard").write_bytes(data)
+    entry = replace(entry_of(checksums), n_rows=n_rows)
+    message = refusal(lambda: Shard(tmp_path / "shard", "shard", entry))
+    assert f"the manifest says ({n_rows}" in message
+
+
+@pytest.mark.parametrize("codec", ["float32", "int8"])
+def test_a_shard_of_another_width_than_its_manifest_says_is_refused_whatever_its_checksums(
+    tmp_path: Path, codec: Any
+) -> None:
+    data, checksums = pack(origins(), {A: encode(torch.ones(N_ROWS, 4), codec, A)})
+    (tmp_path / "shard").write_bytes(data)
+    Shard(tmp_path / "shard", "shard", entry_of(checksums), {A: 4}).check()
+    with pytest.raises(DamagedShard, match=r"of shape \((3, )?4,?\), and the manifest says"):
+        Shard(tmp_path / "shard", "shard", entry_of(checksums), {A: 5})
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    sae.save(ARCHITECTURES[name](d_sae=64).build(4), tmp_path)
+    valid = load_file(tmp_path / WEIGHTS_FILE)
+    for tensor in valid:
+        weights = {of: its.clone() for of, its in valid.items()}
+        weights[tensor].view(-1)[-1] = value
+        save_file(weights, tmp_path / WEIGHTS_FILE)
+        assert f"{tensor} holds NaN or Inf" in refusal(lambda: sae.load(tmp_path))
+
+
+# Places ------------------------------------------------------------------------------------------
+
+
+def test_saving_does_not_write_through_a_link(shop: Workshop) -> None:
+    mine = shop.write("mine", "mine")
+    folder = shop.dictionary()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        (folder / f"{name}.part").symlink_to(mine)
+        shop.exchange(f"d/{name}", lambda path: path.symlink_to(mine))
+    sae.save(sae.architectures.ReLUConfig(d_sae=8).build(4), folder)
+    assert mine.read_text() == "mine"
+    assert sae.load(folder).d_in == 4
+
+
+def test_a_dictionary_that_lies_as_the_hub_keeps_it_is_read_through_its_links(
+    shop: Workshop,
+) -> None:
+    folder = shop.dictionary()
+    (shop.folder / "blobs").mkdir()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        (folder / name).rename(shop.folder / "blobs" / name)
+        (folder / name).symlink_to(shop.folder / "blobs" / name)
+    assert sae.load(folder).d_sae == 8
+
+
+def test_what_a_link_leads_to_is_not_shown(shop: Workshop) -> None:
+    secret = shop.write("secret", "the-secret")
+    shop.dictionary()
+    for name in (CONFIG_FILE, WEIGHTS_FILE):
+        shop.exchange(f"d/{name}", lambda path: path.symlink_to(secret))
+        assert "the-secret" not in refusal(lambda: sae.load("d"))
+
+
+def test_a_harvest_deletes_and_empties_nothing_behind_a_link(
+    shop: Workshop, tiny: LanguageModel
+) -> None:
+    """A cache from elsewhere may hold links to folders, and to files in the place of its own."""
+    shop.cache()
+    leftover, mine = shop.write("elsewhere/notes.tmp", "mine"), shop.write("mine", "mine")
+    (shop.folder / "c" / "link").symlink_to(shop.folder / "elsewhere")
+    (shop.folder / "c" / "writer.lock").symlink_to(mine)
+    cfg = ActivationCache.open("c").config
+    refusal(lambda: ActivationCache.create("c", tiny, cfg))
+    (shop.folder / "c" / "writer.lock").unlink()
+    ActivationCache.create("c", tiny, cfg)
+    assert leftover.read_text() == mine.read_text() == "mine"
+
+
+def test_a_folder_with_the_name_of_an_address_is_a_folder(shop: Workshop) -> None:
+    from sae.runs.files import write_text
+
+    (shop.folder / "a::b").mkdir()
+    write_text(Path("a::b") / "file", "mine")
+    assert (shop.folder / "a::b" / "file").read_text() == "mine"
+    assert not (shop.folder / "a:").exists()
+
+
+# Pages -------------------------------------------------------------------------------------------
+
+ATTACKS = (
+    "<script>alert(1)</script>",
+    "</script><svg onload=alert(1)>",
+    '" onmouseover="alert(1)',
+    "' autofocus onfocus='alert(1)",
+    "--><img src=x onerror=alert(1)>",
+    "</title></style><iframe>",
+    "{{ 7*7 }}",
+    "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
+    "{0.__class__} %(x)s %s ${7*7}",
+    "javascript:alert(1)",
+)
+
+
+class _Tags(HTMLParser):
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: set[str] = set()
+        self.attributes: set[str] = set()
+        self.text = ""
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def write_run(folder: Path, text: str) -> Mapping[str, Any]:
+    """A run whose files hold the text in every place that takes one."""
+    everywhere: Any = {text: text, "list": [text], "mapping": {text: text}}
+    names = ("model", "hook_name", "architecture", "d_sae", "dataset", "out")
+    config = {
+        "settings": dict.fromkeys(names, text) | everywhere,
+        "versions": everywhere,
+        "git_commit": text,
+    }
+    numbers = {"fvu": 0.5, "ce_clean": 3.0, "ce_zero": 9.0}
+    evaluated = {
+        "metrics": numbers | everywhere,
+        "conventions": dict.fromkeys((*numbers, "density", text), text),
+    }
+    row = {"n_tokens": 10, "loss": 1.0, text: 2.0}
+    contents = {"config.json": config, "eval.json": evaluated, "metrics.jsonl": row}
+    for name, content in contents.items():
+        (folder / name).write_text(json.dumps(content) + "\n")
+    return contents
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_what_files_say_is_text_on_the_page_and_nothing_else(tmp_path: Path, attack: str) -> None:
+    write_run(tmp_path, "plain")
+    plain = _Tags(write_report(tmp_path).read_text())
+    write_run(tmp_path, attack)
+    page = _Tags(write_report(tmp_path).read_text())
+    assert page.found == plain.found
+    assert page.attributes == plain.attributes
+    assert page.text.count(attack) > 20
+    assert "49" not in page.text.replace(attack, "")
+
+
+@pytest.mark.parametrize("name", ["[/b]", "[link=https://evil.example]x[/link]", "[red]x"])
+def test_names_are_no_markup_in_the_table(name: str) -> None:
+    dictionary = sae.architectures.ReLUConfig(d_sae=8).build(4)
+    report = evaluate_reconstruction(dictionary, [torch.randn(16, 4)])
+    console = Console(file=io.StringIO(), width=200)
+    console.print(summary_table(report, f"dictionary on {name}"))
+    assert f"dictionary on {name}" in console.file.getvalue()
+
+
+# Pickles -----------------------------------------------------------------------------------------
+
+
+def checkpoint_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
+    folder = shop.folder / "checkpoint"
+    write_state(folder, {"x": torch.ones(2)})
+    (folder / name).write_bytes(data)
+    return lambda: read_state(folder)
+
+
+def model_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
+    shop.model_with(name, data)
+    if name.endswith(".bin"):
+        (shop.folder / "m" / "model.safetensors").unlink()
+    return lambda: load_model(str(shop.folder / "m"))
+
+
+def dictionary_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
+    shop.dictionary()
+    shop.exchange(f"d/{name}", lambda path: path.write_bytes(data))
+    return lambda: sae.load("d")
+
+
+def cache_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
+    shop.cache()
+    shop.exchange(f"c/{name}", lambda path: path.write_bytes(data))
+    return lambda: ActivationCache.open("c").shard("train", 0)
+
+
+def text_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
+    path = shop.write(name, data)
+    return lambda: list(documents(str(path), "train"))
+
+
+def settings_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
+    path = shop.write(name, data)
+    return lambda: (read_grid if name == "grid.yaml" else settings_from_file)(path)
+
+
+PLACES: dict[str, Callable[[Workshop, str, bytes], Callable[[], object]]] = {
+    **dict.fromkeys((CONFIG_FILE, WEIGHTS_FILE), dictionary_with),
+    **dict.fromkeys(("manifest.json", "train/000000.safetensors"), cache_with),
+    **dict.fromkeys(("checksums.json", "state.json", "state.safetensors"), checkpoint_with),
+    **dict.fromkeys(("pytorch_model.bin", "model.safetensors", "config.json"), model_with),
+    **dict.fromkeys(("tokenizer.json", "tokenizer_config.json"), model_with),
+    **dict.fromkeys(("t.json", "t.jsonl", "t.parquet", "t.txt"), text_with),
+    **dict.fromkeys(("grid.yaml", "settings.json"), settings_with),
+}
+
+
+@pytest.mark.parametrize("kind", ["of torch", "bare"])
+@pytest.mark.parametrize(("name", "put"), PLACES.items(), ids=PLACES)
+def test_a_pickle_is_never_unpickled_wherever_it_lies(
+    shop: Workshop, name: str, put: Callable[..., Callable[[], object]], kind: str
+) -> None:
+    trace = shop.folder / "trace"
+    bare = pickle.dumps(MakesFolder(trace), protocol=2)
+    read = put(shop, name, pickled(shop.folder) if kind == "of torch" else bare)
+    refusal(read)
+    assert not trace.exists()
+
+
+def test_these_pickles_would_do_something(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(pickled(tmp_path))
+    torch.load(tmp_path / "x", weights_only=False)
+    assert (tmp_path / "trace").is_dir()
+    (tmp_path / "trace").rmdir()
+    pickle.loads(pickle.dumps(MakesFolder(tmp_path / "trace")))
+    assert (tmp_path / "trace").is_dir()

@@ -1,0 +1,325 @@
+"""A run that was cut short, however often and wherever, ends as one that nothing disturbed."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from caches import write_texts
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from resuming import (
+    STEPS,
+    Disturbance,
+    Maker,
+    assert_same,
+    ctrl_c,
+    die,
+    in_call_of,
+    in_checkpoint,
+    in_step,
+    quick,
+    run_disturbed,
+    sit,
+)
+from sweeps import MLP, RESID, differences, logged
+from torch import Tensor
+
+from activation_cache import ActivationCache, CacheConfig, LanguageModel
+from sae.architectures import BatchTopKConfig, ReLUConfig, TopKConfig
+from sae.base import SAE
+from sae.runs import RunSettings, run
+from sae.toy import SparseFeatures
+from sae.training import TrainConfig, Training
+from sae.training.checkpoint import read_state, write_state
+from sae.training.trainer import Trainer
+
+KINDS: dict[str, dict[str, Any]] = {
+    "topk": {"k": 2},
+    "batch_topk": {"k": 2},
+    "matryoshka": {"k": 2},
+    "relu": {"l1_coeff": 200.0, "lr": 0.05},
+    "gated": {"l1_coeff": 200.0, "lr": 0.05},
+    "jumprelu": {"l0_coeff": 20.0, "lr": 0.05},
+    "tied topk": {"k": 2, "tied": True},
+    "tied relu": {"l1_coeff": 200.0, "lr": 0.05, "tied": True},
+}
+
+
+def kind(name: str) -> dict[str, Any]:
+    return {"architecture": name.split()[-1], "d_sae": 128, **KINDS[name]}
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_texts(tmp_path_factory.mktemp("resume") / "texts.jsonl")
+
+
+@pytest.fixture(scope="module")
+def cache(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    cfg = CacheConfig(
+        hook_names=(RESID, MLP), dataset=dataset, context_size=16, forward_tokens=128,
+        n_tokens=700, held_out_tokens=60, shard_tokens=256,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("cache") / "cache"
+    ActivationCache.create(folder, gpt2, cfg)
+    return str(folder)
+
+
+@pytest.fixture(autouse=True)
+def _quick(gpt2: LanguageModel) -> Iterator[None]:
+    with quick(gpt2):
+        yield
+
+
+@pytest.fixture
+def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Maker:
+    return Maker(tmp_path, gpt2, dataset)
+
+
+@pytest.fixture
+def lively(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What else needs long runs: features are counted, and forms chosen, in every second step."""
+    monkeypatch.setattr(Trainer, "COUNT_STEPS", 2)
+    monkeypatch.setattr(Trainer, "SPARSE_BELOW", 0.4)
+    monkeypatch.setattr(Trainer, "DENSE_ABOVE", 0.5)
+    monkeypatch.setattr("sae.training.health.SETTLED_STEPS", 1)
+    monkeypatch.setattr("sae.training.health.SPIKE", 1.0)
+    before = RunSettings.train_config
+    short = lambda settings: replace(before(settings), init_tokens=128)  # noqa: E731
+    monkeypatch.setattr(RunSettings, "train_config", short)
+
+
+def assert_undisturbed(
+    settings: RunSettings, disturbances: Sequence[Disturbance], **of_others: Any
+) -> None:
+    """Of the same settings, a run that is disturbed gives what another one gives at once."""
+    other = settings.out.with_name("undisturbed")
+    if not other.exists():
+        run(replace(settings, out=other, **of_others))
+    run_disturbed(settings, disturbances)
+    for site in settings.hook_name if len(settings.hook_name) > 1 else [""]:
+        assert_same(settings.out / site, other / site)
+
+
+OFTEN: Sequence[Disturbance] = (
+    in_step(3, ctrl_c),
+    in_step(2),
+    in_checkpoint(1),
+    in_checkpoint(1, "_sync"),
+    in_step(1, ctrl_c),
+)
+
+
+@pytest.mark.usefixtures("lively")
+@pytest.mark.parametrize("name", KINDS)
+def test_every_architecture_ends_the_same_from_the_live_stream(make: Maker, name: str) -> None:
+    settings = make(checkpoint_tokens=128, log_every=1, **kind(name))
+    assert_undisturbed(settings, OFTEN)
+
+
+@pytest.mark.usefixtures("lively")
+@pytest.mark.parametrize("name", KINDS)
+def test_every_architecture_ends_the_same_from_a_cache_at_two_sites(
+    make: Maker, cache: str, name: str
+) -> None:
+    settings = make(
+        cache=cache, model=None, dataset="docstrings", context_size=128, hook_name=(RESID, MLP),
+        checkpoint_tokens=128, n_tokens=610, **kind(name),
+    )  # fmt: skip
+    assert_undisturbed(settings, [in_step(5, ctrl_c), *OFTEN])
+
+
+@pytest.mark.usefixtures("lively")
+@pytest.mark.parametrize("name", ["topk", "relu", "gated", "jumprelu"])
+def test_what_is_fragile_happens_in_these_runs(make: Maker, name: str) -> None:
+    """Features die and densities change, losses jump: else the tests above say little."""
+    settings = make(log_every=1, **kind(name))
+    run(settings)
+    rows = logged(settings.out)
+    assert max(row["dead"] for row in rows) > 0
+    assert rows[-1]["spikes"] > 0
+
+
+@pytest.mark.parametrize("sites", [(RESID,), (RESID, MLP)])
+@pytest.mark.parametrize("products", ["bfloat16", "screened"])
+def test_low_precision_products_are_gone_on_with_to_the_last_bit(
+    make: Maker, sites: tuple[str, ...], products: str
+) -> None:
+    settings = make(products=products, k=4, hook_name=sites, checkpoint_tokens=64)
+    assert_undisturbed(settings, [in_step(3), in_step(4, ctrl_c)])
+
+
+def test_it_does_not_matter_where_in_or_behind_the_head_of_the_stream_it_was(make: Maker) -> None:
+    """Of 18 steps, the first 16 train on what initialised the dictionary."""
+    settings = make(n_tokens=9216, batch_tokens=512, buffer_tokens=1024, checkpoint_tokens=512, k=4)
+    steps = [in_step(2), in_step(14), in_step(2, ctrl_c), in_step(1, ctrl_c)]
+    assert_undisturbed(settings, steps)
+
+
+SITTING = st.tuples(
+    st.sampled_from([in_step, in_checkpoint]),
+    st.integers(1, STEPS),
+    st.sampled_from([die, ctrl_c]),
+)
+
+
+@given(
+    sittings=st.lists(SITTING, min_size=1, max_size=5),
+    policy=st.sampled_from([{}, {"checkpoint_tokens": 64}, {"checkpoint_tokens": 150}]),
+    log_every=st.integers(1, 3),
+    data=st.data(),
+)
+@hypothesis_settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_it_does_not_matter_when_how_often_and_by_what_it_was_cut_short(
+    make: Maker,
+    sittings: list[tuple[Callable[..., Disturbance], int, Callable[[], None]]],
+    policy: dict[str, Any],
+    log_every: int,
+    data: st.DataObject,
+) -> None:
+    name = data.draw(st.sampled_from(["batch_topk", "jumprelu"]))
+    folder = make.folder / f"{name} {log_every}"
+    settings = replace(make(**kind(name), log_every=log_every, **policy), out=folder / "run")
+    disturbances = [place(n, happens=happens) for place, n, happens in sittings]
+    assert_undisturbed(settings, disturbances)
+
+
+@pytest.mark.parametrize(
+    ("place", "n"),
+    [
+        ("sae.runs.members:write_text", 1),
+        ("sae.runs.members:Logs", 1),
+        ("sae.runs.members:save", 1),
+        ("sae.runs.members:evaluate_on_held_out_text", 1),
+        ("sae.runs.members:write_text", 2),
+        ("sae.runs.members:write_report", 1),
+        ("sae.runs.members:write_report", 2),
+    ],
+)
+@pytest.mark.parametrize("happens", [die, ctrl_c])
+def test_before_the_first_checkpoint_and_after_the_training_it_can_be_cut_short_too(
+    make: Maker, place: str, n: int, happens: Callable[[], None]
+) -> None:
+    settings = make(hook_name=(RESID, MLP))
+    assert_undisturbed(settings, [in_call_of(place, n, happens)] * 2)
+
+
+def test_without_any_checkpoint_it_begins_again(make: Maker) -> None:
+    assert_undisturbed(make(log_every=1), [in_step(7), in_step(3), in_step(STEPS)])
+
+
+def test_a_run_that_does_not_exist_is_begun(make: Maker) -> None:
+    assert_undisturbed(make(), [])
+
+
+@pytest.mark.parametrize("tokens", [640, 1024])
+def test_more_tokens_are_trained_for_longer_and_can_be_cut_short_as_well(
+    make: Maker, tokens: int
+) -> None:
+    """Whichever way the longer training was gone about, it is the same one."""
+    for name, disturbances in (("one", []), ("other", [in_step(1, ctrl_c), in_step(1)])):
+        settings = make(name, checkpoint_tokens=64)
+        run(settings)
+        longer = replace(settings, n_tokens=tokens)
+        for disturb in disturbances:
+            assert sit(longer, disturb)
+        run(longer, resume=True)
+        assert logged(settings.out)[-1]["n_tokens"] == tokens
+    assert_same(make("other").out, make("one").out)
+
+
+def test_how_it_is_shown_and_saved_may_change_and_the_folder_may_be_moved(make: Maker) -> None:
+    assert_undisturbed(make(checkpoint_tokens=64), [in_step(4)], checkpoint_tokens=None)
+    first = make("first", checkpoint_tokens=64)
+    sit(first, in_step(5), resume=False)
+    moved = make("moved", checkpoint_minutes=0.001, keep_checkpoints=9, keep_best=True)
+    first.out.rename(moved.out)
+    changed = replace(moved, stop_signal="USR1", device="auto", on_nan="skip", wandb=None)
+    run(replace(changed, wandb="off"), resume=True)
+    assert_same(moved.out, make("undisturbed").out)
+
+
+def test_another_log_changes_the_log_alone(make: Maker) -> None:
+    run(make("undisturbed"))
+    settings = make(checkpoint_tokens=64)
+    sit(settings, in_step(5), resume=False)
+    run(replace(settings, log_every=1), resume=True)
+    assert differences(settings.out, make("undisturbed").out) == ["metrics.jsonl"]
+    assert [row["step"] for row in logged(settings.out)] == [1, 3, 4, 5, 6, 7]
+
+
+# As a library ------------------------------------------------------------------------------------
+
+
+class Drawn:
+    """A stream of a user's own, which draws from torch's own generator."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while True:
+            yield torch.randn(16, 6).exp()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"random": torch.get_rng_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        torch.set_rng_state(state["random"])
+
+
+def features() -> SparseFeatures:
+    return SparseFeatures(torch.full((24,), 0.1), 6, batch_tokens=16)
+
+
+def dictionaries() -> list[SAE]:
+    return [cls(d_sae=12).build(6) for cls in (ReLUConfig,)] + [
+        cls(d_sae=12, k=2).build(6) for cls in (TopKConfig, BatchTopKConfig)
+    ]
+
+
+def ended(training: Training) -> list[Tensor]:
+    """All weights, once it is at its end."""
+    with training:
+        for _ in training:
+            pass
+    return [w for trainer in training.trainers for w in trainer.sae.state_dict().values()]
+
+
+@pytest.mark.parametrize("stream", [features, Drawn])
+@pytest.mark.parametrize("n_steps", [0, 1, 3, 4, 9, 20])
+def test_a_training_goes_on_in_another_process_exactly_where_its_state_was_taken(
+    stream: Callable[[], Any], n_steps: int, tmp_path: Path
+) -> None:
+    cfgs = [TrainConfig(n_tokens=n, init_tokens=60, seed=i) for i, n in enumerate((320, 100, 250))]
+    torch.manual_seed(1)
+    expected = ended(Training(dictionaries(), stream(), cfgs))
+    torch.manual_seed(1)
+    first = Training(dictionaries(), stream(), cfgs)
+    for _ in range(n_steps):
+        next(first)
+    write_state(tmp_path / "state", first.state_dict())
+    torch.manual_seed(7)
+    for _ in range(2):  # the state can be read again
+        again = Training(dictionaries(), stream(), cfgs)
+        again.load_state_dict(read_state(tmp_path / "state"))
+        assert again.n_tokens == first.n_tokens
+        for ours, theirs in zip(ended(again), expected, strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_a_state_can_be_gone_on_from_more_than_once() -> None:
+    cfg = TrainConfig(n_tokens=640, on_nan="skip")
+    first = Training(dictionaries(), features(), cfg)
+    for _ in range(3):
+        next(first)
+    state = copy.deepcopy(first.state_dict())
+    expected = ended(first)
+    for _ in range(2):
+        again = Training(dictionaries(), features(), cfg)
+        again.load_state_dict(state)
+        assert all(map(torch.equal, ended(again), expected))

@@ -1,0 +1,390 @@
+"""What can happen to a run folder, and what a run folder is asked to go on with."""
+
+import json
+import math
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import train as train_script
+from caches import write_texts
+from forks import small_disk
+from resuming import (
+    Maker,
+    assert_same,
+    checkpoints_in,
+    in_step,
+    leftovers,
+    quick,
+    refused,
+    sit,
+    times,
+    told,
+)
+from sweeps import MLP, RESID, SMALL, called, listed
+
+from activation_cache import ActivationCache, CacheConfig, LanguageModel
+from activation_cache.storage import Storage
+from sae.runs import RunSettings, run
+from sae.runs.errors import BAD_INPUT
+from sae.runs.settings import MAY_CHANGE
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_texts(tmp_path_factory.mktemp("folder") / "texts.jsonl")
+
+
+@pytest.fixture
+def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Iterator[Maker]:
+    with quick(gpt2):
+        yield Maker(tmp_path, gpt2, dataset)
+
+
+@pytest.fixture(scope="module")
+def finished(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed."""
+    make = Maker(tmp_path_factory.mktemp("finished"), gpt2, dataset)
+    with quick(gpt2):
+        run(make("undisturbed"))
+    return make("undisturbed").out
+
+
+@pytest.fixture
+def died(make: Maker) -> RunSettings:
+    """Of a run that died in its sixth step, with checkpoints at 256 and 320."""
+    settings = make(checkpoint_tokens=64)
+    assert sit(settings, in_step(6), resume=False)
+    return settings
+
+
+def state_of(folder: Path) -> object:
+    return times(folder), listed(folder)
+
+
+# Others in the folder ----------------------------------------------------------------------------
+
+
+def test_a_second_run_in_the_folder_is_refused_naming_the_process(died: RunSettings) -> None:
+    with Storage(died.out).only_writer():
+        before = state_of(died.out)
+        said = refused(lambda: run(died, resume=True))
+        assert f"process {os.getpid()} on " in said and str(died.out) in said
+        assert "exists" in refused(lambda: run(died))
+        assert state_of(died.out) == before
+
+
+@pytest.mark.parametrize("n", [1, 5, 8])
+@pytest.mark.parametrize("checkpoint_tokens", [64, None])
+def test_a_folder_that_is_deleted_meanwhile_is_told_and_never_taken_for_a_run(
+    make: Maker, n: int, checkpoint_tokens: int | None
+) -> None:
+    settings = make(checkpoint_tokens=checkpoint_tokens)
+    disturb = in_step(n, lambda: shutil.rmtree(settings.out))
+    assert str(settings.out) in refused(lambda: sit(settings, disturb, resume=False))
+    assert not (settings.out / "config.json").exists()
+    shutil.rmtree(settings.out, ignore_errors=True)
+    run(settings)
+
+
+# Disks -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(make: Maker) -> Iterator[Path]:
+    with small_disk(make.folder / "disk", "1m") as reason:
+        if reason:
+            pytest.skip(reason)
+        yield make.folder / "disk"
+
+
+def assert_goes_on(settings: RunSettings, finished: Path) -> None:
+    run(settings, resume=True)
+    assert_same(settings.out, finished)
+
+
+@pytest.mark.parametrize("n", [1, 4, 8])
+def test_a_disk_that_becomes_read_only_ends_the_run_in_one_line_that_says_how_to_go_on(
+    disk: Path, make: Maker, finished: Path, n: int
+) -> None:
+    settings = make("disk/run", checkpoint_tokens=64)
+
+    def remount(how: str) -> None:
+        subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+    # Linux keeps a disk writable while a file is open for that: so the writes fail instead.
+    said = refused(lambda: sit(settings, in_step(n, lambda: fill(disk, 0)), resume=False))
+    (disk / "ballast").unlink()
+    assert str(settings.out) in said and "--resume" in said
+    remount("ro")
+    before = listed(settings.out)
+    refused(lambda: run(settings, resume=True))
+    assert listed(settings.out) == before
+    remount("rw")
+    assert_goes_on(settings, finished)
+
+
+def fill(disk: Path, free: int) -> None:
+    (disk / "ballast").unlink(missing_ok=True)
+    left = os.statvfs(disk).f_bavail * os.statvfs(disk).f_bsize
+    (disk / "ballast").write_bytes(bytes(max(0, left - free)))
+
+
+@pytest.mark.parametrize("free_kb", [0, 4, 8, 16, 40, 80, 120])
+@pytest.mark.parametrize("n", [0, 3, 8])
+def test_a_full_disk_costs_warnings_or_the_run_but_nothing_that_was_saved(
+    disk: Path, make: Maker, finished: Path, n: int, free_kb: int
+) -> None:
+    settings, console = make("disk/run", checkpoint_tokens=64), told()
+    with pytest.MonkeyPatch.context() as patch:
+        if n:
+            in_step(n, lambda: fill(disk, free_kb * 1024))(patch)
+        else:
+            fill(disk, free_kb * 1024)
+        try:
+            run(settings, console)
+        except BAD_INPUT as error:
+            assert "\n" not in str(error) and str(settings.out) in str(error), error
+        else:
+            assert_same(settings.out, finished)
+    saved = [path for path in checkpoints_in(settings.out)]
+    assert len(saved) >= min(n - 1, 2) and not leftovers(settings.out)
+    (disk / "ballast").unlink()
+    assert_goes_on(settings, finished)
+
+
+# Files -------------------------------------------------------------------------------------------
+
+LOG_HARM: dict[str, Callable[[Path], object]] = {
+    "shorter": lambda path: path.write_bytes(path.read_bytes()[:-150]),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+    "garbage": lambda path: path.write_bytes(b"[1]\n" * path.stat().st_size),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+}
+
+
+@pytest.mark.parametrize("harm", LOG_HARM)
+def test_a_log_that_has_lost_rows_is_told_by_name_and_nothing_is_touched(
+    died: RunSettings, harm: str
+) -> None:
+    LOG_HARM[harm](died.out / "metrics.jsonl")
+    before = listed(died.out)
+    assert str(died.out) in refused(lambda: run(died, resume=True))
+    assert listed(died.out) == before
+
+
+@pytest.mark.parametrize("harm", [*LOG_HARM][:-1])
+def test_a_log_of_speeds_that_has_lost_rows_changes_nothing(
+    died: RunSettings, finished: Path, harm: str
+) -> None:
+    LOG_HARM[harm](died.out / "throughput.jsonl")
+    assert_goes_on(died, finished)
+
+
+def test_rows_behind_the_checkpoint_are_logged_again(died: RunSettings, finished: Path) -> None:
+    assert sit(died, in_step(2))
+    with (died.out / "metrics.jsonl").open("ab") as file:
+        file.write(b'{"step": 5, "n_tok')
+    assert_goes_on(died, finished)
+
+
+def test_config_and_result_are_whole_or_not_there_at_any_moment(
+    make: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = make(checkpoint_tokens=64)
+    seen: set[str] = set()
+
+    def look() -> None:
+        for name in ("config.json", "eval.json", "sae/cfg.json"):
+            if (settings.out / name).exists():
+                json.loads((settings.out / name).read_text())
+                seen.add(name)
+
+    for owner, name in ((os, "fsync"), (os, "open"), (os, "replace"), (Path, "write_text")):
+        before = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *a, _f=before, **o: (look(), _f(*a, **o))[1])
+    run(settings)
+    run(replace(settings, log_every=1), resume=True)
+    assert "config.json" in seen and "eval.json" in seen
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"dataset": "no/such.txt"},
+        {"k": 31, "hook_name": ("blocks.7.hook_resid_pre",)},
+        {"cache": "no/such/cache"},
+        {"context_size": 64},
+        {"start_from": "no/such/run"},
+    ],
+)
+def test_a_run_that_is_refused_leaves_nothing_behind(
+    make: Maker, changes: dict[str, Any], resume: bool
+) -> None:
+    settings = make("of/some/run", **changes)
+    refused(lambda: run(settings, resume=resume))
+    assert listed(make.folder) == {}
+
+
+def test_no_key_is_in_any_file(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {"WANDB_API_KEY": "5ec7e7" * 6 + "5ec7", "HF_TOKEN": "hf_" + "5ec7e7" * 6}
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    run(make(wandb="offline", checkpoint_tokens=64))
+    files = {name: data for name, data in listed(make().out).items() if data is not None}
+    assert any(name.endswith(".wandb") for name in files)
+    assert [n for n, data in files.items() for v in keys.values() if v.encode() in data] == []
+
+
+# Settings ----------------------------------------------------------------------------------------
+
+CHANGES: dict[str, Any] = {
+    "model": "other", "hook_name": (MLP,), "dataset": "other.txt", "text_column": "body",
+    "architecture": "batch_topk", "d_sae": 33, "k": 5, "tied": True, "n_tokens": 511,
+    "batch_tokens": 32, "buffer_tokens": 512, "context_size": 15, "lr": 0.5, "eval_tokens": 64,
+    "products": "bfloat16", "start_from": "other", "seed": 1, "data_seed": 1, "dtype": "float16",
+}  # fmt: skip
+OF_OTHERS = ("l1_coeff", "l0_coeff", "cache", "epochs")
+"""Of other architectures, or of a cache."""
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_what_decides_the_result_may_not_change(
+    died: RunSettings, monkeypatch: pytest.MonkeyPatch, gpt2: LanguageModel, name: str
+) -> None:
+    monkeypatch.setattr("sae.runs.origin.load_model", lambda _name, **_options: gpt2)
+    before, then = state_of(died.out), died.to_dict()[name]
+    changed = replace(died, **{name: CHANGES[name]})
+    said = refused(lambda: run(changed, resume=True))
+    assert f"begun with {name} {then!r}, and {changed.to_dict()[name]!r} is asked for" in said
+    assert state_of(died.out) == before
+
+
+def test_every_setting_may_change_or_may_not() -> None:
+    assert {field.name for field in fields(RunSettings)} == {*CHANGES, *OF_OTHERS, *MAY_CHANGE}
+
+
+def test_another_cache_or_number_of_epochs_is_refused(make: Maker, gpt2: LanguageModel) -> None:
+    cfg = CacheConfig(
+        hook_names=(RESID,), dataset=str(make().dataset), context_size=16, forward_tokens=128,
+        n_tokens=400, held_out_tokens=60,
+    )  # fmt: skip
+    folder = make.folder / "cache"
+    ActivationCache.create(folder, gpt2, cfg)
+    shutil.copytree(folder, make.folder / "copy")
+    given = {"model": None, "dataset": "docstrings", "context_size": 128, "n_tokens": None}
+    settings = make(cache=str(folder), checkpoint_tokens=64, **given)
+    assert sit(settings, in_step(4), resume=False)
+    for name, value in (("cache", f"{folder.parent}/copy"), ("epochs", 2)):
+        changed = replace(settings, **{name: value}, n_tokens=400)
+        assert f"{name} {getattr(settings, name)!r}" in refused(
+            lambda s=changed: run(s, resume=True)
+        )
+    run(settings, resume=True)
+
+
+def test_a_complete_run_is_evaluated_again_and_no_file_changes(make: Maker) -> None:
+    settings, console = make(hook_name=(RESID, MLP)), told()
+    first = run(settings)
+    before = state_of(settings.out)
+    again = run(settings, console, resume=True)
+    assert [a.report.metrics() for a in again] == [f.report.metrics() for f in first]
+    assert any("is complete" in line for line in console.lines())
+    assert state_of(settings.out) == before
+
+
+@pytest.mark.parametrize("n_tokens", [513, 1024])
+def test_a_longer_run_that_cannot_be_gone_on_with_leaves_the_complete_one(
+    make: Maker, n_tokens: int
+) -> None:
+    settings = make()
+    run(settings)
+    shutil.rmtree(settings.out / "checkpoints")
+    before = listed(settings.out)
+    for _ in range(2):
+        said = refused(lambda: run(replace(settings, n_tokens=n_tokens), resume=True))
+        assert "no checkpoint" in said
+        assert listed(settings.out) == before
+
+
+CONFIGS = [
+    None, b"", b"[]", b"null", b'{"settings": 4}', b'{"settings": null}', b"\xff", b"{" * 9999,
+    b'{"settings": {"n_tokens": "x"}}', b'{"settings": {"n_tokens": [512]}}',
+    b'{"settings": {"hook_name": {"a": 1}}}', b'{"settings": {}, "versions": 4}',
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", CONFIGS, ids=lambda content: str(content)[:40])
+def test_without_its_config_a_run_goes_on_as_asked_or_is_refused_in_one_line(
+    died: RunSettings, finished: Path, content: bytes | None
+) -> None:
+    damage(died.out / "config.json", content)
+    try:
+        run(died, resume=True)
+    except BAD_INPUT as error:
+        assert "\n" not in str(error) and str(died.out) in str(error)
+    else:
+        assert_same(died.out, finished)
+
+
+@pytest.mark.parametrize("content", CONFIGS, ids=lambda content: str(content)[:40])
+def test_without_its_config_other_settings_are_refused_still(
+    died: RunSettings, content: bytes | None
+) -> None:
+    damage(died.out / "config.json", content)
+    before = listed(died.out)
+    refused(lambda: run(replace(died, lr=0.5), resume=True))
+    assert listed(died.out) == before
+
+
+def damage(path: Path, content: bytes | None) -> None:
+    path.unlink()
+    if content is not None:
+        path.write_bytes(content)
+
+
+# The script --------------------------------------------------------------------------------------
+
+
+def flags(settings: RunSettings, **changes: Any) -> list[str]:
+    given = {**SMALL, "model": settings.model, "dataset": settings.dataset, **changes}
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
+
+
+def test_resume_alone_takes_the_settings_of_the_run(make: Maker, finished: Path) -> None:
+    out = make("run").out
+    given = flags(make(), checkpoint_tokens=64, out=out)
+    with pytest.raises(BaseException, match=r"^$"), pytest.MonkeyPatch.context() as patch:
+        in_step(5)(patch)
+        called(train_script.main, *given)
+    for arguments in (["--resume", "--out", out], [f"--out={out}", "--resume"]):
+        done = called(train_script.main, *arguments)
+        assert done.code == 0, done.err
+        assert_same(out, finished)
+    done = called(train_script.main, "--resume", "--out", out, "--lr", "0.5")
+    assert done.code == 2 and "lr None, and 0.5 is asked for" in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_resume_of_what_does_not_exist_begins_it(make: Maker, finished: Path) -> None:
+    done = called(train_script.main, "--resume", *flags(make(), out=make().out))
+    assert done.code == 0, done.err
+    assert_same(make().out, finished)
+
+
+@pytest.mark.parametrize("content", CONFIGS[1:], ids=lambda content: str(content)[:40])
+def test_a_damaged_config_is_told_by_the_script_in_one_line(
+    died: RunSettings, content: bytes
+) -> None:
+    damage(died.out / "config.json", content)
+    before = listed(died.out)
+    done = called(train_script.main, "--resume", "--out", died.out)
+    assert done.code == 2 and done.err.count("\n") == 1 and not math.isnan(done.code)
+    assert listed(died.out) == before

@@ -1,0 +1,216 @@
+"""Signals end a run with a checkpoint, and a kill at any moment costs no more than some time."""
+
+import faulthandler
+import random
+import re
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caches import write_texts
+from forks import Done, write_text
+from resuming import (
+    Maker,
+    Trainings,
+    assert_same,
+    checkpoints_in,
+    ctrl_c,
+    every,
+    in_step,
+    quick,
+    refused,
+    sit,
+)
+from rich.live import Live
+from sweeps import listed
+
+import sae
+from activation_cache import LanguageModel
+from sae.runs import run
+from sae.runs.signals import Interrupted, deferred
+from sae.training.checkpoint import read_state
+
+SIZES = (
+    "--n-tokens 2048 --batch-tokens 256 --buffer-tokens 1024 --context-size 32 --eval-tokens 256 "
+    "--d-sae 32 --k 4 --log-every 2 --checkpoint-tokens 512 --wandb off --device cpu"
+)
+"""Eight steps, and checkpoints behind every second one."""
+CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGUSR1": 138}
+
+
+@pytest.fixture(scope="session")
+def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
+    trainings = Trainings(tmp_path_factory.mktemp("trainings"))
+    yield trainings
+    trainings.close()
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    text = write_text(tmp_path_factory.mktemp("text") / "text.txt")
+    return [*SIZES.split(), "--dataset", str(text), "--stop-signal", "USR1"]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    trainings: Trainings, flags: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("undisturbed") / "run"
+    done = trainings.train(*flags, "--out", out)
+    assert done.code == 0, done
+    return out
+
+
+def assert_goes_on(trainings: Trainings, out: Path, undisturbed: Path) -> None:
+    done = trainings.train("--resume", "--out", out)
+    assert done.code == 0, done
+    assert (out / "report.html").is_file()
+    (undisturbed / "report.html").touch()
+    assert_same(out, undisturbed)
+
+
+def assert_told(done: Done, code: int, pattern: str) -> None:
+    assert done.code == code, done
+    assert re.fullmatch(f"interrupted {pattern}--resume.*\n", done.err), done
+
+
+# Asked to end ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CODES)
+def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_one_line(
+    trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "run"
+    done = trainings.train(*flags, "--out", out, step={3: name})
+    where = f"{out}/checkpoints/{768:012}"
+    assert_told(done, CODES[name], f"after 768 tokens, saved in {where}: go on with ")
+    assert read_state(Path(where))["training"]["trainers"][0]["n_steps"] == 3
+    assert sae.load(out).d_sae == sae.load(where).d_sae == 32
+    assert not (out / "eval.json").exists() and not (out / "writer.lock").exists()
+    assert_goes_on(trainings, out, undisturbed)
+
+
+@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("place", ["stream", "logs", "evaluate", "report"])
+def test_before_and_after_the_training_a_signal_ends_it_too(
+    trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path, place: str, name: str
+) -> None:
+    if name != "SIGTERM" and place in ("logs", "report"):
+        return
+    out = tmp_path / "run"
+    done = trainings.train(*flags, "--out", out, **{place: {1: name}})
+    assert_told(done, CODES[name], ".*")
+    assert_goes_on(trainings, out, undisturbed)
+
+
+@pytest.mark.parametrize("second", CODES)
+def test_a_second_signal_ends_it_at_once_even_where_a_checkpoint_is_being_written(
+    trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path, second: str
+) -> None:
+    out = tmp_path / "run"
+    done = trainings.train(*flags, "--out", out, step={5: "SIGTERM"}, checkpoint={3: second})
+    assert done.code == CODES[second], done
+    assert done.err == ""
+    assert [path.name for path in checkpoints_in(out)] == [f"{512:012}", f"{1024:012}"]
+    assert all(read_state(path) for path in checkpoints_in(out))
+    assert_goes_on(trainings, out, undisturbed)
+
+
+# Killed ------------------------------------------------------------------------------------------
+
+MOMENTS = {"step": 8, "checkpoint": 5, "fsync": 40, "replace": 12, "rename": 4, "evaluate": 1}
+"""How often an undisturbed run comes past these places, about."""
+
+
+def killed_and_killed_again(
+    trainings: Trainings, flags: list[str], undisturbed: Path, out: Path, seed: int
+) -> None:
+    draw = random.Random(seed)
+    for _ in range(draw.randint(1, 3)):
+        place = draw.choice([*MOMENTS])
+        moment: Any = {place: {draw.randint(1, MOMENTS[place]): "SIGKILL"}}
+        done = trainings.train(*flags, "--resume", "--out", out, **moment)
+        assert done.code in (0, -9), done
+    done = trainings.train(*flags, "--resume", "--out", out)
+    assert done.code == 0, done
+    assert_goes_on(trainings, out, undisturbed)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_that_is_killed_goes_on_to_the_same_files(
+    trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path, seed: int
+) -> None:
+    killed_and_killed_again(trainings, flags, undisturbed, tmp_path / "run", seed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3, 30))
+def test_a_run_that_is_killed_goes_on_to_the_same_files_at_more_moments(
+    trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path, seed: int
+) -> None:
+    killed_and_killed_again(trainings, flags, undisturbed, tmp_path / "run", seed)
+
+
+# In a program of one's own -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_texts(tmp_path_factory.mktemp("signals") / "texts.jsonl")
+
+
+@pytest.fixture
+def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Iterator[Maker]:
+    with quick(gpt2):
+        yield Maker(tmp_path, gpt2, dataset)
+
+
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+
+
+def test_the_handlers_of_the_program_are_as_they_were_afterwards(make: Maker) -> None:
+    before = handlers()
+    settings = make(stop_signal="USR1")
+    with pytest.raises(Interrupted) as raised, pytest.MonkeyPatch.context() as patch:
+        in_step(3, lambda: signal.raise_signal(signal.SIGUSR1))(patch)
+        run(settings)
+    assert raised.value.signum == signal.SIGUSR1 and handlers() == before
+    run(settings, resume=True)
+    assert handlers() == before
+
+
+def test_a_handler_that_python_does_not_know_is_no_reason_to_fail() -> None:
+    faulthandler.register(signal.SIGUSR1)
+    try:
+        with deferred("USR1"):
+            pass
+    finally:
+        faulthandler.unregister(signal.SIGUSR1)
+
+
+def test_a_signal_between_the_training_and_the_evaluation_is_not_lost(make: Maker) -> None:
+    def disturb(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr(Live, "stop", every(1, ctrl_c, Live.stop))
+
+    settings = make()
+    assert sit(settings, disturb, resume=False)
+    assert not (settings.out / "eval.json").exists()
+
+
+def test_outside_the_main_thread_a_run_ends_as_any_other(make: Maker) -> None:
+    thread = threading.Thread(target=run, args=(make("thread"),))
+    thread.start()
+    thread.join()
+    run(make())
+    assert_same(make("thread").out, make().out)
+
+
+@pytest.mark.parametrize("name", ["KILL", "STOP", "usr1", "NONSENSE", "", "10", "SIG_DFL"])
+def test_what_is_no_signal_to_wait_for_is_refused(make: Maker, name: str) -> None:
+    assert f"unknown stop_signal {name!r}" in refused(lambda: make(stop_signal=name))
+    assert not listed(make.folder)
