@@ -30,6 +30,8 @@ class SAEConfig(ABC):
     revival: ClassVar[Revival] = "none"
     is_sparse_from_the_start: ClassVar[bool] = False
     """Whether few features are active however the weights are: their number is fixed."""
+    initial_l0: ClassVar[int | None] = None
+    """Features of a token that are active at first, on average; by default about half of all."""
     chooses_over_the_batch: ClassVar[bool] = False
     """Whether the features of a token depend on the other tokens of a training batch."""
 
@@ -229,7 +231,8 @@ class SAE(nn.Module, Generic[Cfg]):
     def initialise_from_data_(self, x: Float[Tensor, "batch d_in"], *, normalise: bool) -> None:
         """Set the scale of the input from its mean norm, `b_dec` to its mean, the encoder's scale.
 
-        The convention is SAELens' `expected_average_only_in`: E|x| becomes sqrt(d_in). An untied
+        The convention is SAELens' `expected_average_only_in`: E|x| becomes sqrt(d_in). Where the
+        architecture says how many features are active at first, the bias sees to that. An untied
         encoder is scaled so that the random features it starts with, many of which fire at once,
         rebuild x with the least error that a factor can give. Of a dictionary that was trained, all
         but `b_dec` stays as it is.
@@ -241,6 +244,12 @@ class SAE(nn.Module, Generic[Cfg]):
             for offset in self.offsets():
                 offset.mul_(self.input_scale)
         self.b_dec.copy_(x.mean(dim=0) * self.input_scale)
+        if self.is_fresh and self.cfg.initial_l0 is not None:
+            n_tokens = max(64, PRE_ACTS_AT_ONCE[x.device.type] // self.d_sae)
+            pre_acts = self._pre_acts(self._scaled(x[:n_tokens])).flatten()
+            share = min(0.5, self.cfg.initial_l0 / self.d_sae)  # half of them are active by chance
+            kth = pre_acts.topk(max(1, int(share * len(pre_acts))), sorted=True).values[-1]
+            self.b_enc.sub_(kth)
         if self.is_fresh and self.untied_W_enc_rows is not None:
             along, square = x.new_zeros(()), x.new_zeros(())
             for part in x.split(max(1, PRE_ACTS_AT_ONCE[x.device.type] // self.d_sae)):
@@ -283,24 +292,24 @@ class SAE(nn.Module, Generic[Cfg]):
 
     @torch.no_grad()
     def reset_features_(self, features: Int[Tensor, " n"]) -> None:
-        """Give features that are resampled the biases that they began with."""
+        """Give features that are resampled biases that let them fire."""
         self.b_enc[features] = 0.0
 
     @torch.no_grad()
-    def observe_(self, out: TrainingPass) -> None:
-        """Take note of a training step, for what is estimated rather than trained."""
+    def observe_(self, out: TrainingPass, is_good: Tensor | bool = True) -> None:
+        """Take note of a training step that is good, for what is estimated, not trained."""
 
     # To go on with a training elsewhere ----------------------------------------------------------
 
     def training_state(self) -> dict[str, Any]:
         """Weights and all else that training has made of the dictionary, in its present units."""
-        return {"weights": self.state_dict(), "input_scale": self.input_scale}
+        scale = {"input_scale": self.input_scale, "is_fresh": self.is_fresh}
+        return {"weights": self.state_dict(), **scale}
 
     def load_training_state(self, state: Mapping[str, Any]) -> None:
         """Be in the middle of a training, exactly as a dictionary with the same config was."""
         self.load_state_dict(state["weights"])
-        self.input_scale = state["input_scale"]
-        self.is_fresh = False
+        self.input_scale, self.is_fresh = state["input_scale"], state["is_fresh"]
 
     STORED_NAMES: ClassVar[Mapping[str, str]] = {"untied_W_enc_rows": "W_enc"}
     """How saved files call parameters and buffers, where not by their own name."""

@@ -51,13 +51,21 @@ def save(sae: SAE, folder: str | Path) -> None:
         (folder / f"{name}.part").unlink(missing_ok=True)  # a link would be written through
     tensors = _stored(sae)
     tensors["W_enc"] = sae.W_enc
-    save_file(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        folder / f"{WEIGHTS_FILE}.part",
-    )
-    (folder / f"{CONFIG_FILE}.part").write_text(json.dumps(_to_json(sae), indent=2) + "\n")
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
-        (folder / f"{name}.part").replace(folder / name)
+    parts = {name: folder / f"{name}.part" for name in (WEIGHTS_FILE, CONFIG_FILE)}
+    try:
+        save_file(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            parts[WEIGHTS_FILE],
+        )
+        parts[CONFIG_FILE].write_text(json.dumps(_to_json(sae), indent=2) + "\n")
+        for name, part in parts.items():
+            part.replace(folder / name)
+    except BaseException as error:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # what its library makes of a full disk
+            raise OSError(str(error)) from error
+        raise
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> SAE:

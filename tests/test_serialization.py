@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,56 @@ def test_unknown_settings_are_refused_by_name(folder: Path) -> None:
     _edit_config(folder, metadata={"featureloom": own})
     with pytest.raises(sae.InputError, match="unknown keys: magic"):
         sae.load(folder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("tied", [False, True])
+def test_other_precisions_come_back_as_they_were(
+    tmp_path: Path, dtype: torch.dtype, tied: bool
+) -> None:
+    dictionary = ReLUConfig(d_sae=8, tied=tied).build(4).to(dtype)
+    sae.save(dictionary, tmp_path)
+    again = sae.load(tmp_path)
+    assert again.dtype == dtype
+    for name, weights in dictionary.state_dict().items():
+        assert torch.equal(again.state_dict()[name], weights), name
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("architecture", "jumprelu"),
+        ("d_sae", 16),
+        ("dtype", "float16"),
+        ("apply_b_dec_to_input", False),
+        ("normalize_activations", "layer_norm"),
+        ("reshape_activations", "hook_z"),
+        ("k", 3),
+        ("rescale_acts_by_decoder_norm", True),
+    ],
+)
+def test_what_saelens_would_read_must_be_what_is_read_here(
+    folder: Path, name: str, value: object
+) -> None:
+    _edit_config(folder, **{name: value})
+    with pytest.raises(sae.InputError, match=f"says {name} {value!r}, and the dictionary in it"):
+        sae.load(folder)
+
+
+def test_a_tied_dictionary_with_another_encoder_is_refused(tmp_path: Path) -> None:
+    """Whoever reads the stored encoder would compute other features than we do."""
+    sae.save(ReLUConfig(d_sae=8, tied=True).build(4), tmp_path)
+    tensors = load_file(tmp_path / "sae_weights.safetensors")
+    save_file({**tensors, "W_enc": 2 * tensors["W_enc"]}, tmp_path / "sae_weights.safetensors")
+    with pytest.raises(sae.InputError, match="is tied, and W_enc is not the transpose of W_dec"):
+        sae.load(tmp_path)
+
+
+def test_what_is_not_read_of_a_config_may_be_anything(folder: Path) -> None:
+    config = json.loads((folder / "cfg.json").read_text())
+    mine = {"notes": ["mine", {"learned": math.nan}], "n_tokens": 10**12}
+    _edit_config(folder, device="cuda:3", metadata={**config["metadata"], **mine})
+    assert repr(sae.load(folder).metadata) == repr(mine)
 
 
 def test_a_dictionary_of_another_project_is_refused_with_the_reason(folder: Path) -> None:

@@ -84,11 +84,11 @@ class BatchTopK(SAE[Cfg]):
         return pre_acts.relu() * codes.dense()
 
     @torch.no_grad()
-    def observe_(self, out: TrainingPass) -> None:
+    def observe_(self, out: TrainingPass, is_good: Tensor | bool = True) -> None:
         """Average the smallest feature kept. The mean is of what was seen, from the first step."""
         acts = out.acts.values if isinstance(out.acts, Codes) else out.acts
         smallest = torch.where(acts > 0, acts, torch.inf).min()
-        seen = smallest.isfinite() & out.x_hat.isfinite().all()  # there was one, and it counts
+        seen = smallest.isfinite() & is_good  # there was one, and it counts
         memory = torch.where(seen, THRESHOLD_MEMORY, 1.0)
         smallest = torch.where(seen, smallest, 0.0)
         self.threshold_sum = memory * self.threshold_sum.to(acts.device) + (1 - memory) * smallest

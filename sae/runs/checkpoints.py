@@ -45,6 +45,8 @@ class Checkpoints:
         self._tell = tell
         self._written_at = time.monotonic()
         self._tokens_then = 0
+        self._path: Path | None = None
+        """The last one that was written or gone on from."""
 
     def is_due(self, n_tokens: int) -> bool:
         """Whether the policy asks for one now."""
@@ -58,9 +60,12 @@ class Checkpoints:
     ) -> Path | None:
         """Write a checkpoint, then remove those that the policy does not keep.
 
-        None where it cannot be written: that is told, and what was there before is untouched.
+        None where it cannot be written: that is told, and what was there before is untouched. One
+        of this very moment stays as it is: to replace it would be a moment without it.
         """
         path = self.folder / f"{n_tokens:0{DIGITS}}"
+        if path == self._path and path.is_dir():
+            return path
         self._written_at, self._tokens_then = time.monotonic(), n_tokens
         try:
             write_state(path, state, also)
@@ -70,6 +75,7 @@ class Checkpoints:
                 f"and the next one is tried when it is due"
             )
             return None
+        self._path = path
         self._prune()
         return path
 
@@ -81,7 +87,7 @@ class Checkpoints:
             except DamagedCheckpoint as error:
                 self._tell(f"{error}; skipped")
                 continue
-            self._tokens_then = int(path.name)
+            self._path, self._tokens_then = path, int(path.name)
             return path, state
         return None
 
@@ -95,13 +101,15 @@ class Checkpoints:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _prune(self) -> None:
-        paths = self.paths()
+        assert self._path is not None
+        paths = [path for path in self.paths() if path <= self._path]
         best = min(paths, key=_mean_delta_ce)
         for i, path in enumerate(paths[: -self.policy.keep]):
             is_best = path == best and _mean_delta_ce(path) < math.inf
             if not is_best and not self._is_milestone(path, paths[i - 1] if i else None):
                 shutil.rmtree(path, ignore_errors=True)
-        for path in self.folder.glob(f"*{UNFINISHED}"):
+        later = [path for path in self.paths() if path > self._path]  # damaged ones, which
+        for path in (*later, *self.folder.glob(f"*{UNFINISHED}")):  # `newest` has skipped
             shutil.rmtree(path, ignore_errors=True)
 
     def _is_milestone(self, path: Path, before: Path | None) -> bool:
@@ -111,6 +119,9 @@ class Checkpoints:
 
 
 def _mean_delta_ce(checkpoint: Path) -> float:
-    """Over its dictionaries; infinite where they were not evaluated."""
-    found = [json.loads(path.read_text())["metrics"] for path in checkpoint.rglob("eval.json")]
-    return statistics.fmean(m.get("delta_ce", math.inf) for m in found) if found else math.inf
+    """Over its dictionaries; infinite where they were not evaluated, or that cannot be read."""
+    try:
+        found = [json.loads(path.read_text())["metrics"] for path in checkpoint.rglob("eval.json")]
+        return statistics.fmean(m.get("delta_ce", math.inf) for m in found) if found else math.inf
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return math.inf

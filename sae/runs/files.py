@@ -5,26 +5,38 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from activation_cache.storage import Storage
+from activation_cache.errors import InputError as CacheInputError
+from activation_cache.storage import TEMPORARY, Storage
 from sae.errors import InputError
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file at once. `InputError` where the disk does not take it."""
-    Storage(path.parent).write(path.name, text.encode())
+    """Replace a file at once. `OSError` where the disk does not take it."""
+    try:
+        Storage(path.parent).write(path.name, text.encode())
+    except CacheInputError as error:  # how to go on is another thing here than with a cache
+        raise error.__cause__ if isinstance(error.__cause__, OSError) else error from None
 
 
 @contextmanager
 def only_user(folder: Path) -> Iterator[None]:
     """Make the folder and keep other processes out; `InputError` naming the one that is in it."""
-    made = not os.path.lexists(folder)
+    made = [path for path in (folder, *folder.parents) if not os.path.lexists(path)]
     try:
         with Storage(folder).only_writer():
+            _remove_leftovers(folder)
             yield
     finally:
-        with suppress(OSError):  # it holds something, or could not be made
-            if made:
-                folder.rmdir()
+        for path in made:
+            with suppress(OSError):  # it holds something, or could not be made
+                path.rmdir()
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """What a kill has left of files that were being written."""
+    for name in ("config.json", "eval.json", "results.json"):
+        for path in folder.rglob(f"{name}.*{TEMPORARY}"):
+            path.unlink(missing_ok=True)
 
 
 @contextmanager

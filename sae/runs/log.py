@@ -180,4 +180,10 @@ def last_tokens(path: Path) -> int:
         return 0
     lines = path.read_bytes().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith(b"\n")]
-    return int(json.loads(whole[-1])["n_tokens"]) if whole else 0
+    try:
+        return int(json.loads(whole[-1])["n_tokens"]) if whole else 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged in its last row ({error}): bring it back, or train into another "
+            f"--out"
+        ) from error

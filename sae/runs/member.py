@@ -18,6 +18,11 @@ class Member:
     """What W&B groups the members by."""
 
     @property
+    def key(self) -> str:
+        """What checkpoints call it; a run of one dictionary may be moved to any name."""
+        return self.hook_name if self.group is None else self.name
+
+    @property
     def hook_name(self) -> str:
         return self.settings.hook_name[0]
 

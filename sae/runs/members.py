@@ -1,7 +1,7 @@
 """Dictionaries that are trained on one stream: logged, saved, evaluated and reported one by one."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from sae.evaluation import EvalReport
 from sae.runs.checkpoints import CheckpointPolicy, Checkpoints
 from sae.runs.evaluation import evaluate_on_held_out_text
 from sae.runs.files import write_text
-from sae.runs.log import Logs
+from sae.runs.log import Logs, Positions
 from sae.runs.member import Member
 from sae.runs.origin import Origin
 from sae.runs.report import write_report
-from sae.runs.session import Evaluate, Session, State
+from sae.runs.session import Evaluate, Session, State, restore
 from sae.runs.settings import RunSettings, describe
 from sae.runs.signals import Interrupted
 from sae.serialization import save
@@ -68,10 +68,12 @@ def train_members(
     console: Console,
     checkpoints: Checkpoints,
     state: State | None = None,
+    also: Mapping[Path, RunSettings] | None = None,
 ) -> Iterator[RunResult]:
     """Train all on one stream into their folders, which exist; yield each once it is evaluated.
 
-    `state` is that of a checkpoint to go on from, of these members and perhaps of others.
+    `state` is that of a checkpoint to go on from, of these members and perhaps of others. Where it
+    does not fit, nothing is touched. `also` are folders beside the members' to describe.
     """
     hook_names = tuple(dict.fromkeys(member.hook_name for member in members))
     if state is not None:  # the stream is of all the sites that it was of
@@ -81,24 +83,26 @@ def train_members(
     stream = origin.stream(hook_names, n_tokens)
     console.print(f"reading text from {origin.settings.dataset}")
     _ = origin.held_out
-    positions = {name: said["logs"] for name, said in state["members"].items()} if state else {}
-    for member in members:
-        write_text(member.folder / "config.json", describe(member.settings) + "\n")
     with ExitStack() as closing:
         if isinstance(stream, Prefetch):
             closing.callback(stream.close)
-        logs = closing.enter_context(Logs(members, positions, console, n_tokens))
         cfgs = [member.settings.train_config() for member in members]
         training = closing.enter_context(Training(saes, stream, cfgs))
+        positions: dict[str, Positions] = {}
+        if state is not None:
+            restore(members, training, state)
+            positions = {m.name: state["members"][m.key]["logs"] for m in members}
+            console.print(f"going on behind {training.n_tokens:,} tokens")
+        logs = closing.enter_context(Logs(members, positions, console, n_tokens))
+        logs.go_on_from(training.n_tokens)
+        _begin(members, also or {})
         evaluate = _evaluator(members, origin)
         session = Session(members, training, logs, checkpoints, hook_names, evaluate)
-        if state is not None:
-            session.restore(state)
-            console.print(f"going on behind {training.n_tokens:,} tokens")
         try:
             session.run()
         except Interrupted:
-            _save(members, training)
+            with suppress(OSError):  # of a full disk; the last checkpoint has been told
+                _save(members, training)
             raise
         for dictionary, failure in training.failures.items():
             console.print(f"warning: {members[dictionary].name}: {failure}", markup=False)
@@ -110,6 +114,15 @@ def train_members(
             logs.finish(i, report.metrics())
             write_report(member.folder)
             yield RunResult(member.hook_name, member.folder, saes[i], report)
+
+
+def _begin(members: Sequence[Member], also: Mapping[Path, RunSettings]) -> None:
+    """Describe what is trained now; no folder says of itself any longer that it is complete."""
+    for member in members:
+        for name in ("report.html", "eval.json"):  # of a run that goes on for longer
+            (member.folder / name).unlink(missing_ok=True)
+    for folder, settings in {**also, **{m.folder: m.settings for m in members}}.items():
+        write_text(folder / "config.json", describe(settings) + "\n")
 
 
 def _save(members: Sequence[Member], training: Training) -> None:

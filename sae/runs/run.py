@@ -20,6 +20,7 @@ from sae.runs.member import Member
 from sae.runs.members import RunResult, checkpoints_of, train_members
 from sae.runs.origin import Origin
 from sae.runs.settings import RunSettings, changed_setting, describe
+from sae.runs.signals import told_how_to_go_on
 from sae.serialization import load
 
 
@@ -41,7 +42,12 @@ def run(
             f"--out"
         )
     is_new = not os.path.lexists(out)
-    with only_user(out), told_of_the_disk(out), _removed_if_refused(out, is_new):
+    with (
+        only_user(out),
+        _removed_if_refused(out, is_new),
+        told_of_the_disk(out),
+        told_how_to_go_on(settings.stop_signal),
+    ):
         origin = Origin.open(settings, console)
         settings = replace(origin.settings, hook_name=origin.hook_names)
         if resume:
@@ -50,9 +56,6 @@ def run(
         if all(_is_complete(member) for member in members):
             console.print(f"the run in {out} is complete: evaluating it", markup=False)
             return [_again(member, origin) for member in members]
-        for member in members:
-            member.folder.mkdir(parents=True, exist_ok=True)
-        write_text(out / "config.json", describe(settings) + "\n")
         checkpoints = checkpoints_of(settings, out, console)
         found = checkpoints.newest() if resume else None
         state = found[1] if found else None
@@ -61,7 +64,12 @@ def run(
                 f"the run in {out} was complete and has no checkpoint to go on from: train on with "
                 f"--start-from {out} into another --out"
             )
-        return list(train_members(members, origin, console, checkpoints, state))
+        for member in members:
+            member.folder.mkdir(parents=True, exist_ok=True)
+        if state is None:  # so that --resume knows of it, whatever comes now
+            write_text(out / "config.json", describe(settings) + "\n")
+        also = {out: settings}
+        return list(train_members(members, origin, console, checkpoints, state, also))
 
 
 def _members(settings: RunSettings) -> list[Member]:
@@ -79,12 +87,13 @@ def _members(settings: RunSettings) -> list[Member]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    """What config.json says; nothing where the run was killed before it was written."""
+    """What config.json says; nothing where it is damaged, or the run was killed before."""
     try:
         content = json.loads((folder / "config.json").read_text())
-        return content if isinstance(content.get("settings"), dict) else {}
-    except (OSError, ValueError, AttributeError):
+        is_whole = all(isinstance(content[part], dict) for part in ("settings", "versions"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
+    return content if is_whole else {}
 
 
 def _refuse_changes(settings: RunSettings, console: Console) -> None:
@@ -103,7 +112,7 @@ def _refuse_changes(settings: RunSettings, console: Console) -> None:
             f"{settings.to_dict()[name]!r} is asked for now: give that, or name another --out"
         )
     for library, version in library_versions().items():
-        before = config.get("versions", {}).get(library)
+        before = config["versions"].get(library)
         if before != version:
             console.print(
                 f"warning: the run was begun with {library} {before}, and this is {version}: the "
@@ -114,7 +123,7 @@ def _refuse_changes(settings: RunSettings, console: Console) -> None:
 
 def _is_complete(member: Member) -> bool:
     """Whether it was trained for its tokens, evaluated and reported."""
-    files = ("eval.json", "report.html", "sae/cfg.json")
+    files = ("eval.json", "report.html", "sae/cfg.json", "sae/sae_weights.safetensors")
     then = _config(member.folder).get("settings", {}).get("n_tokens")
     return then == member.settings.n_tokens and all(
         (member.folder / name).is_file() for name in files

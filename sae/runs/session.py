@@ -15,6 +15,7 @@ from sae.evaluation import EvalReport
 from sae.runs.checkpoints import Checkpoints
 from sae.runs.log import Logs
 from sae.runs.member import Member
+from sae.runs.settings import changed_setting
 from sae.runs.signals import Interrupted, deferred
 from sae.serialization import save
 from sae.training import NotFinite, Training
@@ -40,25 +41,6 @@ class Session:
     def saes(self) -> list[SAE]:
         return [trainer.sae for trainer in self.training.trainers]
 
-    def restore(self, state: State) -> None:
-        """Be where a checkpoint of these members, and perhaps of others, was written."""
-        names = list(state["members"])
-        trainers = [state["training"]["trainers"][names.index(m.name)] for m in self.members]
-        for member, sae in zip(self.members, self.saes, strict=True):
-            if state["members"][member.name]["metadata"] != _plain(sae.metadata):
-                raise InputError(
-                    f"the model, its text or the evaluation of {member.folder} are others than "
-                    f"when its checkpoint was written: bring them back, or train into another --out"
-                )
-        try:
-            self.training.load_state_dict({**state["training"], "trainers": trainers})
-            _set_random_state(state["random"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise InputError(
-                f"the checkpoint in {self.checkpoints.folder} does not fit the run: {error}"
-            ) from error
-        self.logs.go_on_from(self.training.n_tokens)
-
     def run(self) -> None:
         """Train to the end, with checkpoints on the way and one behind it.
 
@@ -70,13 +52,12 @@ class Session:
             try:
                 for records in self.training:
                     self.logs.log(records)
-                    if request.signum is not None:
+                    if request.signum is not None or self._is_over:
                         break
                     if self.checkpoints.is_due(self.training.n_tokens):
                         self.write(settings.keep_best)
-                if len(self.members) == 1:
-                    for failure in self.training.failures.values():
-                        raise failure
+                if self._is_over:
+                    raise self.training.failures[0]
             except NotFinite as failure:
                 raise NotFinite(f"{failure}; {self._last_checkpoint()}") from failure
             path = self.write(settings.keep_best and request.signum is None)
@@ -86,6 +67,11 @@ class Session:
                     request.signum,
                     f"after {self.training.n_tokens:,} tokens, {where}: go on with --resume",
                 )
+
+    @property
+    def _is_over(self) -> bool:
+        """Whether the only dictionary of a run has diverged; a member of a sweep stops alone."""
+        return bool(self.training.failures) and self.members[0].group is None
 
     def _last_checkpoint(self) -> str:
         paths = self.checkpoints.paths()
@@ -97,9 +83,16 @@ class Session:
         state = {
             "training": self.training.state_dict(),
             "members": {
-                member.name: {"logs": positions[member.name], "metadata": _plain(sae.metadata)}
+                member.key: {
+                    "logs": positions[member.name],
+                    "metadata": _plain(sae.metadata),
+                    "settings": _plain(member.settings.to_dict()),
+                }
                 for member, sae in zip(self.members, self.saes, strict=True)
             },
+            "failures": [
+                [self.members[i].key, str(e)] for i, e in self.training.failures.items()
+            ],
             "hook_names": self.hook_names,
             "random": _random_state(),
         }
@@ -114,6 +107,52 @@ class Session:
                 (places[i] / "eval.json").write_text(report.to_json() + "\n")
 
         return self.checkpoints.write(self.training.n_tokens, state, save_dictionaries)
+
+
+def restore(members: Sequence["Member"], training: Training, state: State) -> None:
+    """Be where a checkpoint of these members, and perhaps of others, was written.
+
+    `InputError` where it is of another run: nothing has been touched then.
+    """
+    try:
+        keys = list(state["members"])
+        for member, trainer in zip(members, training.trainers, strict=True):
+            _refuse_others(member, trainer.sae, state["members"].get(member.key))
+        trainers = [state["training"]["trainers"][keys.index(m.key)] for m in members]
+        training.load_state_dict({**state["training"], "trainers": trainers})
+        _set_random_state(state["random"])
+        failed = dict(state["failures"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the checkpoint of {members[0].folder} does not fit the run: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    found = {i: failed[member.key] for i, member in enumerate(members) if member.key in failed}
+    training.failures |= {i: NotFinite(failure) for i, failure in found.items()}
+
+
+def _refuse_others(member: "Member", sae: SAE, said: Mapping[str, Any] | None) -> None:
+    """`InputError` where what a checkpoint says is not about this member."""
+    if said is None:
+        raise InputError(
+            f"the checkpoint of {member.folder} is of another run, without {member.key}: remove "
+            f"it, or train into another --out"
+        )
+    name = changed_setting(said["settings"], member.settings)
+    if name is not None:
+        raise InputError(
+            f"the run in {member.folder} was begun with {name} {said['settings'].get(name)!r}, and "
+            f"{member.settings.to_dict()[name]!r} is asked for now: give that, or name another "
+            f"--out"
+        )
+    metadata = _plain(sae.metadata)  # in which the number of tokens may have grown
+    if {**said["metadata"], "n_tokens": metadata["n_tokens"]} != metadata:
+        raise InputError(
+            f"the model, its text or the evaluation of {member.folder} are others than when its "
+            f"checkpoint was written: bring them back, or train into another --out"
+        )
 
 
 def _folded(sae: SAE) -> SAE:

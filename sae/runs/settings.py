@@ -234,7 +234,10 @@ def read_settings_file(path: Path) -> dict[str, Any]:
 def settings_from_file(path: Path) -> RunSettings:
     """Settings from a JSON or YAML file of flag names, or the config.json of an earlier run."""
     content = read_settings_file(path)
-    return settings_from(content.get("settings", content), where=f"the config file {path}")
+    settings = content.get("settings", content)
+    if not isinstance(settings, Mapping):
+        raise InputError(f"the config file {path} must map flag names to values under `settings`")
+    return settings_from(settings, where=f"the config file {path}")
 
 
 def settings_from(content: Mapping[str, Any], *, where: str) -> RunSettings:
@@ -261,10 +264,14 @@ def changed_setting(then: Mapping[str, Any], now: RunSettings) -> str | None:
     defaults = json.loads(json.dumps(RunSettings().to_dict()))  # of settings that came later
     for name in (name for name in values if name not in MAY_CHANGE):
         before = then.get(name, defaults[name])
-        is_longer = name == "n_tokens" and (values[name] or N_TOKENS) >= (before or N_TOKENS)
-        if before != values[name] and not is_longer:
+        if before != values[name] and not (name == "n_tokens" and _is_longer(before, now)):
             return name
     return None
+
+
+def _is_longer(before: Any, now: RunSettings) -> bool:
+    before = N_TOKENS if before is None else before
+    return isinstance(before, int) and now.train_config().n_tokens >= before
 
 
 def describe(settings: RunSettings) -> str:

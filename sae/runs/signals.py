@@ -4,9 +4,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 SHOW_CURSOR = b"\x1b[?25h"
 
@@ -61,22 +62,47 @@ def deferred(extra: str | None = None) -> Iterator[StopRequest]:
     try:
         yield request
     finally:
-        for signum, handler in before.items():
+        _restore(before)
+    if request.signum is not None:  # it came too late to be asked about, and is not lost
+        signal.raise_signal(request.signum)
+
+
+def _restore(handlers: Mapping[int, Any]) -> None:
+    for signum, handler in handlers.items():
+        if handler is not None:  # else it is none of Python's: C code's, of which we know nothing
             signal.signal(signum, handler)
+
+
+@contextmanager
+def told_how_to_go_on(extra: str | None = None) -> Iterator[None]:
+    """Within it, what interrupts says how to go on, and `extra` interrupts where not deferred."""
+    try:
+        with _interrupted_by(signal_number(extra) if extra else None):
+            yield
+    except KeyboardInterrupt as interrupt:
+        if str(interrupt):
+            raise
+        signum = getattr(interrupt, "signum", signal.SIGINT)
+        raise Interrupted(signum, "outside of the training: go on with --resume") from None
 
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
     """Within it, SIGTERM raises `Interrupted` where it is not deferred, as Ctrl-C does."""
+    with _interrupted_by(signal.SIGTERM):
+        yield
 
+
+@contextmanager
+def _interrupted_by(number: int | None) -> Iterator[None]:
     def interrupt(signum: int, _frame: FrameType | None) -> None:
         raise Interrupted(signum, "")
 
-    if threading.current_thread() is not threading.main_thread():
+    if number is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(number, interrupt)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _restore({number: before})

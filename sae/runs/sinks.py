@@ -49,7 +49,9 @@ class JsonLinesSink:
             self._file.write(json.dumps(row).encode() + b"\n")
             self._file.flush()
         except OSError as error:
-            raise InputError(f"cannot write to {self._path}: {error.strerror}") from error
+            raise InputError(
+                f"cannot write to {self._path}: {error.strerror}; mend that and go on with --resume"
+            ) from error
 
     def finish(self, metrics: Row) -> None:
         pass  # the evaluation has a file of its own

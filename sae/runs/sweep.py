@@ -20,6 +20,7 @@ from sae.runs.origin import Origin
 from sae.runs.pareto import SweepRow, mark_fronts, write_plot
 from sae.runs.session import State
 from sae.runs.settings import RunSettings, changed_setting
+from sae.runs.signals import told_how_to_go_on
 from sae.runs.sinks import format_number
 
 
@@ -64,7 +65,12 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     origin = Origin.open(next(iter(by_name.values())), console)
     members = [_member(name, member, origin, settings.out) for name, member in by_name.items()]
     check(members, origin)
-    with only_user(settings.out), told_of_the_disk(settings.out):
+    stop_signal = origin.settings.stop_signal
+    with (
+        only_user(settings.out),
+        told_of_the_disk(settings.out),
+        told_how_to_go_on(stop_signal),
+    ):
         _train(settings, members, origin, console)
         return _write_results(settings.out, grid, members)
 
@@ -80,6 +86,8 @@ def _train(
     found = checkpoints.newest() if settings.resume else None
     state = found[1] if found else {"members": {}}
     begun = [member for member in waiting if _goes_on(member, state)]
+    if not begun:  # of a pass that is done, or whose members have changed: later by their names
+        checkpoints.remove()
     rest = [member for member in waiting if member not in begun]
     per_pass = settings.members_per_pass or max(1, len(rest))
     passes = [rest[start : start + per_pass] for start in range(0, len(rest), per_pass)]
@@ -96,11 +104,9 @@ def _goes_on(member: Member, state: State) -> bool:
     """Whether the checkpoint has this very member, whose settings have not changed since."""
     if member.name not in state["members"]:
         return False
-    try:
-        then = json.loads((member.folder / "config.json").read_text())["settings"]
-    except (OSError, ValueError, KeyError):
-        return False
-    return changed_setting(then, member.settings) is None
+    then = state["members"][member.name]["settings"]
+    is_as_long = then["n_tokens"] == member.settings.n_tokens
+    return is_as_long and changed_setting(then, member.settings) is None
 
 
 def _make_folders(members: Sequence[Member]) -> None:

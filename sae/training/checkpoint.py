@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -47,14 +47,16 @@ def write_state(
         (aside / STATE_FILE).write_text(content)
         also(aside)
         (aside / CHECKSUMS_FILE).write_text(json.dumps(_checksums(aside), indent=2))
-        for path in aside.rglob("*"):
+        for path in (*aside.rglob("*"), aside):
             _sync(path)
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
         _sync(folder.parent)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(aside, ignore_errors=True)
+        if isinstance(error, SafetensorError):  # what its library makes of a full disk
+            raise OSError(str(error)) from error
         raise
 
 
@@ -80,8 +82,9 @@ def _without_tensors(node: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """The node as JSON can have it, its tensors put aside. Keys may be numbers, so dicts are lists
     of pairs."""
     if isinstance(node, Tensor):
-        tensors[path] = _alone(node)
-        return {"tensor": path}
+        name = f"{len(tensors)}{path}"  # two paths can read alike: keys are anything
+        tensors[name] = _alone(node, tensors.values())
+        return {"tensor": name}
     if isinstance(node, Mapping):
         items = [[k, _without_tensors(v, f"{path}/{k}", tensors)] for k, v in node.items()]
         return {"dict": items}
@@ -100,11 +103,13 @@ def _with_tensors(node: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {key: _with_tensors(value, tensors) for key, value in node["dict"]}
 
 
-def _alone(tensor: Tensor) -> Tensor:
+def _alone(tensor: Tensor, others: Iterable[Tensor]) -> Tensor:
     """On the CPU, in memory that no other tensor shares: safetensors refuses all else."""
     tensor = tensor.detach().cpu().contiguous()
-    is_part = tensor.untyped_storage().nbytes() != tensor.nbytes
-    return tensor.clone() if is_part else tensor
+    memory = tensor.untyped_storage()
+    is_part = memory.nbytes() != tensor.nbytes
+    is_shared = memory.data_ptr() in {other.untyped_storage().data_ptr() for other in others}
+    return tensor.clone() if is_part or is_shared else tensor
 
 
 def _checksums(folder: Path) -> dict[str, str]:

@@ -32,7 +32,7 @@ class Health:
         self.loss_mean = torch.zeros((), device=device)
         self.n_spikes = torch.zeros((), device=device)
         self.n_skipped = torch.zeros((), device=device)
-        self.n_steps = 0
+        self.n_seen = torch.zeros((), device=device)
         self.n_skipped_known = 0
 
     @torch.no_grad()
@@ -40,11 +40,11 @@ class Health:
         """Take note of a step; of one that is not good, only that it was skipped."""
         self.n_skipped += ~is_good
         jump = torch.where(is_good, loss - self.loss_mean, 0.0)
-        if self.n_steps >= SETTLED_STEPS:
-            self.n_spikes += jump > (SPIKE - 1) * self.loss_mean
+        is_spike = jump > (SPIKE - 1) * self.loss_mean
+        self.n_spikes += is_spike & is_good & (self.n_seen >= SETTLED_STEPS)
+        self.n_seen += is_good
         # The weights make it the mean of what was seen, from the first step, with no pull towards 0
-        self.loss_mean += jump * (1 - MEMORY) / (1 - MEMORY ** (self.n_steps + 1))
-        self.n_steps += 1
+        self.loss_mean += jump * (1 - MEMORY) / (1 - MEMORY ** self.n_seen.clamp(min=1))
 
     def has_new_skips(self, on_nan: OnNaN) -> bool:
         """Whether batches were skipped since this was asked last that should not have been."""
@@ -58,17 +58,24 @@ class Health:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         device = self.loss_mean.device
         for name, value in state.items():
-            setattr(self, name, value.to(device) if isinstance(value, Tensor) else value)
+            its_own = value.to(device, copy=True) if isinstance(value, Tensor) else value
+            setattr(self, name, its_own)
 
 
 def not_finite(
-    x: Float[Tensor, "batch d"], where: str, loss: Float[Tensor, ""], grad_norm: Float[Tensor, ""]
+    x: Float[Tensor, "batch d"],
+    where: str,
+    loss: Float[Tensor, ""],
+    grad_norm: Float[Tensor, ""],
+    on_nan: OnNaN,
 ) -> NotFinite:
     """The error that says where it was, and which row of the batch is the likeliest cause."""
+    remedy = "lower --lr, or leave such batches out with --on-nan skip"
+    if on_nan == "skip":
+        remedy = f"more than {MOST_SKIPPED} batches were left out: lower --lr, or mend the stream"
     norms = torch.linalg.vector_norm(x.float(), dim=1).nan_to_num(nan=torch.inf)
     return NotFinite(
         f"training is not finite at {where}: loss {loss.item():.4g}, gradient "
         f"{grad_norm.item():.4g}; row {int(norms.argmax())} of the batch has the norm "
-        f"{norms.max().item():.3g}, others {norms.median().item():.3g}; lower --lr, or leave such "
-        f"batches out with --on-nan skip"
+        f"{norms.max().item():.3g}, others {norms.median().item():.3g}; {remedy}"
     )

@@ -104,6 +104,7 @@ class Training:
         return {
             "trainers": [trainer.state_dict() for trainer in self.trainers],
             "head": list(self._head),
+            "is_begun": self._is_begun,
             "stream": self._batches.state_dict(),  # type: ignore[attr-defined]
         }
 
@@ -113,7 +114,7 @@ class Training:
             trainer.load_state_dict(its_state)
         self._head = deque(state["head"])
         self._batches.load_state_dict(state["stream"])  # type: ignore[attr-defined]
-        self._is_begun = True
+        self._is_begun = state["is_begun"]
 
     def close(self) -> None:
         for trainer in self.trainers:

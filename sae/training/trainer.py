@@ -1,5 +1,6 @@
 """One dictionary in training: its optimiser, its firing history, and what one step does."""
 
+import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -85,6 +86,14 @@ class Trainer:
         """Fit the scale and the biases to activations. `InputError` where they are not finite."""
         if not torch.isfinite(sample).all():
             raise InputError("the activations hold NaN or Inf: mend the stream before training")
+        norm = sample.float().norm(dim=1).mean().item()
+        if self.cfg.normalise and not 0 < norm < math.inf:
+            raise InputError(
+                f"the mean norm of the first activations is {norm:.4g} in float32, which gives no "
+                f"scale: mend the stream before training"
+            )
+        if self.sae.is_fresh and self.sae.cfg.initial_l0 is not None:
+            self._choose_form(self.sae.cfg.initial_l0 / self.sae.d_sae)
         self.sae.initialise_from_data_(sample, normalise=self.cfg.normalise)
 
     def step(self, x: Float[Tensor, "batch d_in"]) -> StepRecord:
@@ -105,7 +114,7 @@ class Trainer:
                 f"step {record.step} ({record.n_tokens:,} tokens) of the dictionary on "
                 f"{self.sae.hook_name or 'its activations'}"
             )
-            raise not_finite(x, where, record.loss, grad_norm)
+            raise not_finite(x, where, record.loss, grad_norm, self.cfg.on_nan)
         return record
 
     @property
@@ -124,13 +133,14 @@ class Trainer:
         is_good = torch.isfinite(loss.detach() + norm)
         self.health.see(loss.detach(), is_good)
         self.tracker.update(fires * is_good, batch_tokens * is_good)
-        self.sae.observe_(out)
+        self.sae.observe_(out, is_good)
         self.n_steps += 1
         self.n_tokens += batch_tokens
         if self.n_steps % self.COUNT_STEPS == 0:
             self.dead = self.tracker.dead.nonzero().flatten()
-            self._choose_form(l0.item() / self.sae.d_sae)
-        self._resample_if_due(out)
+            if is_good:
+                self._choose_form(l0.item() / self.sae.d_sae)
+        self._resample_if_due(out, is_good)
         return StepRecord(
             dictionary=self.dictionary,
             step=self.n_steps - 1,
@@ -207,7 +217,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.sae.load_training_state(state["sae"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.tracker.tokens_since_fired.copy_(state["tokens_since_fired"])
         self.dead = state["dead"].to(self.sae.device)
         self.health.load_state_dict(state["health"])
@@ -220,11 +230,15 @@ class Trainer:
         if not self.sae.cfg.is_sparse_from_the_start:
             self.is_sparse = density < (self.DENSE_ABOVE if self.is_sparse else self.SPARSE_BELOW)
 
-    def _resample_if_due(self, out: TrainingPass) -> None:
-        """Every tenth of the run, but not at its end: what is resampled needs time to learn."""
+    def _resample_if_due(self, out: TrainingPass, is_good: Tensor) -> None:
+        """Every tenth of the run, but not at its end: what is resampled needs time to learn.
+
+        Where the batch was skipped, it is put off to the next one.
+        """
         total = self.cfg.n_tokens
         due = self.n_tokens - self.n_tokens_resampled_at >= 0.1 * total
-        if self.sae.cfg.revival == "resample" and due and self.n_tokens < 0.7 * total:
+        is_time = self.sae.cfg.revival == "resample" and due and self.n_tokens < 0.7 * total
+        if is_time and is_good:
             self.n_tokens_resampled_at = self.n_tokens
             dead = self.tracker.dead
             if dead.any():

@@ -1,5 +1,6 @@
 """The readers of files that are fuzzed, each with valid files to begin with."""
 
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,13 @@ from sae.runs.grid import member_settings, read_grid
 from sae.runs.report import write_report
 from sae.runs.settings import RunSettings, settings_from_file
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
+from sae.training.checkpoint import (
+    CHECKSUMS_FILE,
+    STATE_FILE,
+    TENSORS_FILE,
+    read_state,
+    write_state,
+)
 
 SITE, WIDTH, N_ROWS = "blocks.0.hook_resid_pre", 4, 3
 GRID = {
@@ -56,6 +64,8 @@ def targets(folder: Path) -> dict[str, Target]:
         _shard(folder / "signed-shard", signed=True),
         _dictionary(folder / "config", CONFIG_FILE),
         _dictionary(folder / "weights", WEIGHTS_FILE),
+        _checkpoint(folder / "checkpoint", signed=False),
+        _checkpoint(folder / "signed-checkpoint", signed=True),
         *(_report(folder / f"report-{name}", name) for name in ("config.json", "eval.json")),
     ]
     return {target.name: target for target in made}
@@ -202,7 +212,35 @@ def _mutated_safetensors(data: bytes, rng: Random) -> bytes:
     return len(header).to_bytes(8, "little") + header + tensors
 
 
-# Dictionaries and reports ------------------------------------------------------------------------
+# Checkpoints, dictionaries and reports ----------------------------------------------------------
+
+
+def _checkpoint(folder: Path, *, signed: bool) -> Target:
+    """One file of a checkpoint; where it is signed, its checksum is right again."""
+    write_state(folder, {"n": 3, "weights": {"x": torch.ones(2), 5: [torch.zeros(1), None]}})
+    names = (STATE_FILE, TENSORS_FILE, CHECKSUMS_FILE)[: 2 if signed else 3]
+    valid = [(folder / name).read_bytes() for name in (STATE_FILE, TENSORS_FILE, CHECKSUMS_FILE)]
+
+    def propose(rng: Random) -> bytes:
+        i = rng.randrange(len(names))
+        if names[i] == TENSORS_FILE:
+            return bytes([i]) + _mutated_safetensors(valid[i], rng)
+        return bytes([i]) + _of_json([json.loads(valid[i])])(rng)
+
+    def read(data: bytes) -> object:
+        for i, name in enumerate((STATE_FILE, TENSORS_FILE, CHECKSUMS_FILE)):
+            (folder / name).unlink(missing_ok=True)  # what is mapped into memory stays as it was
+            (folder / name).write_bytes(data[1:] if i == data[0] else valid[i])
+        if signed:
+            sums = {name: _blake2b(folder / name) for name in (STATE_FILE, TENSORS_FILE)}
+            (folder / CHECKSUMS_FILE).write_text(json.dumps(sums))
+        return read_state(folder)
+
+    return Target(folder.name, propose, read)
+
+
+def _blake2b(path: Path) -> str:
+    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def _dictionary(folder: Path, name: str) -> Target:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from workshop import Bad, Workshop, pickled
+from workshop import UNREADABLE, Bad, Workshop, pickled
 
 Prepare = Callable[[Workshop], object]
 Content = dict[str, Any]
@@ -96,6 +96,10 @@ CACHES: dict[str, tuple[Prepare, str]] = {
     ),
     "that is a link to itself": (
         in_place_of("c/manifest.json", lambda path: path.symlink_to("manifest.json")),
+        "cannot read manifest.json in c",
+    ),
+    "that cannot be read": (
+        in_place_of("c/manifest.json", lambda path: path.symlink_to(UNREADABLE)),
         "cannot read manifest.json in c",
     ),
     "of a later version": (
@@ -215,6 +219,10 @@ SHARDS: dict[str, tuple[Prepare, str]] = {
     "that is a folder": (
         in_place_of(SHARD, Path.mkdir),
         "000000.safetensors of c is damaged: it is",
+    ),
+    "that cannot be read": (
+        in_place_of(SHARD, lambda path: path.symlink_to(UNREADABLE)),
+        "000000.safetensors of c is damaged",
     ),
     "that is not there": (in_place_of(SHARD, lambda _: None), "000000.safetensors of c is missing"),
 }

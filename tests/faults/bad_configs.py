@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from workshop import Bad, Workshop, pickled
+from workshop import UNREADABLE, Bad, Workshop, pickled
 
 FORM = "give a JSON or YAML file that maps"
 WHOLE = r"must be a whole number.*got"
@@ -42,7 +42,7 @@ CONTENTS: dict[str, tuple[str | bytes, str]] = {
     "a date that does not exist": ("model: 2001-13-45", f"cannot read.*month.*{FORM}"),
     "5000 digits": (f"seed: {'1' * 5000}", f"cannot read.*5000 digits.*{FORM}"),
     "an unknown setting": ("kk: 4", "c.yaml has unknown settings: kk"),
-    "an unknown setting that clears the screen": (r'"\e[2J": 4', r"settings: \\x1b\[2J"),
+    "an unknown setting that clears the screen": (r'"\e[2J": 4', r"settings: '\\x1b\[2J'"),
     "a number of settings": ('{"settings": 5}', "map the names of settings to values, got 5"),
     "no settings": ('{"settings": null}', "map the names of settings to values, got None"),
     "a list of settings": ('{"settings": [{"k": 4}]}', "names of settings to values, got a list"),
@@ -117,6 +117,12 @@ BAD_CONFIGS = {
     ),
     "train, a config without an end": Bad(
         "train", "--config c.yaml --out run", f"more than 262,144.*{FORM}", linked("/dev/zero")
+    ),
+    "train, a config that cannot be read": Bad(
+        "train",
+        "--config c.yaml --out run",
+        f"cannot read.*c.yaml: Input/output error; {FORM}",
+        linked(UNREADABLE),
     ),
     "train, a config that is a pickle": Bad(
         "train",

@@ -1,6 +1,6 @@
 """Flags that are wrong by themselves, or contradict each other."""
 
-from workshop import TEXT, Bad
+from workshop import TEXT, Bad, Workshop
 
 LONG, MANY_NINES = "x" * 300, "9" * 5000
 SITE = "blocks.1.hook_resid_pre"
@@ -172,6 +172,38 @@ TINY_LM = {
     "a word for a number": ("--n-tokens many", "--n-tokens takes INT, got 'many': Tokens"),
 }
 
+EVALUATE = {
+    "no dictionary": ("", "RUN_OR_DICTIONARY.*required"),
+    "two dictionaries": ("d e", "Unrecognized options: e.*--help"),
+    "an unknown flag": ("d --magic 1", "Unrecognized options: --magic, 1.*--help"),
+    "a path of 5000 letters": ("x" * 5000, "cannot read the dictionary at xxx.*too long.*name"),
+    "a path without a name": ("''", r"no dictionary at \.: cfg.json is missing; name"),
+    "a device for a path": ("/dev/null", "no dictionary at /dev/null.*missing; name"),
+    "no tokens": ("d --eval-tokens 0", "eval_tokens of the dictionary cannot be 0: give"),
+    "a word for a number": ("d --eval-tokens x", "--eval-tokens takes .*INT, got 'x': Held-out"),
+    "a context of one token": ("d --context-size 1", "context_size must be at least 2, got 1"),
+    "a context that the model cannot see": (
+        "d --context-size 129",
+        "129 is more than tiny.*at most",
+    ),
+    "a site of another width": (
+        "d --hook-name blocks.1.mlp.hook_post",
+        "takes activations of width 192.*mlp.hook_post of tiny has width 768: choose",
+    ),
+    "a model without a name": ("d --model ''", "model_name of the dictionary cannot be ''"),
+    "a text that is not there": ("d --dataset no.txt", "no text file at no.txt: give"),
+    "an unknown device": ("d --device tpu", "device 'tpu' cannot be used here: use auto"),
+    "an --out that is a folder": ("d --out d", "cannot write to d: it is a folder; name a file"),
+    "an --out below a file": ("d --out d/cfg.json/x", "d/cfg.json is no folder.*name a file"),
+    "an --out in no folder": ("d --out no/x.json", "no/x.json: no is no folder.*name a file"),
+    "an --out of 300 letters": (f"d --out {'x' * 300}", "xxx.*too long; name a file in"),
+}
+
+
+def valid(shop: Workshop) -> None:
+    shop.dictionary()
+
+
 BAD_FLAGS = {
     **{
         f"train, {name}": Bad("train", f"{SMALL} {flags}", says)
@@ -188,5 +220,9 @@ BAD_FLAGS = {
     **{
         f"train_tiny_lm, {name}": Bad("train_tiny_lm", f"--out run {flags}", says)
         for name, (flags, says) in TINY_LM.items()
+    },
+    **{
+        f"evaluate, {name}": Bad("evaluate", flags, says, valid)
+        for name, (flags, says) in EVALUATE.items()
     },
 }

@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 from bad_flags import SMALL
-from workshop import Bad, Workshop, pickled
+from workshop import UNREADABLE, Bad, Workshop, pickled
 
 Prepare = Callable[[Workshop], object]
 REMEDY = "give 'tiny', a hub id while online, a folder with config.json"
@@ -141,6 +141,11 @@ NO_TEXT: dict[str, tuple[str, Prepare, str]] = {
         "t.txt",
         lambda shop: os.mkfifo(shop.folder / "t.txt"),
         "no text file at t.txt: give",
+    ),
+    "a file that cannot be read": (
+        "t.txt",
+        lambda shop: (shop.folder / "t.txt").symlink_to(UNREADABLE),
+        "t.txt.*give",
     ),
     "a program": (
         "t",

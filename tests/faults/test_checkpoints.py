@@ -4,8 +4,7 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from resuming import (
     Maker,
-    assert_same,
     checkpoints_in,
     ctrl_c,
     in_checkpoint,
     in_step,
     leftovers,
     quick,
-    refused,
     sit,
     told,
 )
@@ -34,9 +31,9 @@ from sweeps import MLP, RESID, listed
 import sae
 from activation_cache import LanguageModel
 from sae.evaluation import EvalReport
-from sae.runs import RunSettings, run
+from sae.runs import run
 from sae.runs.checkpoints import CheckpointPolicy, Checkpoints
-from sae.training.checkpoint import DamagedCheckpoint, read_state
+from sae.training.checkpoint import read_state
 
 
 @pytest.fixture(scope="module")
@@ -180,159 +177,7 @@ def test_what_is_kept_is_the_newest_and_the_first_behind_each_multiple(
     assert checkpoints.newest() == (folder / f"{names[-1]:012}", {"n": names[-1]})
 
 
-# Damage ------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def halfway(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that died in its seventh step, with checkpoints at 320 and 384, and an undisturbed."""
-    make = Maker(tmp_path_factory.mktemp("halfway"), gpt2, dataset)
-    with quick(gpt2):
-        assert sit(make(checkpoint_tokens=64), in_step(7), resume=False)
-        run(make("undisturbed", checkpoint_tokens=64))
-    return make.folder
-
-
-@pytest.fixture
-def died(halfway: Path, make: Maker) -> RunSettings:
-    shutil.copytree(halfway, make.folder, dirs_exist_ok=True)
-    return make(checkpoint_tokens=64)
-
-
-FILES = ("state.json", "state.safetensors", "sae/cfg.json", "sae/sae_weights.safetensors")
-
-
-def flipped(path: Path, share: float) -> None:
-    data = bytearray(path.read_bytes())
-    data[min(int(share * len(data)), len(data) - 1)] ^= 1
-    path.write_bytes(data)
-
-
-HARM: dict[str, Callable[[Path], object]] = {
-    "flip 0": lambda path: flipped(path, 0.0),
-    "flip 0.5": lambda path: flipped(path, 0.5),
-    "flip 1": lambda path: flipped(path, 1.0),
-    "cut": lambda path: path.write_bytes(path.read_bytes()[:-1]),
-    "empty": lambda path: path.write_bytes(b""),
-    "longer": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
-    "missing": lambda path: path.unlink(),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
-}
-
-
-@pytest.mark.parametrize("harm", HARM)
-@pytest.mark.parametrize("name", FILES)
-def test_damage_is_told_by_name_and_the_checkpoint_before_is_used(
-    died: RunSettings, name: str, harm: str
-) -> None:
-    newest = checkpoints_in(died.out)[-1]
-    HARM[harm](newest / name)
-    console = told()
-    run(died, console, resume=True)
-    lines = [line for line in console.lines() if "warning" in line]
-    assert len(lines) == 1 and f"{newest} is damaged: {name} is" in lines[0], console.lines()
-    assert "going on behind 320 tokens" in console.lines()
-    assert_same(died.out, died.out.with_name("undisturbed"))
-    assert tokens_of(died.out) == [448, 512]
-
-
-@pytest.mark.parametrize("harm", HARM)
-def test_damage_to_the_checksums_is_noticed(died: RunSettings, harm: str) -> None:
-    newest = checkpoints_in(died.out)[-1]
-    HARM[harm](newest / "checksums.json")
-    with pytest.raises(DamagedCheckpoint, match=str(newest)):
-        read_state(newest)
-    run(died, resume=True)
-    assert_same(died.out, died.out.with_name("undisturbed"))
-
-
-def test_a_file_too_many_is_damage_as_well(died: RunSettings) -> None:
-    newest = checkpoints_in(died.out)[-1]
-    (newest / "sae" / "notes.txt").write_text("mine")
-    with pytest.raises(DamagedCheckpoint, match=r"sae/notes\.txt"):
-        read_state(newest)
-
-
-def test_where_none_is_whole_the_run_begins_again(died: RunSettings) -> None:
-    for path in checkpoints_in(died.out):
-        flipped(path / "state.json", 0.3)
-    run(died, resume=True)
-    assert_same(died.out, died.out.with_name("undisturbed"))
-
-
-@pytest.mark.parametrize("keep", [1, 2])
-def test_damaged_ones_take_no_place_of_those_that_are_kept(make: Maker, keep: int) -> None:
-    """They would be the newest by their names, however far an earlier one was gone on from."""
-    run(make("undisturbed", checkpoint_tokens=64))
-    settings = make(checkpoint_tokens=64, keep_checkpoints=9)
-    sit(settings, in_step(8), resume=False)
-    for path in checkpoints_in(settings.out)[-keep - 1 :]:
-        flipped(path / "state.json", 0.3)
-    at = 448 - 64 * keep
-    settings = replace(settings, keep_checkpoints=keep, checkpoint_tokens=None)
-    with pytest.raises(KeyboardInterrupt, match=f"saved in .*checkpoints/{at:012}"):
-        sit_on(settings, 1)
-    with pytest.raises(KeyboardInterrupt, match=f"saved in .*checkpoints/{at + 64:012}"):
-        sit_on(settings, 1)
-    assert read_state(settings.out / "checkpoints" / f"{at + 64:012}")
-    console = told()
-    run(settings, console, resume=True)
-    assert f"going on behind {at + 64} tokens" in console.lines()
-    assert not any("damaged" in line for line in console.lines())
-    assert_same(settings.out, make("undisturbed").out)
-
-
-def sit_on(settings: RunSettings, n: int) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        in_step(n, ctrl_c)(patch)
-        run(settings, resume=True)
-
-
-def test_a_best_one_that_is_damaged_ends_no_training(make: Maker) -> None:
-    settings = make(keep_best=True, checkpoint_tokens=64)
-
-    def harm() -> None:
-        for path in checkpoints_in(settings.out):
-            (path / "eval.json").write_text('{"metrics": [')
-
-    assert not sit(settings, in_step(5, harm), resume=False)
-    assert tokens_of(settings.out)[-1] == 512
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"d_sae": 48},
-        {"hook_name": (MLP,)},
-        {"tied": True},
-        {"architecture": "relu"},
-        {"seed": 1},
-        {"lr": 0.5},
-    ],
-)
-def test_one_of_another_run_is_refused_in_one_line_and_nothing_is_touched(
-    make: Maker, change: dict[str, Any]
-) -> None:
-    died = make(checkpoint_tokens=64)
-    sit(died, in_step(7), resume=False)
-    other = make("strange/run", checkpoint_tokens=64, **change)
-    sit(other, in_step(8), resume=False)
-    shutil.copytree(checkpoints_in(other.out)[-1], died.out / "checkpoints" / f"{448:012}")
-    before = listed(died.out)
-    refused(lambda: run(died, resume=True))
-    assert listed(died.out) == before
-
-
 # Left over, and not written ----------------------------------------------------------------------
-
-
-def test_what_was_not_finished_means_nothing_and_is_removed(died: RunSettings) -> None:
-    for n in (320, 999):
-        shutil.copytree(
-            checkpoints_in(died.out)[0], died.out / "checkpoints" / f"{n:012}.unfinished"
-        )
-    run(died, resume=True)
-    assert_same(died.out, died.out.with_name("undisturbed"))
 
 
 FULL, DENIED = OSError(28, "No space left on device"), PermissionError(13, "Permission denied")

@@ -1,13 +1,11 @@
 """A run that was cut short, however often and wherever, ends as one that nothing disturbed."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from caches import write_texts
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -27,15 +25,9 @@ from resuming import (
     sit,
 )
 from sweeps import MLP, RESID, differences, logged
-from torch import Tensor
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
-from sae.architectures import BatchTopKConfig, ReLUConfig, TopKConfig
-from sae.base import SAE
 from sae.runs import RunSettings, run
-from sae.toy import SparseFeatures
-from sae.training import TrainConfig, Training
-from sae.training.checkpoint import read_state, write_state
 from sae.training.trainer import Trainer
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -110,7 +102,6 @@ OFTEN: Sequence[Disturbance] = (
     in_step(3, ctrl_c),
     in_step(2),
     in_checkpoint(1),
-    in_checkpoint(1, "_sync"),
     in_step(1, ctrl_c),
 )
 
@@ -131,7 +122,7 @@ def test_every_architecture_ends_the_same_from_a_cache_at_two_sites(
         cache=cache, model=None, dataset="docstrings", context_size=128, hook_name=(RESID, MLP),
         checkpoint_tokens=128, n_tokens=610, **kind(name),
     )  # fmt: skip
-    assert_undisturbed(settings, [in_step(5, ctrl_c), *OFTEN])
+    assert_undisturbed(settings, [in_step(5, ctrl_c), in_step(7), in_checkpoint(1)])
 
 
 @pytest.mark.usefixtures("lively")
@@ -145,12 +136,11 @@ def test_what_is_fragile_happens_in_these_runs(make: Maker, name: str) -> None:
     assert rows[-1]["spikes"] > 0
 
 
-@pytest.mark.parametrize("sites", [(RESID,), (RESID, MLP)])
 @pytest.mark.parametrize("products", ["bfloat16", "screened"])
 def test_low_precision_products_are_gone_on_with_to_the_last_bit(
-    make: Maker, sites: tuple[str, ...], products: str
+    make: Maker, products: str
 ) -> None:
-    settings = make(products=products, k=4, hook_name=sites, checkpoint_tokens=64)
+    settings = make(products=products, k=4, hook_name=(RESID, MLP), checkpoint_tokens=64)
     assert_undisturbed(settings, [in_step(3), in_step(4, ctrl_c)])
 
 
@@ -175,7 +165,7 @@ SITTING = st.tuples(
     data=st.data(),
 )
 @hypothesis_settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_it_does_not_matter_when_how_often_and_by_what_it_was_cut_short(
     make: Maker,
@@ -203,12 +193,11 @@ def test_it_does_not_matter_when_how_often_and_by_what_it_was_cut_short(
         ("sae.runs.members:write_report", 2),
     ],
 )
-@pytest.mark.parametrize("happens", [die, ctrl_c])
 def test_before_the_first_checkpoint_and_after_the_training_it_can_be_cut_short_too(
-    make: Maker, place: str, n: int, happens: Callable[[], None]
+    make: Maker, place: str, n: int
 ) -> None:
     settings = make(hook_name=(RESID, MLP))
-    assert_undisturbed(settings, [in_call_of(place, n, happens)] * 2)
+    assert_undisturbed(settings, [in_call_of(place, n, die), in_call_of(place, n, ctrl_c)])
 
 
 def test_without_any_checkpoint_it_begins_again(make: Maker) -> None:
@@ -253,73 +242,3 @@ def test_another_log_changes_the_log_alone(make: Maker) -> None:
     run(replace(settings, log_every=1), resume=True)
     assert differences(settings.out, make("undisturbed").out) == ["metrics.jsonl"]
     assert [row["step"] for row in logged(settings.out)] == [1, 3, 4, 5, 6, 7]
-
-
-# As a library ------------------------------------------------------------------------------------
-
-
-class Drawn:
-    """A stream of a user's own, which draws from torch's own generator."""
-
-    def __iter__(self) -> Iterator[Tensor]:
-        while True:
-            yield torch.randn(16, 6).exp()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"random": torch.get_rng_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        torch.set_rng_state(state["random"])
-
-
-def features() -> SparseFeatures:
-    return SparseFeatures(torch.full((24,), 0.1), 6, batch_tokens=16)
-
-
-def dictionaries() -> list[SAE]:
-    return [cls(d_sae=12).build(6) for cls in (ReLUConfig,)] + [
-        cls(d_sae=12, k=2).build(6) for cls in (TopKConfig, BatchTopKConfig)
-    ]
-
-
-def ended(training: Training) -> list[Tensor]:
-    """All weights, once it is at its end."""
-    with training:
-        for _ in training:
-            pass
-    return [w for trainer in training.trainers for w in trainer.sae.state_dict().values()]
-
-
-@pytest.mark.parametrize("stream", [features, Drawn])
-@pytest.mark.parametrize("n_steps", [0, 1, 3, 4, 9, 20])
-def test_a_training_goes_on_in_another_process_exactly_where_its_state_was_taken(
-    stream: Callable[[], Any], n_steps: int, tmp_path: Path
-) -> None:
-    cfgs = [TrainConfig(n_tokens=n, init_tokens=60, seed=i) for i, n in enumerate((320, 100, 250))]
-    torch.manual_seed(1)
-    expected = ended(Training(dictionaries(), stream(), cfgs))
-    torch.manual_seed(1)
-    first = Training(dictionaries(), stream(), cfgs)
-    for _ in range(n_steps):
-        next(first)
-    write_state(tmp_path / "state", first.state_dict())
-    torch.manual_seed(7)
-    for _ in range(2):  # the state can be read again
-        again = Training(dictionaries(), stream(), cfgs)
-        again.load_state_dict(read_state(tmp_path / "state"))
-        assert again.n_tokens == first.n_tokens
-        for ours, theirs in zip(ended(again), expected, strict=True):
-            assert torch.equal(ours, theirs)
-
-
-def test_a_state_can_be_gone_on_from_more_than_once() -> None:
-    cfg = TrainConfig(n_tokens=640, on_nan="skip")
-    first = Training(dictionaries(), features(), cfg)
-    for _ in range(3):
-        next(first)
-    state = copy.deepcopy(first.state_dict())
-    expected = ended(first)
-    for _ in range(2):
-        again = Training(dictionaries(), features(), cfg)
-        again.load_state_dict(state)
-        assert all(map(torch.equal, ended(again), expected))

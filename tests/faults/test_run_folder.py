@@ -1,17 +1,15 @@
 """What can happen to a run folder, and what a run folder is asked to go on with."""
 
 import json
-import math
 import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import train as train_script
 from caches import write_texts
 from forks import small_disk
 from resuming import (
@@ -26,13 +24,12 @@ from resuming import (
     times,
     told,
 )
-from sweeps import MLP, RESID, SMALL, called, listed
+from sweeps import listed
 
-from activation_cache import ActivationCache, CacheConfig, LanguageModel
+from activation_cache import LanguageModel
 from activation_cache.storage import Storage
 from sae.runs import RunSettings, run
 from sae.runs.errors import BAD_INPUT
-from sae.runs.settings import MAY_CHANGE
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +52,19 @@ def finished(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPat
     return make("undisturbed").out
 
 
+@pytest.fixture(scope="module")
+def halfway(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that died in its sixth step, with checkpoints at 256 and 320."""
+    settings = Maker(tmp_path_factory.mktemp("halfway"), gpt2, dataset)(checkpoint_tokens=64)
+    with quick(gpt2):
+        assert sit(settings, in_step(6), resume=False)
+    return settings.out
+
+
 @pytest.fixture
-def died(make: Maker) -> RunSettings:
-    """Of a run that died in its sixth step, with checkpoints at 256 and 320."""
-    settings = make(checkpoint_tokens=64)
-    assert sit(settings, in_step(6), resume=False)
-    return settings
+def died(halfway: Path, make: Maker) -> RunSettings:
+    shutil.copytree(halfway, make().out)
+    return make(checkpoint_tokens=64)
 
 
 def state_of(folder: Path) -> object:
@@ -79,7 +83,7 @@ def test_a_second_run_in_the_folder_is_refused_naming_the_process(died: RunSetti
         assert state_of(died.out) == before
 
 
-@pytest.mark.parametrize("n", [1, 5, 8])
+@pytest.mark.parametrize("n", [1, 8])
 @pytest.mark.parametrize("checkpoint_tokens", [64, None])
 def test_a_folder_that_is_deleted_meanwhile_is_told_and_never_taken_for_a_run(
     make: Maker, n: int, checkpoint_tokens: int | None
@@ -108,7 +112,7 @@ def assert_goes_on(settings: RunSettings, finished: Path) -> None:
     assert_same(settings.out, finished)
 
 
-@pytest.mark.parametrize("n", [1, 4, 8])
+@pytest.mark.parametrize("n", [1, 8])
 def test_a_disk_that_becomes_read_only_ends_the_run_in_one_line_that_says_how_to_go_on(
     disk: Path, make: Maker, finished: Path, n: int
 ) -> None:
@@ -135,8 +139,8 @@ def fill(disk: Path, free: int) -> None:
     (disk / "ballast").write_bytes(bytes(max(0, left - free)))
 
 
-@pytest.mark.parametrize("free_kb", [0, 4, 8, 16, 40, 80, 120])
-@pytest.mark.parametrize("n", [0, 3, 8])
+@pytest.mark.parametrize("free_kb", [0, 8, 40, 120])
+@pytest.mark.parametrize("n", [0, 4, 8])
 def test_a_full_disk_costs_warnings_or_the_run_but_nothing_that_was_saved(
     disk: Path, make: Maker, finished: Path, n: int, free_kb: int
 ) -> None:
@@ -241,150 +245,3 @@ def test_no_key_is_in_any_file(make: Maker, monkeypatch: pytest.MonkeyPatch) -> 
     files = {name: data for name, data in listed(make().out).items() if data is not None}
     assert any(name.endswith(".wandb") for name in files)
     assert [n for n, data in files.items() for v in keys.values() if v.encode() in data] == []
-
-
-# Settings ----------------------------------------------------------------------------------------
-
-CHANGES: dict[str, Any] = {
-    "model": "other", "hook_name": (MLP,), "dataset": "other.txt", "text_column": "body",
-    "architecture": "batch_topk", "d_sae": 33, "k": 5, "tied": True, "n_tokens": 511,
-    "batch_tokens": 32, "buffer_tokens": 512, "context_size": 15, "lr": 0.5, "eval_tokens": 64,
-    "products": "bfloat16", "start_from": "other", "seed": 1, "data_seed": 1, "dtype": "float16",
-}  # fmt: skip
-OF_OTHERS = ("l1_coeff", "l0_coeff", "cache", "epochs")
-"""Of other architectures, or of a cache."""
-
-
-@pytest.mark.parametrize("name", CHANGES)
-def test_what_decides_the_result_may_not_change(
-    died: RunSettings, monkeypatch: pytest.MonkeyPatch, gpt2: LanguageModel, name: str
-) -> None:
-    monkeypatch.setattr("sae.runs.origin.load_model", lambda _name, **_options: gpt2)
-    before, then = state_of(died.out), died.to_dict()[name]
-    changed = replace(died, **{name: CHANGES[name]})
-    said = refused(lambda: run(changed, resume=True))
-    assert f"begun with {name} {then!r}, and {changed.to_dict()[name]!r} is asked for" in said
-    assert state_of(died.out) == before
-
-
-def test_every_setting_may_change_or_may_not() -> None:
-    assert {field.name for field in fields(RunSettings)} == {*CHANGES, *OF_OTHERS, *MAY_CHANGE}
-
-
-def test_another_cache_or_number_of_epochs_is_refused(make: Maker, gpt2: LanguageModel) -> None:
-    cfg = CacheConfig(
-        hook_names=(RESID,), dataset=str(make().dataset), context_size=16, forward_tokens=128,
-        n_tokens=400, held_out_tokens=60,
-    )  # fmt: skip
-    folder = make.folder / "cache"
-    ActivationCache.create(folder, gpt2, cfg)
-    shutil.copytree(folder, make.folder / "copy")
-    given = {"model": None, "dataset": "docstrings", "context_size": 128, "n_tokens": None}
-    settings = make(cache=str(folder), checkpoint_tokens=64, **given)
-    assert sit(settings, in_step(4), resume=False)
-    for name, value in (("cache", f"{folder.parent}/copy"), ("epochs", 2)):
-        changed = replace(settings, **{name: value}, n_tokens=400)
-        assert f"{name} {getattr(settings, name)!r}" in refused(
-            lambda s=changed: run(s, resume=True)
-        )
-    run(settings, resume=True)
-
-
-def test_a_complete_run_is_evaluated_again_and_no_file_changes(make: Maker) -> None:
-    settings, console = make(hook_name=(RESID, MLP)), told()
-    first = run(settings)
-    before = state_of(settings.out)
-    again = run(settings, console, resume=True)
-    assert [a.report.metrics() for a in again] == [f.report.metrics() for f in first]
-    assert any("is complete" in line for line in console.lines())
-    assert state_of(settings.out) == before
-
-
-@pytest.mark.parametrize("n_tokens", [513, 1024])
-def test_a_longer_run_that_cannot_be_gone_on_with_leaves_the_complete_one(
-    make: Maker, n_tokens: int
-) -> None:
-    settings = make()
-    run(settings)
-    shutil.rmtree(settings.out / "checkpoints")
-    before = listed(settings.out)
-    for _ in range(2):
-        said = refused(lambda: run(replace(settings, n_tokens=n_tokens), resume=True))
-        assert "no checkpoint" in said
-        assert listed(settings.out) == before
-
-
-CONFIGS = [
-    None, b"", b"[]", b"null", b'{"settings": 4}', b'{"settings": null}', b"\xff", b"{" * 9999,
-    b'{"settings": {"n_tokens": "x"}}', b'{"settings": {"n_tokens": [512]}}',
-    b'{"settings": {"hook_name": {"a": 1}}}', b'{"settings": {}, "versions": 4}',
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("content", CONFIGS, ids=lambda content: str(content)[:40])
-def test_without_its_config_a_run_goes_on_as_asked_or_is_refused_in_one_line(
-    died: RunSettings, finished: Path, content: bytes | None
-) -> None:
-    damage(died.out / "config.json", content)
-    try:
-        run(died, resume=True)
-    except BAD_INPUT as error:
-        assert "\n" not in str(error) and str(died.out) in str(error)
-    else:
-        assert_same(died.out, finished)
-
-
-@pytest.mark.parametrize("content", CONFIGS, ids=lambda content: str(content)[:40])
-def test_without_its_config_other_settings_are_refused_still(
-    died: RunSettings, content: bytes | None
-) -> None:
-    damage(died.out / "config.json", content)
-    before = listed(died.out)
-    refused(lambda: run(replace(died, lr=0.5), resume=True))
-    assert listed(died.out) == before
-
-
-def damage(path: Path, content: bytes | None) -> None:
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-
-
-# The script --------------------------------------------------------------------------------------
-
-
-def flags(settings: RunSettings, **changes: Any) -> list[str]:
-    given = {**SMALL, "model": settings.model, "dataset": settings.dataset, **changes}
-    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
-
-
-def test_resume_alone_takes_the_settings_of_the_run(make: Maker, finished: Path) -> None:
-    out = make("run").out
-    given = flags(make(), checkpoint_tokens=64, out=out)
-    with pytest.raises(BaseException, match=r"^$"), pytest.MonkeyPatch.context() as patch:
-        in_step(5)(patch)
-        called(train_script.main, *given)
-    for arguments in (["--resume", "--out", out], [f"--out={out}", "--resume"]):
-        done = called(train_script.main, *arguments)
-        assert done.code == 0, done.err
-        assert_same(out, finished)
-    done = called(train_script.main, "--resume", "--out", out, "--lr", "0.5")
-    assert done.code == 2 and "lr None, and 0.5 is asked for" in done.err
-    assert done.err.count("\n") == 1
-
-
-def test_resume_of_what_does_not_exist_begins_it(make: Maker, finished: Path) -> None:
-    done = called(train_script.main, "--resume", *flags(make(), out=make().out))
-    assert done.code == 0, done.err
-    assert_same(make().out, finished)
-
-
-@pytest.mark.parametrize("content", CONFIGS[1:], ids=lambda content: str(content)[:40])
-def test_a_damaged_config_is_told_by_the_script_in_one_line(
-    died: RunSettings, content: bytes
-) -> None:
-    damage(died.out / "config.json", content)
-    before = listed(died.out)
-    done = called(train_script.main, "--resume", "--out", died.out)
-    assert done.code == 2 and done.err.count("\n") == 1 and not math.isnan(done.code)
-    assert listed(died.out) == before

@@ -23,6 +23,9 @@ from sae.architectures import TopKConfig
 TEXT = "texts.jsonl"
 """The text that lies in every workshop."""
 
+UNREADABLE = "/proc/self/mem"
+"""A file that nobody can read from its beginning, root neither."""
+
 
 class MakesFolder:
     """Makes a folder when it is unpickled."""
