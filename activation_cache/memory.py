@@ -1,6 +1,7 @@
 """How the C library treats large blocks of memory."""
 
 import ctypes
+from contextlib import suppress
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h of glibc
 LIMIT = 1 << 30
@@ -19,3 +20,12 @@ def keep_freed_memory() -> bool:
     except (OSError, AttributeError, TypeError):  # another C library
         return False
     return bool(mallopt(M_MMAP_THRESHOLD, LIMIT)) and bool(mallopt(M_TRIM_THRESHOLD, LIMIT))
+
+
+def give_back_freed_memory() -> None:
+    """Hand what is free back to the system, after something unusually large has been dropped.
+
+    Else a program whose freed memory is kept grows by the largest file that it has ever read.
+    """
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 from activation_cache.errors import InputError
 from activation_cache.hub import hub_is_reachable
+from activation_cache.memory import give_back_freed_memory
 from activation_cache.patience import described, patient_rows
+from activation_cache.seen import Seen
 
 Split = Literal["train", "held_out"]
 
@@ -47,6 +49,9 @@ LOCAL_FORMATS = {".txt": "text", ".json": "json", ".jsonl": "json", ".parquet": 
 
 Documentable = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 """The nodes of a syntax tree that can have a docstring."""
+
+LARGE_FILE = 2**18
+"""Bytes of a source file whose syntax tree takes tens of megabytes."""
 
 MISSING = object()
 
@@ -89,20 +94,20 @@ def docstring_documents(split: Split) -> Iterator[str]:
     if split == "held_out":
         yield from held_out
         return
-    seen = set(paragraphs)
+    seen = paragraphs.copy()
     for name, path in _module_files():
         if not is_held_out(name) and (text := _unseen_documentation(path, seen)):
             yield text
 
 
 @cache
-def _held_out_docstrings() -> tuple[list[str], frozenset[int]]:
-    """The held-out documents, about 1 MB, and the hashes of their paragraphs."""
-    seen: set[int] = set()
+def _held_out_docstrings() -> tuple[list[str], Seen]:
+    """The held-out documents, about 1 MB, and their paragraphs."""
+    seen = Seen()
     texts = [
         _unseen_documentation(path, seen) for name, path in _module_files() if is_held_out(name)
     ]
-    return [text for text in texts if text], frozenset(seen)
+    return [text for text in texts if text], seen
 
 
 @cache
@@ -125,7 +130,7 @@ def _package_roots() -> Iterator[tuple[str, Path]]:
             yield package, Path(spec.origin).parent
 
 
-def _unseen_documentation(path: Path, seen: set[int]) -> str:
+def _unseen_documentation(path: Path, seen: Seen) -> str:
     """The docstrings of a module in source order, less the paragraphs that are in `seen`."""
     try:
         with warnings.catch_warnings(), _collector_paused():
@@ -136,10 +141,12 @@ def _unseen_documentation(path: Path, seen: set[int]) -> str:
     kept: list[str] = []
     for node in _documentable(tree):
         for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
-            key = hash(" ".join(paragraph.split()))
-            if paragraph.strip() and key not in seen:
-                seen.add(key)
+            words = " ".join(paragraph.split())
+            if words and seen.is_new(words):
                 kept.append(paragraph.strip("\n"))
+    if path.stat().st_size > LARGE_FILE:
+        del tree
+        give_back_freed_memory()
     return "\n\n".join(kept)
 
 

@@ -212,7 +212,7 @@ class Trainings(Forks):
         paths = os.pathsep.join(str(REPOSITORY / name) for name in ("tests", "scripts", "."))
         server = partial(subprocess.Popen, [sys.executable, __file__])
 
-        def popen(_command: Sequence[str], *, env: Mapping[str, str], **pipes: int) -> Any:
+        def popen(_command: Sequence[str], *, env: Mapping[str, str], **pipes: Any) -> Any:
             return server(env={**env, "PYTHONPATH": paths}, **pipes)
 
         with mock.patch("forks.subprocess.Popen", popen):

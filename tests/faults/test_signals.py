@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from caches import write_texts
-from forks import Done, write_text
+from forks import Done
 from resuming import (
     Maker,
     Trainings,
@@ -50,8 +50,8 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainings]:
 
 @pytest.fixture(scope="module")
 def flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    text = write_text(tmp_path_factory.mktemp("text") / "text.txt")
-    return [*SIZES.split(), "--dataset", str(text), "--stop-signal", "USR1"]
+    text = write_texts(tmp_path_factory.mktemp("text") / "text.jsonl")
+    return [*SIZES.split(), "--dataset", text, "--stop-signal", "USR1"]
 
 
 @pytest.fixture(scope="module")

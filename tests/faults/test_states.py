@@ -37,7 +37,7 @@ def features() -> SparseFeatures:
     return SparseFeatures(torch.full((24,), 0.1), 6, batch_tokens=16)
 
 
-def dictionaries() -> list[SAE]:
+def dictionaries() -> Sequence[SAE]:
     return [cls(d_sae=12).build(6) for cls in (ReLUConfig,)] + [
         cls(d_sae=12, k=2).build(6) for cls in (TopKConfig, BatchTopKConfig)
     ]
