@@ -43,7 +43,7 @@ def open_shard(
     except FileNotFoundError as error:
         raise DamagedShard(f"{name} of {storage.url} is missing") from error
     try:
-        shard = Shard(path, f"{name} of {storage.url}", entry)
+        shard = Shard(path, f"{name} of {storage.url}", entry, manifest.widths)
         if not storage.is_local:
             shard.check()
     except DamagedShard:

@@ -7,6 +7,7 @@ works for every architecture that TransformerLens knows. Its bridge is `Language
 
 import copy
 import importlib.util
+import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -18,7 +19,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 import xxhash
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor
 
 from activation_cache.errors import InputError
@@ -146,7 +146,7 @@ class LanguageModel:
             ) from error
 
     def _site(self, hook_name: str) -> Site:
-        match = re.fullmatch(r"blocks\.(\d+)\.(.+)", hook_name)
+        match = re.fullmatch(r"blocks\.(0|[1-9][0-9]{0,8})\.(.+)", hook_name)
         if match is None or match[2] not in SITES:
             raise InputError(
                 f"unknown hook name {hook_name!r}: use blocks.<layer>. followed by one of "
@@ -249,13 +249,14 @@ def load_model(
     transformers.utils.logging.set_verbosity_error()  # what is wrong, the error says
     target = resolve_device(device)
     folder, options = _locate(source)
-    options["revision"] = revision
+    _refuse_weights_elsewhere(Path(folder), source)
+    options |= {"revision": revision, "trust_remote_code": False}  # and it is not asked for either
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, output_loading_info=True, **options
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # files that are no model make the readers raise any kind
         raise InputError(
             f"cannot load the model {source!r} ({_first_line(error)}): give 'tiny', a hub id while "
             f"online, a folder with config.json, weights and tokenizer, or a .gguf file"
@@ -293,6 +294,24 @@ def _locate(source: str) -> tuple[str, dict[str, Any]]:
             raise InputError(f"reading {source} needs: pip install 'featureloom[gguf]'")
         return str(path.parent), {"gguf_file": path.name}
     return source, {"local_files_only": not hub_is_reachable()}
+
+
+def _refuse_weights_elsewhere(folder: Path, source: str) -> None:
+    """The index of weights in several files could name files anywhere on the disk."""
+    indices: list[Path] = []
+    with suppress(OSError):
+        indices = sorted(folder.glob("*.index.json"))
+    for index in indices:
+        try:
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+        except Exception:  # whoever reads it will say what is wrong
+            continue
+        for name in sorted(map(str, names)):
+            if Path(name).name != name:
+                raise InputError(
+                    f"the model {source!r} names weights in {name!r}, outside of its folder: get "
+                    f"it anew from where it was published"
+                )
 
 
 def _first_line(error: BaseException) -> str:

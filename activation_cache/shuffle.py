@@ -1,14 +1,26 @@
 """Serve rows in random order from a buffer of fixed size. Tensors in, tensors out: no model."""
 # Shapes: N = rows held, B = rows in a batch, D = width of a row (one per name).
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from activation_cache.errors import InputError
+
 Rows = dict[str, Tensor]
 """Tensors [rows, width] by name; row i of each belongs to the same token."""
+
+
+def _or_refused(allocate: Callable[[], Tensor], n_rows: int) -> Tensor:
+    try:
+        return allocate()
+    except RuntimeError as error:
+        raise InputError(
+            f"there is no memory for a shuffle buffer of {n_rows:,} rows: give smaller "
+            f"--buffer-tokens and --batch-tokens"
+        ) from error
 
 
 class ShuffleBuffer:
@@ -36,7 +48,7 @@ class ShuffleBuffer:
         self._generator = torch.Generator().manual_seed(seed)
         self._held: Rows = {}
         self._pending: Rows = {}
-        self._free: Tensor = torch.arange(capacity_tokens)
+        self._free: Tensor = _or_refused(lambda: torch.arange(capacity_tokens), capacity_tokens)
 
     def __iter__(self) -> Iterator[Rows]:
         return self
@@ -47,16 +59,17 @@ class ShuffleBuffer:
         self._free = order[: self.batch_tokens]
         return {name: held[self._free.to(held.device)] for name, held in self._held.items()}
 
+    def _memory(self, rows: Tensor) -> Tensor:
+        n = self.capacity_tokens
+        return _or_refused(lambda: rows.new_empty(n, rows.shape[1]), n)
+
     def _refill(self) -> None:
         """Overwrite the free slots with the rows that come next."""
         while len(self._free):
             if _length(self._pending) == 0:
                 self._pending = next(self._rows)
             if not self._held:
-                self._held = {
-                    name: rows.new_empty(self.capacity_tokens, rows.shape[1])
-                    for name, rows in self._pending.items()
-                }
+                self._held = {name: self._memory(rows) for name, rows in self._pending.items()}
             n = min(len(self._free), _length(self._pending))
             for name, rows in self._pending.items():
                 self._held[name][self._free[:n].to(rows.device)] = rows[:n]

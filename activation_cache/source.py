@@ -48,6 +48,8 @@ class SourceConfig:
             raise InputError(
                 "hook_names must be a tuple of at least one name, as ('blocks.2.hook_resid_pre',)"
             )
+        if len(set(self.hook_names)) < len(self.hook_names):
+            raise InputError(f"hook_names has one twice: name each of {self.hook_names} once")
         if self.forward_tokens < 1:
             raise InputError(f"forward_tokens must be at least 1, got {self.forward_tokens}")
         if self.context_size < 2:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import psutil
@@ -31,10 +32,18 @@ class Storage:
 
     def __init__(self, url: str | Path, *, read_cache: Path | None = None) -> None:
         self.url = str(url)
+        if not self.url or "\0" in self.url:
+            raise InputError(f"{self.url!r} is no folder: name one, or give its fsspec URL")
+        self._fs: Any
         try:
-            self._fs, self._root = fsspec.core.url_to_fs(self.url)
+            if isinstance(url, Path):  # whatever its name looks like
+                self._fs, self._root = LocalFileSystem(), str(url.absolute())
+            else:
+                self._fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
-            raise InputError(f"cannot use {self.url}: {error}") from error
+            raise InputError(
+                f"cannot use {self.url}: {error}; give a folder, or the URL of one"
+            ) from error
         self.is_local = isinstance(self._fs, LocalFileSystem)
         self.read_cache = read_cache
 
@@ -48,6 +57,8 @@ class Storage:
 
     def names(self) -> list[str]:
         """Every file below the folder, by its path relative to it."""
+        if self.is_local:
+            return sorted(_files_below(self._root))
         self._fs.invalidate_cache()
         with suppress(FileNotFoundError):
             found = (self._fs._strip_protocol(path) for path in self._fs.find(self._root))
@@ -124,11 +135,14 @@ class Storage:
     @contextmanager
     def _locked_file(self, mine: str) -> Iterator[None]:
         path = Path(self.path(LOCK_FILE))
+        made = [folder for folder in path.parents if not os.path.lexists(folder)]
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = self._open_locked(path)
         except OSError as error:
-            raise InputError(f"cannot write in {self.url}: {error}") from error
+            raise InputError(
+                f"cannot write in {self.url}: {error.strerror}; name another folder with --out"
+            ) from error
         try:
             if found := os.pread(descriptor, 1000, 0):  # nothing: its writer was killed at once
                 self._refuse_if_alive(found.decode(errors="replace"))
@@ -139,6 +153,9 @@ class Storage:
                 path.unlink(missing_ok=True)  # while it is ours
         finally:
             os.close(descriptor)
+            with suppress(OSError):  # as soon as one holds something
+                for folder in made:
+                    folder.rmdir()
 
     def _sign(self, descriptor: int, mine: str) -> None:
         try:
@@ -150,7 +167,7 @@ class Storage:
     def _open_locked(self, path: Path) -> int:
         """The lock file with the system's lock on it."""
         while True:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -204,6 +221,13 @@ def _is_alive(pid: int, started: str) -> bool:
         return is_the_same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def _files_below(root: str) -> Iterator[str]:
+    """By relative path. A link to a folder is one file: what lies behind it is somewhere else."""
+    for folder, folders, names in os.walk(root):
+        links = [name for name in folders if Path(folder, name).is_symlink()]
+        yield from (str(Path(folder, name).relative_to(root)) for name in (*names, *links))
 
 
 def _replace_file(path: Path, data: bytes) -> None:

@@ -9,6 +9,7 @@ import gc
 import glob
 import hashlib
 import importlib.util
+import json
 import sysconfig
 import warnings
 from collections.abc import Iterable, Iterator
@@ -54,6 +55,8 @@ LARGE_FILE = 2**18
 """Bytes of a source file whose syntax tree takes tens of megabytes."""
 
 MISSING = object()
+
+SUSPICIOUSLY_MANY_BRACKETS = 500
 
 PLAIN_TEXT_DOCUMENT_CHARS = 2_000
 """Plain text has no document marks: paragraphs are gathered into documents of about this length."""
@@ -193,6 +196,8 @@ def _local_rows(path: Path) -> Iterable[dict[str, Any]]:
         raise InputError(f"cannot read text from {path}: the file must end in one of {formats}")
     if path.stat().st_size == 0:
         raise InputError(f"the text file {path} is empty: give one with text in it")
+    if LOCAL_FORMATS[path.suffix] == "json":
+        _refuse_deep(path, path.stat().st_mtime_ns)
     options: dict[str, Any] = {"sample_by": "paragraph"} if path.suffix == ".txt" else {}
     return datasets.load_dataset(
         LOCAL_FORMATS[path.suffix],
@@ -201,6 +206,27 @@ def _local_rows(path: Path) -> Iterable[dict[str, Any]]:
         streaming=True,
         **options,
     )
+
+
+@cache
+def _refuse_deep(path: Path, _version: int) -> None:
+    """Raise `InputError` for JSON so deep that reading it would end the process: pyarrow recurses.
+
+    Only a line of many brackets, which may be text, is looked into.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if line.count(b"{") + line.count(b"[") < SUSPICIOUSLY_MANY_BRACKETS:
+                continue
+            try:
+                json.loads(line)
+            except RecursionError as error:
+                raise InputError(
+                    f"cannot read text from {path}: line {number} is nested too deeply; give JSON "
+                    f"lines with a column of text"
+                ) from error
+            except ValueError:
+                continue  # whoever reads it will say so
 
 
 def _hub_rows(source: str) -> Iterable[dict[str, Any]]:

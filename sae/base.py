@@ -1,6 +1,7 @@
 """What every dictionary is: a config that can be built, and an encoder and decoder, tied or not."""
 
 import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -81,6 +82,7 @@ class SAE(nn.Module, Generic[Cfg]):
         super().__init__()
         if d_in < 1:
             raise InputError(f"d_in must be at least 1, got {d_in}")
+        _refuse_more_than_memory(cfg.d_sae, d_in)
         self.cfg = cfg
         self.d_in = d_in
         self.input_scale = 1.0
@@ -313,6 +315,15 @@ class SAE(nn.Module, Generic[Cfg]):
 
     STORED_NAMES: ClassVar[Mapping[str, str]] = {"untied_W_enc_rows": "W_enc"}
     """How saved files call parameters and buffers, where not by their own name."""
+
+
+def _refuse_more_than_memory(d_sae: int, d_in: int) -> None:
+    n_bytes, memory = 4 * d_sae * d_in, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if n_bytes > memory:
+        raise InputError(
+            f"d_sae {d_sae} is too much: a matrix of {d_sae:,} features of width {d_in:,} takes "
+            f"{n_bytes / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB: give fewer"
+        )
 
 
 def _blocks(rows: Tensor) -> tuple[Tensor, ...]:

@@ -33,7 +33,7 @@ from benchmarks.page import COLUMNS, cells, write_page
 from benchmarks.peers import peer_rows
 from benchmarks.stream import shuffle_rows, sweep_rows, train_stream_rows
 from benchmarks.training import bookkeeping_rows, ceiling_rows, step_rows
-from cli import fail, parse, run_script
+from cli import fail, parse, refuse_unwritable, run_script
 from rich.console import Console
 from rich.table import Table
 
@@ -67,6 +67,8 @@ def main() -> None:
     names = [name for measured in BENCHMARKS.values() for name in measured]
     if flags.only is not None and flags.only not in names:
         fail(f"unknown row {flags.only!r}: --only takes one of {', '.join(names)}")
+    if flags.page is not None:
+        refuse_unwritable(flags.page)
     torch.set_num_threads(flags.threads)
     measured: list[Row] = []
     for row in rows(flags):

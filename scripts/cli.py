@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import signal
 import sys
@@ -16,6 +17,19 @@ from sae.runs.errors import BAD_INPUT
 from sae.runs.signals import interrupted_by_sigterm
 
 Flags = TypeVar("Flags")
+
+LONGEST_WORD = 200
+"""Characters of a name or a value that an error shows."""
+
+
+HEADINGS = (
+    *("Parsing error", "Invalid choice", "Value error", "Required options"),
+    *("Unrecognized options", "Missing argument"),
+)
+"""What tyro writes above its errors."""
+
+MISREAD = r"^Error parsing (-\S+): .*?(?:from \[|: )('[^']*').*? Argument helptext: \S+ (\S+) (.*)$"
+"""How tyro says that a value is of another kind: the flag, the value, the kind and the help."""
 
 
 def parse(flags: type[Flags], arguments: list[str], default: Flags | None = None) -> Flags:
@@ -59,8 +73,24 @@ def run_script(main: Callable[[], None]) -> None:
         sys.exit(128 + getattr(interrupt, "signum", signal.SIGINT))
 
 
+def refuse_unwritable(path: Path) -> None:
+    """End with one line, before any work is done, where no file can be written."""
+    try:
+        is_folder, has_folder = path.is_dir(), path.absolute().parent.is_dir()
+        if has_folder and not is_folder and os.access(path.parent, os.W_OK):
+            path.exists()  # raises where the name is too long
+            return
+        reason = "it is a folder" if is_folder else f"{path.parent} is no folder to write to"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    fail(f"cannot write to {path}: {reason}; name a file in a folder that is there")
+
+
 def fail(message: str) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    """End with one line, whatever a file or a flag has put into it, and with exit code 2."""
+    words = (w if len(w) <= LONGEST_WORD else f"{w[:LONGEST_WORD]}..." for w in message.split())
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in " ".join(words))
+    print(f"error: {line}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -69,4 +99,7 @@ def _one_line(box: str) -> str:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [re.sub(r"[─-╿]+|-{4,}", " ", line).strip() for line in plain.splitlines()]
     text = " ".join(" ".join(lines).split())
-    return re.sub(r"^(Parsing error|Invalid choice|Value error|Required options) ", "", text)
+    text = re.sub(r" For full helptext, (see|run) .*$", "; --help shows all flags", text)
+    text = re.sub(rf"^({'|'.join(HEADINGS)}) (Error parsing (?!-)\w+: )?", "", text)
+    text = re.sub(r"^Error parsing (?!-)\w+: ", "", text)
+    return re.sub(MISREAD, r"\1 takes \3, got \2: \4", text)

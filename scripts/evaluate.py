@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from cli import parse, run_script
+from cli import parse, refuse_unwritable, run_script
 from rich.console import Console
 
 import sae
 from sae.runs import evaluate_dictionary
+from sae.runs.files import write_text
 from sae.runs.summary import summary_table
 
 
@@ -41,6 +42,8 @@ class EvaluateFlags:
 
 def main() -> None:
     flags = parse(EvaluateFlags, sys.argv[1:])
+    if flags.out is not None:
+        refuse_unwritable(flags.out)
     dictionary = sae.load(flags.path)
     given = {
         "model_name": flags.model,
@@ -55,8 +58,8 @@ def main() -> None:
     console = Console()
     console.print(summary_table(report, f"{dictionary.cfg.architecture} dictionary on {where}"))
     if flags.out is not None:
-        flags.out.write_text(report.to_json() + "\n")
-        console.print(f"written to {flags.out}", soft_wrap=True)
+        write_text(flags.out, report.to_json() + "\n")
+        console.print(f"written to {flags.out}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

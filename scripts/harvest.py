@@ -16,6 +16,7 @@ import torch.distributed as dist
 import tyro
 from cli import fail, parse, run_script
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -114,12 +115,12 @@ def check(flags: HarvestFlags, console: Console) -> ActivationCache:
     damaged = cache.verify()
     if damaged and flags.repair:
         for damage in damaged:
-            console.print(damage.message, soft_wrap=True)
+            console.print(damage.message, soft_wrap=True, markup=False)
         damaged = cache.repair(cache.load_model(device=flags.device))
     if damaged:
         several = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
         for damage in damaged[1:]:
-            console.print(damage.message, soft_wrap=True)
+            console.print(damage.message, soft_wrap=True, markup=False)
         remedy = "" if flags.repair else "; --repair harvests damaged shards again"
         fail(damaged[0].message + several + remedy)
     console.print("every byte is as it was written")
@@ -128,7 +129,7 @@ def check(flags: HarvestFlags, console: Console) -> ActivationCache:
 
 def summary(cache: ActivationCache) -> Table:
     manifest = cache.manifest
-    table = Table(title=f"activations of {manifest.model['name']}, {cache.config.codec}")
+    table = Table(title=escape(f"activations of {manifest.model['name']}, {cache.config.codec}"))
     for column in ("site", "width", "training rows", "held-out rows", "mean norm", "codec's FVU"):
         table.add_column(column, justify="left" if column == "site" else "right")
     for site, width in manifest.widths.items():
@@ -163,7 +164,7 @@ def main() -> None:
         console.print(f"unfinished: {rows}; the command that began it goes on")
     elif cache.n_rows() < cache.config.n_tokens:
         console.print(f"the text ended after {rows}")
-    console.print(f"cache  {cache.folder}", soft_wrap=True)
+    console.print(f"cache  {cache.folder}", soft_wrap=True, markup=False)
 
 
 if __name__ == "__main__":

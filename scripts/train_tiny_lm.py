@@ -5,6 +5,8 @@ The result is what `load_model("tiny")` loads. Figures of the run are in docs/lo
 
 import json
 import math
+import os
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -13,14 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
+from cli import parse, run_script
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from activation_cache.errors import InputError
 from activation_cache.text import documents
 
 SEPARATOR = "<|endoftext|>"
+LEAST_VOCABULARY = 257
 PACKAGE_DATA = Path(__file__).parents[1] / "activation_cache" / "data" / "tiny_lm"
 
 
@@ -43,7 +47,27 @@ class TinyLMConfig:
     adam_lr: float = 3e-3
     """Peak learning rate of embeddings, biases and norms (AdamW)."""
     warmup_steps: int = 200
+    """Steps over which the learning rates rise."""
     seed: int = 0
+    """Seeds the weights and the order of the blocks."""
+
+    def __post_init__(self) -> None:
+        least = {"n_tokens": 1, "batch_blocks": 1, "context_size": 2, "warmup_steps": 1, "seed": 0}
+        for name, smallest in least.items():
+            if not smallest <= getattr(self, name) < 2**63:
+                raise InputError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
+        if self.n_tokens < self.batch_blocks * self.context_size:
+            raise InputError(f"n_tokens {self.n_tokens} are fewer than one step takes")
+        if not LEAST_VOCABULARY <= self.d_vocab <= 2**16:
+            raise InputError(
+                f"d_vocab must be in {LEAST_VOCABULARY}..{2**16}, got {self.d_vocab}: the bytes "
+                f"and the separator need that many, and ids have two bytes"
+            )
+        for name in ("muon_lr", "adam_lr"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        if os.path.lexists(self.out) and not self.out.is_dir():
+            raise InputError(f"{self.out} is no folder: name another one with --out")
 
 
 def train_tokenizer(texts: list[str], d_vocab: int) -> PreTrainedTokenizerFast:
@@ -150,7 +174,19 @@ def training_steps(
         yield step, loss.item()
 
 
-def main(cfg: TinyLMConfig) -> None:
+def make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"cannot write to {path} ({reason}): name another folder with --out"
+        ) from error
+
+
+def main() -> None:
+    cfg = parse(TinyLMConfig, sys.argv[1:])
+    make_folder(cfg.out)
     torch.manual_seed(cfg.seed)
     texts = {split: list(documents("docstrings", split)) for split in ("train", "held_out")}
     tokenizer = train_tokenizer(texts["train"], cfg.d_vocab)
@@ -178,4 +214,4 @@ def main(cfg: TinyLMConfig) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(TinyLMConfig))
+    run_script(main)

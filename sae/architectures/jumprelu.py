@@ -10,6 +10,7 @@ Neither step has a useful gradient, so straight-through estimators with a rectan
     d L0   / d threshold =         -1 / bandwidth * 1[|pre - threshold| < bandwidth / 2]
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -37,10 +38,10 @@ class JumpReLUConfig(SAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.l0_coeff < 0:
+        if not 0 <= self.l0_coeff < math.inf:
             raise InputError(f"l0_coeff must not be negative, got {self.l0_coeff}")
         for name in ("bandwidth", "initial_threshold"):
-            if getattr(self, name) <= 0:
+            if not 0 < getattr(self, name) < math.inf:
                 raise InputError(f"{name} must be positive, got {getattr(self, name)}")
 
     @property

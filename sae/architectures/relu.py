@@ -5,6 +5,7 @@ al. 2023, "Sparse Autoencoders Find Highly Interpretable Features" (arXiv 2309.0
     loss = |x - x_hat|^2 + l1_coeff * sum(acts)
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -26,7 +27,7 @@ class L1Config(SAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.l1_coeff < 0:
+        if not 0 <= self.l1_coeff < math.inf:
             raise InputError(f"l1_coeff must not be negative, got {self.l1_coeff}")
 
     @property

@@ -5,6 +5,7 @@ autoencoders" (arXiv 2406.04093).
     loss = |x - x_hat|^2 + auxk_coeff * |error - what the dead features make of it|^2
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,7 +33,7 @@ class FixedL0Config(SAEConfig):
         super().__post_init__()
         if not 1 <= self.k <= self.d_sae:
             raise InputError(f"k must be in 1..d_sae ({self.d_sae}), got {self.k}")
-        if self.auxk_coeff < 0:
+        if not 0 <= self.auxk_coeff < math.inf:
             raise InputError(f"auxk_coeff must not be negative, got {self.auxk_coeff}")
 
     @property

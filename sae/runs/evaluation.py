@@ -1,7 +1,7 @@
 """Evaluate a dictionary on the held-out text that its metadata names."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from activation_cache import LanguageModel, SourceConfig, load_model
 from activation_cache.source import ActivationSource
@@ -10,9 +10,19 @@ from sae.errors import InputError
 from sae.evaluation import EvalReport, evaluate_all
 from sae.evaluation.evaluate import TextBatch
 from sae.runs.settings import DTYPES
+from sae.runs.values import as_setting
 
 NEEDED = ("model_name", "hook_name", "dataset_path", "context_size", "eval_tokens")
 """What the metadata of a dictionary must say for it to be evaluated."""
+
+
+KINDS: Mapping[str, Any] = {
+    **dict.fromkeys(("model_name", "hook_name", "dataset_path", "text_column"), str),
+    **dict.fromkeys(("context_size", "eval_tokens"), int),
+    **dict.fromkeys(("prepend_bos", "all_positions"), bool),
+    "model_dtype": Literal["float32", "bfloat16", "float16"],
+}
+"""What it says is from a file, or a flag, and anything at first."""
 
 
 def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
@@ -23,6 +33,12 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
     missing = [name for name in NEEDED if name not in sae.metadata]
     if missing:
         raise InputError(f"the dictionary does not say its {', '.join(missing)}: give it as a flag")
+    for name, kind in KINDS.items():
+        if name in sae.metadata:
+            given = as_setting(f"{name} of the dictionary", kind, sae.metadata[name])
+            if given == "" or (kind is int and given < 1):
+                raise InputError(f"{name} of the dictionary cannot be {given!r}: give it as a flag")
+            sae.metadata[name] = given
     dtype = DTYPES[sae.metadata.get("model_dtype", "float32")]
     model = load_model(sae.metadata["model_name"], device=device, dtype=dtype)
     if sae.metadata.get("processing", model.processing) != model.processing:

@@ -81,7 +81,7 @@ def train_members(
     n_tokens = max(member.n_tokens for member in members)
     saes = [origin.build(member.settings) for member in members]
     stream = origin.stream(hook_names, n_tokens)
-    console.print(f"reading text from {origin.settings.dataset}")
+    console.print(f"reading text from {origin.settings.dataset}", markup=False)
     _ = origin.held_out
     with ExitStack() as closing:
         if isinstance(stream, Prefetch):

@@ -39,7 +39,7 @@ class Origin:
         if cache is not None:
             settings = settings.of_cache(cache)
         name = settings.model or TINY
-        console.print(f"loading the model {name}")
+        console.print(f"loading the model {name}", markup=False)
         if cache is not None:
             model = cache.load_model(device=settings.device)
         else:

@@ -11,13 +11,14 @@ from typing import Any
 
 from rich.console import Console
 
+from activation_cache.storage import TEMPORARY
 from activation_cache.versions import library_versions
 from sae.errors import InputError
 from sae.runs.errors import BAD_INPUT
 from sae.runs.evaluation import evaluate_on_held_out_text
 from sae.runs.files import only_user, told_of_the_disk, write_text
 from sae.runs.member import Member
-from sae.runs.members import RunResult, checkpoints_of, train_members
+from sae.runs.members import RunResult, check, checkpoints_of, train_members
 from sae.runs.origin import Origin
 from sae.runs.settings import RunSettings, changed_setting, describe
 from sae.runs.signals import told_how_to_go_on
@@ -48,6 +49,7 @@ def run(
         told_of_the_disk(out),
         told_how_to_go_on(settings.stop_signal),
     ):
+        _refuse_foreign(out)
         origin = Origin.open(settings, console)
         settings = replace(origin.settings, hook_name=origin.hook_names)
         if resume:
@@ -64,10 +66,11 @@ def run(
                 f"the run in {out} was complete and has no checkpoint to go on from: train on with "
                 f"--start-from {out} into another --out"
             )
-        for member in members:
-            member.folder.mkdir(parents=True, exist_ok=True)
+        check(members, origin)  # a site that is none could name a folder elsewhere
         if state is None:  # so that --resume knows of it, whatever comes now
             write_text(out / "config.json", describe(settings) + "\n")
+        for member in members:
+            member.folder.mkdir(parents=True, exist_ok=True)
         also = {out: settings}
         return list(train_members(members, origin, console, checkpoints, state, also))
 
@@ -84,6 +87,16 @@ def _members(settings: RunSettings) -> list[Member]:
         )
         for site in settings.hook_name
     ]
+
+
+def _refuse_foreign(out: Path) -> None:
+    """A folder with other things in it, a cache, say, is not begun in by --resume either."""
+    found = {path.name for path in out.iterdir() if path.suffix not in (".lock", TEMPORARY)}
+    if found and not found & {"config.json", "checkpoints"}:
+        raise InputError(
+            f"{out} is not the folder of a run: it holds {min(found)} and no config.json; name "
+            f"another one with --out"
+        )
 
 
 def _config(folder: Path) -> dict[str, Any]:

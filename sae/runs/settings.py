@@ -1,6 +1,7 @@
 """Every setting of a run, flat, as the flags name them; and what each part makes of it."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -13,7 +14,8 @@ from activation_cache.text import DOCSTRINGS
 from activation_cache.versions import library_versions
 from sae.architectures import ARCHITECTURES, AnySAEConfig
 from sae.errors import InputError
-from sae.runs.values import LONGEST, as_setting
+from sae.runs.settings_file import read_settings_file
+from sae.runs.values import LARGEST, as_setting, listed
 from sae.selection import Products
 from sae.runs.signals import signal_number
 from sae.training import TrainConfig
@@ -111,7 +113,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         positive = ("n_tokens", "epochs", "eval_tokens", "log_every", "checkpoint_tokens")
-        for name in (*positive, "keep_checkpoints", "keep_every_tokens"):
+        for name in (*positive, "keep_checkpoints", "keep_every_tokens", "buffer_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
@@ -121,6 +123,8 @@ class RunSettings:
             raise InputError(
                 f"unknown stop_signal {self.stop_signal!r}: give the name of a signal, such as USR1"
             )
+        for field in fields(self):
+            _refuse_impossible(field.name, getattr(self, field.name))
         if self.epochs > 1 and self.cache is None:
             raise InputError("epochs are passes over a cache: name one with --cache")
         for name, known in (("architecture", ARCHITECTURES), ("dtype", DTYPES)):
@@ -128,8 +132,6 @@ class RunSettings:
                 raise InputError(
                     f"unknown {name} {getattr(self, name)!r}: use one of {', '.join(known)}"
                 )
-        if not -(2**63) <= self.seed < 2**63:
-            raise InputError(f"seed must fit into 64 bits, got {self.seed}")
         cfg = self.sae_config()
         if self.products == "screened" and not cfg.is_sparse_from_the_start:
             raise InputError(needs_fixed_l0(cfg))
@@ -218,17 +220,16 @@ class RunSettings:
         return {**asdict(self), "hook_name": sites, "out": str(self.out)}
 
 
-def read_settings_file(path: Path) -> dict[str, Any]:
-    """What a JSON or YAML file maps names to; `InputError` where it cannot be read as that."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text())  # JSON is YAML
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the config file {path}: {error}".splitlines()[0]) from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"the config file {path} must map flag names to values")
-    return dict(content)
+def _refuse_impossible(name: str, value: Any) -> None:
+    """Raise `InputError` for a value that is of the right kind and cannot be meant."""
+    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+        raise InputError(f"{name} must fit into 64 bits, got {value}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, got {value}")
+    if value == "":
+        raise InputError(f"{name} is empty: name something, or leave it out")
+    if isinstance(value, tuple) and len(set(value)) < len(value):
+        raise InputError(f"{name} has something twice, got {', '.join(value)}: name each once")
 
 
 def settings_from_file(path: Path) -> RunSettings:
@@ -246,7 +247,8 @@ def settings_from(content: Mapping[str, Any], *, where: str) -> RunSettings:
     unknown = set(content) - set(kinds)
     if unknown:
         raise InputError(
-            f"{where} has unknown settings: {', '.join(sorted(map(str, unknown)))[:LONGEST]}"
+            f"{where} has unknown settings: {listed(unknown)}; train.py --help names those that "
+            f"there are"
         )
     try:
         given = {name: as_setting(name, kinds[name], value) for name, value in content.items()}

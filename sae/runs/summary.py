@@ -1,5 +1,6 @@
 """The numbers of an evaluation as a table that a person understands."""
 
+from rich.markup import escape
 from rich.table import Table
 
 from sae.evaluation import EvalReport
@@ -28,7 +29,7 @@ MEANINGS = {
 def summary_table(report: EvalReport, title: str) -> Table:
     """One row for each number that was measured."""
     metrics = report.metrics()
-    table = Table(title=title, title_justify="left", caption_justify="left")
+    table = Table(title=escape(title), title_justify="left", caption_justify="left")
     table.caption = (
         f"on {report.n_tokens:,} held-out tokens; position 0 and special tokens not counted"
     )

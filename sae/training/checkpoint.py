@@ -22,6 +22,8 @@ from torch import Tensor
 from sae.errors import InputError
 
 STATE_FILE, TENSORS_FILE, CHECKSUMS_FILE = "state.json", "state.safetensors", "checksums.json"
+UNREADABLE = (SafetensorError, RecursionError)
+"""What files that are nested too deeply, or are no tensors, make their readers raise."""
 UNFINISHED = ".unfinished"
 """Ends the name of a folder that is being written; one that is left over means nothing."""
 
@@ -72,7 +74,7 @@ def read_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, An
         content = json.loads((folder / STATE_FILE).read_text())
         tensors = load_file(folder / TENSORS_FILE, device=str(device))
         return _with_tensors(content, tensors)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, *UNREADABLE) as error:
         if isinstance(error, DamagedCheckpoint):
             raise
         raise DamagedCheckpoint(f"the checkpoint {folder} is damaged: {error}") from error

@@ -10,6 +10,13 @@ from typing import Literal
 
 import torch
 
+from sae.errors import InputError
+
+POSITIVE = (
+    *("context_size", "forward_tokens", "buffer_tokens", "d_in", "d_sae", "k", "batch_tokens"),
+    *("cache_tokens", "threads", "repeats", "steps"),
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchFlags:
@@ -55,6 +62,20 @@ class BenchFlags:
     """Print the rows as JSON."""
     page: Path | None = None
     """Also write the rows as a Markdown page, such as docs/benchmarks.md."""
+
+    def __post_init__(self) -> None:
+        for name in POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not 1 <= value < 2**31:
+                raise InputError(f"{name} must be at least 1 and fit into 31 bits, got {value}")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise InputError(f"device must be auto, cpu or cuda, got {self.device!r}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("device 'cuda' cannot be used here: use auto or cpu")
+        if self.layer < 0:
+            raise InputError(f"layer must not be negative, got {self.layer}")
+        if self.k is not None and self.d_sae is not None and self.k > self.d_sae:
+            raise InputError(f"k must be in 1..d_sae ({self.d_sae}), got {self.k}")
 
     @property
     def on(self) -> torch.device:

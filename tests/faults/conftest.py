@@ -1,5 +1,6 @@
 """What the tests of hostile files share: a folder with valid ones, for a test to damage."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,3 +31,13 @@ def as_installed() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture(scope="module")
+def no_more_memory() -> Iterator[None]:
+    """What would take more than 6 GB fails here, and does not end everything on the machine."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + 6 * 2**30, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, before)

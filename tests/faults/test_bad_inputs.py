@@ -84,7 +84,7 @@ def test_the_table_is_long_and_says_nothing_twice() -> None:
     assert sum(sizes) + len(BAD_CACHES) + len(BAD_MODELS) == len(BAD_INPUTS)
 
 
-@pytest.mark.usefixtures("quick", "as_installed")
+@pytest.mark.usefixtures("quick", "as_installed", "no_more_memory")
 @pytest.mark.parametrize("bad", BAD_INPUTS.values(), ids=BAD_INPUTS)
 def test_a_bad_input_is_told_in_one_line_and_leaves_nothing_behind(
     shop: Workshop, bad: Bad

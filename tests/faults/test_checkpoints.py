@@ -154,6 +154,8 @@ def test_one_is_due_every_so_many_minutes_or_tokens(
     assert not checkpoints.is_due(20) and checkpoints.is_due(1001)
     now.append(1e9)
     assert checkpoints.is_due(20)
+    checkpoints.write(20, {}, lambda _folder: now.append(now[-1] + 1000))
+    assert not checkpoints.is_due(21)  # however long it takes, an evaluation included
 
 
 @given(

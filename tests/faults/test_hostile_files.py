@@ -33,7 +33,7 @@ from sae.runs.summary import summary_table
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 from sae.training.checkpoint import read_state, write_state
 
-pytestmark = pytest.mark.usefixtures("as_installed")
+pytestmark = pytest.mark.usefixtures("as_installed", "no_more_memory")
 
 MB = 2**20
 
@@ -181,12 +181,16 @@ def test_a_harvest_deletes_and_empties_nothing_behind_a_link(
     shop.cache()
     leftover, mine = shop.write("elsewhere/notes.tmp", "mine"), shop.write("mine", "mine")
     (shop.folder / "c" / "link").symlink_to(shop.folder / "elsewhere")
-    (shop.folder / "c" / "writer.lock").symlink_to(mine)
     cfg = ActivationCache.open("c").config
-    refusal(lambda: ActivationCache.create("c", tiny, cfg))
-    (shop.folder / "c" / "writer.lock").unlink()
+    lock = shop.folder / "c" / "writer.lock"
+    for target in (mine, shop.write("empty", ""), shop.folder / "nowhere"):
+        lock.symlink_to(target)
+        refusal(lambda: ActivationCache.create("c", tiny, cfg))
+        lock.unlink()
     ActivationCache.create("c", tiny, cfg)
     assert leftover.read_text() == mine.read_text() == "mine"
+    assert (shop.folder / "empty").read_text() == ""
+    assert not (shop.folder / "nowhere").exists()
 
 
 def test_a_folder_with_the_name_of_an_address_is_a_folder(shop: Workshop) -> None:

@@ -19,6 +19,7 @@ from resuming import (
     checkpoints_in,
     ctrl_c,
     every,
+    in_call_of,
     in_step,
     quick,
     refused,
@@ -205,6 +206,19 @@ def test_a_signal_between_the_training_and_the_evaluation_is_not_lost(make: Make
     settings = make()
     assert sit(settings, disturb, resume=False)
     assert not (settings.out / "eval.json").exists()
+
+
+def test_a_signal_that_comes_while_a_checkpoint_is_written_waits_for_no_other_step(
+    make: Maker,
+) -> None:
+    settings = make(checkpoint_tokens=128, keep_best=True)
+    with (
+        pytest.raises(Interrupted, match="after 128 tokens"),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        in_call_of("sae.runs.members:evaluate_on_held_out_text", 1, ctrl_c)(patch)
+        run(settings)
+    assert [path.name for path in checkpoints_in(settings.out)] == [f"{128:012}"]
 
 
 def test_outside_the_main_thread_a_run_ends_as_any_other(make: Maker) -> None:
