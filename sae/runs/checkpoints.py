@@ -66,7 +66,7 @@ class Checkpoints:
         path = self.folder / f"{n_tokens:0{DIGITS}}"
         if path == self._path and path.is_dir():
             return path
-        self._written_at, self._tokens_then = time.monotonic(), n_tokens
+        self._tokens_then = n_tokens
         try:
             write_state(path, state, also)
         except OSError as error:
@@ -75,6 +75,8 @@ class Checkpoints:
                 f"and the next one is tried when it is due"
             )
             return None
+        finally:  # from its end: one that takes longer than the pause is not due again at once
+            self._written_at = time.monotonic()
         self._path = path
         self._prune()
         return path

@@ -52,10 +52,11 @@ class Session:
             try:
                 for records in self.training:
                     self.logs.log(records)
-                    if request.signum is not None or self._is_over:
-                        break
-                    if self.checkpoints.is_due(self.training.n_tokens):
+                    is_asked = request.signum is not None or self._is_over
+                    if not is_asked and self.checkpoints.is_due(self.training.n_tokens):
                         self.write(settings.keep_best)
+                    if request.signum is not None or self._is_over:  # meanwhile, perhaps
+                        break
                 if self._is_over:
                     raise self.training.failures[0]
             except NotFinite as failure:
