@@ -176,7 +176,7 @@ def trainer_of(shape: Shape, device: torch.device) -> tuple[Trainer, Tensor]:
 def _bring_to_l0(sae: SAE, x: Tensor, l0: int) -> None:
     """Lower every encoder bias by as much as leaves about `l0` features of a token active."""
     threshold = getattr(sae, "threshold", torch.zeros((), device=x.device))
-    pre_acts = (x * sae.input_scale - sae.b_dec) @ sae.W_enc - threshold
+    pre_acts = (x * sae.input_scale - sae.b_dec) @ sae.W_enc + sae.b_enc - threshold
     sae.b_enc.sub_(pre_acts.topk(l0, dim=1).values[:, -1].mean())
 
 
