@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import pickle
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,34 +15,21 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from test_shard import N_ROWS, A, encoded, entry_of, origins
-from workshop import MakesFolder, Workshop, header_of, pickled, safetensors_of
+from workshop import Workshop, header_of, refusal, safetensors_of
 
 import sae
-from activation_cache import ActivationCache, LanguageModel, load_model
+from activation_cache import ActivationCache, LanguageModel
 from activation_cache.codec import encode
 from activation_cache.shard import DamagedShard, Shard, pack
-from activation_cache.text import documents
 from sae.architectures import ARCHITECTURES
 from sae.evaluation import evaluate_reconstruction
-from sae.runs.errors import BAD_INPUT
-from sae.runs.grid import read_grid
 from sae.runs.report import write_report
-from sae.runs.settings import settings_from_file
 from sae.runs.summary import summary_table
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
-from sae.training.checkpoint import read_state, write_state
 
 pytestmark = pytest.mark.usefixtures("as_installed", "no_more_memory")
 
 MB = 2**20
-
-
-def refusal(act: Callable[[], object]) -> str:
-    """The one line with which something is refused."""
-    with pytest.raises(BAD_INPUT) as raised:
-        act()
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
 
 
 # Sizes -------------------------------------------------------------------------------------------
@@ -274,74 +260,3 @@ def test_names_are_no_markup_in_the_table(name: str) -> None:
     console = Console(file=io.StringIO(), width=200)
     console.print(summary_table(report, f"dictionary on {name}"))
     assert f"dictionary on {name}" in console.file.getvalue()
-
-
-# Pickles -----------------------------------------------------------------------------------------
-
-
-def checkpoint_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
-    folder = shop.folder / "checkpoint"
-    write_state(folder, {"x": torch.ones(2)})
-    (folder / name).write_bytes(data)
-    return lambda: read_state(folder)
-
-
-def model_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
-    shop.model_with(name, data)
-    if name.endswith(".bin"):
-        (shop.folder / "m" / "model.safetensors").unlink()
-    return lambda: load_model(str(shop.folder / "m"))
-
-
-def dictionary_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
-    shop.dictionary()
-    shop.exchange(f"d/{name}", lambda path: path.write_bytes(data))
-    return lambda: sae.load("d")
-
-
-def cache_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
-    shop.cache()
-    shop.exchange(f"c/{name}", lambda path: path.write_bytes(data))
-    return lambda: ActivationCache.open("c").shard("train", 0)
-
-
-def text_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
-    path = shop.write(name, data)
-    return lambda: list(documents(str(path), "train"))
-
-
-def settings_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
-    path = shop.write(name, data)
-    return lambda: (read_grid if name == "grid.yaml" else settings_from_file)(path)
-
-
-PLACES: dict[str, Callable[[Workshop, str, bytes], Callable[[], object]]] = {
-    **dict.fromkeys((CONFIG_FILE, WEIGHTS_FILE), dictionary_with),
-    **dict.fromkeys(("manifest.json", "train/000000.safetensors"), cache_with),
-    **dict.fromkeys(("checksums.json", "state.json", "state.safetensors"), checkpoint_with),
-    **dict.fromkeys(("pytorch_model.bin", "model.safetensors", "config.json"), model_with),
-    **dict.fromkeys(("tokenizer.json", "tokenizer_config.json"), model_with),
-    **dict.fromkeys(("t.json", "t.jsonl", "t.parquet", "t.txt"), text_with),
-    **dict.fromkeys(("grid.yaml", "settings.json"), settings_with),
-}
-
-
-@pytest.mark.parametrize("kind", ["of torch", "bare"])
-@pytest.mark.parametrize(("name", "put"), PLACES.items(), ids=PLACES)
-def test_a_pickle_is_never_unpickled_wherever_it_lies(
-    shop: Workshop, name: str, put: Callable[..., Callable[[], object]], kind: str
-) -> None:
-    trace = shop.folder / "trace"
-    bare = pickle.dumps(MakesFolder(trace), protocol=2)
-    read = put(shop, name, pickled(shop.folder) if kind == "of torch" else bare)
-    refusal(read)
-    assert not trace.exists()
-
-
-def test_these_pickles_would_do_something(tmp_path: Path) -> None:
-    (tmp_path / "x").write_bytes(pickled(tmp_path))
-    torch.load(tmp_path / "x", weights_only=False)
-    assert (tmp_path / "trace").is_dir()
-    (tmp_path / "trace").rmdir()
-    pickle.loads(pickle.dumps(MakesFolder(tmp_path / "trace")))
-    assert (tmp_path / "trace").is_dir()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from caches import config, write_texts
 from faults.targets import sign
@@ -19,6 +20,7 @@ from torch import Tensor
 import sae
 from activation_cache import ActivationCache, LanguageModel
 from sae.architectures import TopKConfig
+from sae.runs.errors import BAD_INPUT
 
 TEXT = "texts.jsonl"
 """The text that lies in every workshop."""
@@ -140,6 +142,14 @@ class Workshop:
         path = self.folder / name
         path.unlink()
         put(path)
+
+
+def refusal(act: Callable[[], object]) -> str:
+    """The one line with which something is refused."""
+    with pytest.raises(BAD_INPUT) as raised:
+        act()
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
 
 
 def nothing(_shop: Workshop) -> None:
