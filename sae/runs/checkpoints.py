@@ -37,7 +37,7 @@ class CheckpointPolicy:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run, with a folder for each checkpoint, named by its tokens."""
+    """The folder `checkpoints/` of a run: in it, a folder for each, named by its tokens."""
 
     def __init__(self, folder: Path, policy: CheckpointPolicy, tell: Tell) -> None:
         self.folder = folder

@@ -65,7 +65,8 @@ def evaluate_on_held_out_text(
         if model.width(hook_name) != sae.d_in:
             raise InputError(
                 f"the dictionary takes activations of width {sae.d_in}, but {hook_name} of "
-                f"{model.name} has width {model.width(hook_name)}: choose the site it was trained on"
+                f"{model.name} has width {model.width(hook_name)}: choose the site it was "
+                f"trained on"
             )
     return evaluate_all(saes, model, batches, hook_name)
 

@@ -17,7 +17,7 @@ from sae.runs.log import Logs, Positions
 from sae.runs.member import Member
 from sae.runs.origin import Origin
 from sae.runs.report import write_report
-from sae.runs.session import Evaluate, Session, State, restore
+from sae.runs.session import Evaluate, Session, State, refuse_other_form, restore
 from sae.runs.settings import RunSettings, describe
 from sae.runs.signals import Interrupted
 from sae.serialization import save
@@ -77,6 +77,7 @@ def train_members(
     """
     hook_names = tuple(dict.fromkeys(member.hook_name for member in members))
     if state is not None:  # the stream is of all the sites that it was of
+        refuse_other_form(state, members[0].folder)
         hook_names = tuple(state["hook_names"])
     n_tokens = max(member.n_tokens for member in members)
     saes = [origin.build(member.settings) for member in members]

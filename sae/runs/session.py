@@ -91,9 +91,7 @@ class Session:
                 }
                 for member, sae in zip(self.members, self.saes, strict=True)
             },
-            "failures": [
-                [self.members[i].key, str(e)] for i, e in self.training.failures.items()
-            ],
+            "failures": [[self.members[i].key, str(e)] for i, e in self.training.failures.items()],
             "hook_names": self.hook_names,
             "random": _random_state(),
         }
@@ -110,6 +108,27 @@ class Session:
         return self.checkpoints.write(self.training.n_tokens, state, save_dictionaries)
 
 
+def refuse_other_form(state: State, folder: Path) -> None:
+    """`InputError` for what no session writes, though the checksums of the checkpoint fit."""
+    sites: Any = state.get("hook_names")
+    members: Any = state.get("members")
+    training: Any = state.get("training")
+    fits = isinstance(sites, list) and bool(sites) and all(isinstance(s, str) for s in sites)
+    fits = fits and isinstance(members, dict) and all(map(_is_of_member, members.values()))
+    fits = fits and isinstance(training, dict) and isinstance(training.get("trainers"), list)
+    if not fits or len(training["trainers"]) != len(members):
+        raise InputError(
+            f"the checkpoint of {folder} is not what a training writes: remove it, or train into "
+            f"another --out"
+        )
+
+
+def _is_of_member(said: Any) -> bool:
+    parts = ("logs", "metadata", "settings")
+    fits = isinstance(said, dict) and all(isinstance(said.get(part), dict) for part in parts)
+    return fits and all(isinstance(n, int) and n >= 0 for n in said["logs"].values())
+
+
 def restore(members: Sequence["Member"], training: Training, state: State) -> None:
     """Be where a checkpoint of these members, and perhaps of others, was written.
 
@@ -123,7 +142,7 @@ def restore(members: Sequence["Member"], training: Training, state: State) -> No
         training.load_state_dict({**state["training"], "trainers": trainers})
         _set_random_state(state["random"])
         failed = dict(state["failures"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(

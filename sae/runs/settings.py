@@ -15,9 +15,9 @@ from activation_cache.versions import library_versions
 from sae.architectures import ARCHITECTURES, AnySAEConfig
 from sae.errors import InputError
 from sae.runs.settings_file import read_settings_file
+from sae.runs.signals import signal_number
 from sae.runs.values import LARGEST, as_setting, listed
 from sae.selection import Products
-from sae.runs.signals import signal_number
 from sae.training import TrainConfig
 from sae.training.health import OnNaN
 from sae.training.trainer import needs_fixed_l0

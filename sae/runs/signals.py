@@ -1,4 +1,4 @@
-"""Signals that end a run: SIGINT, SIGTERM, and the one by which a cluster takes its machine back."""
+"""Signals that end a run: SIGINT, SIGTERM, and the one by which a cluster takes a machine back."""
 
 import os
 import signal

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sae.errors import InputError
-from sae.runs.grid import Grid, member_settings, read_grid
 from sae.runs.files import only_user, told_of_the_disk, write_text
+from sae.runs.grid import Grid, member_settings, read_grid
 from sae.runs.member import Member
 from sae.runs.members import check, checkpoints_of, train_members
 from sae.runs.origin import Origin
@@ -78,7 +78,7 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
 def _train(
     settings: SweepSettings, members: Sequence[Member], origin: Origin, console: Console
 ) -> None:
-    """Train the members that are not done: those of an interrupted pass first, from where it was."""
+    """Train the members that are not done; first an interrupted pass, from where it was."""
     waiting = [member for member in members if not _is_done(member)]
     if len(waiting) < len(members):
         console.print(f"{len(members) - len(waiting)} of {len(members)} members are trained")
