@@ -13,11 +13,15 @@ from sae.runs import SweepSettings, sweep
 
 
 def assert_mirrored(folder: Path, group: str) -> None:
-    """The one offline run in a folder has its rows and its numbers, its name and this group."""
+    """The offline run in a folder has its rows and its numbers, its name and this group.
+
+    It has a file for each sitting.
+    """
     from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
-    (path,) = folder.glob("wandb/offline-run-*/run-*.wandb")
-    *steps, last = history_of(path)
+    paths = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"))
+    assert len({path.stem for path in paths}) == 1  # named by the run's id
+    *steps, last = [step for path in paths for step in history_of(path)]
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     assert [step["train/tokens"] for step in steps] == [row["n_tokens"] for row in rows]
@@ -26,6 +30,7 @@ def assert_mirrored(folder: Path, group: str) -> None:
     assert last["eval/delta_ce"] == pytest.approx(metrics["delta_ce"])
     about = {
         (record.run.run_group, record.run.display_name)
+        for path in paths
         for record in map(Record.FromString, records_of(path))
         if record.HasField("run")
     }
