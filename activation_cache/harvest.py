@@ -7,7 +7,7 @@ from typing import Any, get_args
 from activation_cache.errors import InputError
 from activation_cache.models import LanguageModel
 from activation_cache.shuffle import Rows, ShuffleBuffer
-from activation_cache.source import ActivationSource, OnNan, SourceConfig
+from activation_cache.source import ActivationSource, OnNaN, SourceConfig
 from activation_cache.text import Split
 from activation_cache.tokens import TokenBatch
 
@@ -28,7 +28,7 @@ class HarvestConfig(SourceConfig):
     buffer_tokens: int = 65_536
     """Rows held in the shuffle buffer; more means a better shuffle and more memory."""
     seed: int = 0
-    on_nan: OnNan = "stop"
+    on_nan: OnNaN = "stop"
     """Rows that hold NaN or Inf end the stream with an `InputError`, or are left out (`skip`)
     unless they are more than one in a hundred."""
 
@@ -37,7 +37,7 @@ class HarvestConfig(SourceConfig):
         for name in ("batch_tokens", "buffer_tokens"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.on_nan not in get_args(OnNan):
+        if self.on_nan not in get_args(OnNaN):
             raise InputError(f"unknown on_nan {self.on_nan!r}: use stop or skip")
         if self.buffer_tokens < self.batch_tokens:
             raise InputError(

@@ -15,7 +15,7 @@ from activation_cache.shuffle import Rows
 from activation_cache.text import DOCSTRINGS, Split, documents
 from activation_cache.tokens import TokenBatch, TokenBlocks, counted_positions, special_ids
 
-OnNan = Literal["stop", "skip"]
+OnNaN = Literal["stop", "skip"]
 """What becomes of rows that hold NaN or Inf: an `InputError`, or nothing."""
 
 CONTEXT_TOKENS = 10
@@ -102,7 +102,7 @@ class ActivationSource:
         """Which positions [batch, pos] are served."""
         return counted_positions(tokens, self._special) | self.cfg.all_positions
 
-    def rows(self, batch: TokenBatch, *, on_nan: OnNan = "stop") -> Rows:
+    def rows(self, batch: TokenBatch, *, on_nan: OnNaN = "stop") -> Rows:
         """The activations of one forward pass at its counted positions.
 
         A row that holds NaN or Inf at any site is left out of all of them with `skip`; with `stop`

@@ -57,8 +57,6 @@ class Storage:
 
     def names(self) -> list[str]:
         """Every file below the folder, by its path relative to it."""
-        if self.is_local:
-            return sorted(_files_below(self._root))
         self._fs.invalidate_cache()
         with suppress(FileNotFoundError):
             found = (self._fs._strip_protocol(path) for path in self._fs.find(self._root))
@@ -221,13 +219,6 @@ def _is_alive(pid: int, started: str) -> bool:
         return is_the_same and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _files_below(root: str) -> Iterator[str]:
-    """By relative path. A link to a folder is one file: what lies behind it is somewhere else."""
-    for folder, folders, names in os.walk(root):
-        links = [name for name in folders if Path(folder, name).is_symlink()]
-        yield from (str(Path(folder, name).relative_to(root)) for name in (*names, *links))
 
 
 def _replace_file(path: Path, data: bytes) -> None:

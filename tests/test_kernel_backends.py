@@ -216,9 +216,12 @@ def test_no_step_waits_for_the_gpu(name: str) -> None:
         step(first)  # compiles
         torch.cuda.set_sync_debug_mode("error")
         try:
-            step(second)
+            sparse, dense = step(second)
         finally:
             torch.cuda.set_sync_debug_mode("default")
+    _, magnitudes = step(second.absolute())
+    for found in zip(sparse, dense, magnitudes, strict=True):
+        assert_near(*found)
 
 
 @on_cuda

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae.errors import InputError
 from sae.training.checkpoint import UNFINISHED, DamagedCheckpoint, read_state, write_state
 
 DIGITS = 12
@@ -20,7 +19,7 @@ Tell = Callable[[str], None]
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointPolicy:
-    """When checkpoints are written, and which of them are kept."""
+    """When checkpoints are written, and which of them are kept; every number is positive."""
 
     every_tokens: int | None = None
     every_minutes: float = 10.0
@@ -28,12 +27,6 @@ class CheckpointPolicy:
     """The newest so many are kept."""
     keep_every_tokens: int | None = None
     """Beyond these, the first one at or after each multiple of so many tokens."""
-
-    def __post_init__(self) -> None:
-        for name in ("every_tokens", "every_minutes", "keep", "keep_every_tokens"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"checkpoints: {name} must be positive, got {value}")
 
 
 class Checkpoints:

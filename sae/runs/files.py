@@ -46,6 +46,6 @@ def told_of_the_disk(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"cannot write to {folder}: {error.strerror or error}; mend that and go on with "
-            f"--resume"
+            f"the disk failed with {error.filename or folder}: {error.strerror or error}; mend "
+            f"that and go on with --resume"
         ) from error

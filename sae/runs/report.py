@@ -48,6 +48,8 @@ _PANELS = (
     Panel(title="Dead features", keys=("dead",), y_label="features"),
     Panel(title="Learning rate", keys=("lr",), y_label="step size"),
     Panel(title="Gradient norm", keys=("grad_norm",), y_label="before clipping"),
+    Panel(title="AuxK loss", keys=("auxk",), y_label="per token", log_y=True),
+    Panel(title="Spikes and skips", keys=("spikes", "skipped"), y_label="batches so far"),
     Panel(title="Throughput", keys=("tokens_per_s",), y_label="tokens per second"),
 )
 _ROW_AXES = {"step", "n_tokens"}

@@ -2,14 +2,16 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from sae.errors import InputError
+from sae.runs.log import METRICS_FILE, THROUGHPUT_FILE
 
+LOGS = (METRICS_FILE, THROUGHPUT_FILE)
 DRAWN_FROM, DRAWN_TO = 1e-300, 1e300
 """Sizes between which axes can be computed; what is smaller is 0, what is larger is infinite."""
 
@@ -22,6 +24,7 @@ class RunFiles:
     versions: Mapping[str, Any]
     git_commit: str | None
     rows: Sequence[Mapping[str, Any]]
+    """Of metrics.jsonl, and then of throughput.jsonl."""
     metrics: Mapping[str, Any]
     conventions: Mapping[str, Any]
     density: Mapping[str, Any]
@@ -33,22 +36,24 @@ def read_run(folder: Path) -> RunFiles:
     if not path.is_file():
         raise InputError(f"{folder} is not a run folder: it has no config.json; name a run's --out")
     config = _json(path.read_bytes(), where=str(path))
-    log, result = folder / "metrics.jsonl", folder / "eval.json"
-    lines = log.read_bytes().split(b"\n") if log.is_file() else []
+    result = folder / "eval.json"
     evaluated = _json(result.read_bytes(), where=str(result)) if result.is_file() else {}
     return RunFiles(
         settings=_part(config, "settings", path),
         versions=_part(config, "versions", path),
         git_commit=config.get("git_commit"),
-        rows=[
-            _json(line, where=f"{log} line {number}")
-            for number, line in enumerate(lines, start=1)
-            if line.strip()
-        ],
+        rows=[row for name in LOGS for row in _rows(folder / name)],
         metrics=_part(evaluated, "metrics", result),
         conventions=_part(evaluated, "conventions", result),
         density=_density(evaluated, result),
     )
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    lines = path.read_bytes().split(b"\n") if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            yield _json(line, where=f"{path} line {number}")
 
 
 def _part(content: Mapping[str, Any], name: str, path: Path) -> Mapping[str, Any]:

@@ -4,12 +4,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 SHOW_CURSOR = b"\x1b[?25h"
+
+Handler = Callable[[int, FrameType | None], None]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -50,34 +52,17 @@ def deferred(extra: str | None = None) -> Iterator[StopRequest]:
             os._exit(128 + signum)
         request.signum = signum
 
-    if threading.current_thread() is not threading.main_thread():
+    with _handled([signal.SIGINT, signal.SIGTERM, *_numbers(extra)], note):
         yield request
-        return
-    also = signal_number(extra) if extra else None
-    before = {
-        signum: signal.signal(signum, note)
-        for signum in (signal.SIGINT, signal.SIGTERM, also)
-        if signum is not None
-    }
-    try:
-        yield request
-    finally:
-        _restore(before)
     if request.signum is not None:  # it came too late to be asked about, and is not lost
         signal.raise_signal(request.signum)
-
-
-def _restore(handlers: Mapping[int, Any]) -> None:
-    for signum, handler in handlers.items():
-        if handler is not None:  # else it is none of Python's: C code's, of which we know nothing
-            signal.signal(signum, handler)
 
 
 @contextmanager
 def told_how_to_go_on(extra: str | None = None) -> Iterator[None]:
     """Within it, what interrupts says how to go on, and `extra` interrupts where not deferred."""
     try:
-        with _interrupted_by(signal_number(extra) if extra else None):
+        with _handled(_numbers(extra), _interrupt):
             yield
     except KeyboardInterrupt as interrupt:
         if str(interrupt):
@@ -89,20 +74,33 @@ def told_how_to_go_on(extra: str | None = None) -> Iterator[None]:
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
     """Within it, SIGTERM raises `Interrupted` where it is not deferred, as Ctrl-C does."""
-    with _interrupted_by(signal.SIGTERM):
+    with _handled([signal.SIGTERM], _interrupt):
         yield
+
+
+def _interrupt(signum: int, _frame: FrameType | None) -> None:
+    raise Interrupted(signum, "")
+
+
+def _numbers(name: str | None) -> list[int]:
+    number = signal_number(name) if name else None
+    return [] if number is None else [number]
 
 
 @contextmanager
-def _interrupted_by(number: int | None) -> Iterator[None]:
-    def interrupt(signum: int, _frame: FrameType | None) -> None:
-        raise Interrupted(signum, "")
+def _handled(numbers: Iterable[int], handler: Handler) -> Iterator[None]:
+    """Within it, these signals have this handler, but for those whose handler is C code's.
 
-    if number is None or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(number, interrupt)
+    Python could not put such a handler back.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in numbers}
+    taken = {number: old for number, old in before.items() if old is not None}
+    for number in taken:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        _restore({number: before})
+        for number, old in taken.items():
+            signal.signal(number, old)

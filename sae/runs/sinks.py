@@ -1,6 +1,7 @@
 """Where the records of a run go: a file of record, the console, and Weights & Biases."""
 
 import json
+import math
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,8 @@ class Sink(Protocol):
 class JsonLinesSink:
     """A file of rows, such as metrics.jsonl, the log of record. Every row is written through.
 
+    What is NaN or infinite is written as null: JSON has neither.
+
     What the file holds behind `keep_bytes` is cut off: rows of a training that was interrupted and
     goes on from before them.
     """
@@ -45,8 +48,9 @@ class JsonLinesSink:
         self._file.seek(0, os.SEEK_END)
 
     def log(self, row: Row) -> None:
+        strict = {name: value if math.isfinite(value) else None for name, value in row.items()}
         try:
-            self._file.write(json.dumps(row).encode() + b"\n")
+            self._file.write(json.dumps(strict, allow_nan=False).encode() + b"\n")
             self._file.flush()
         except OSError as error:
             raise InputError(

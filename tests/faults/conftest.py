@@ -1,14 +1,60 @@
-"""What the tests of hostile files share: a folder with valid ones, for a test to damage."""
+"""What the tests of faults share: runs to cut short, and valid files to damage."""
 
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
+from caches import write_texts
+from resuming import Maker, in_step, quick, sit
 from workshop import Workshop, make_cache
 
 from activation_cache import LanguageModel
+from sae.runs import RunSettings, run
+
+# Runs --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_texts(tmp_path_factory.mktemp("texts") / "texts.jsonl")
+
+
+@pytest.fixture
+def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Iterator[Maker]:
+    """Settings of small runs, which are quick as long as the test lasts."""
+    with quick(gpt2):
+        yield Maker(tmp_path, gpt2, dataset)
+
+
+@pytest.fixture(scope="session")
+def finished(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing disturbed: to compare with, not to change."""
+    make = Maker(tmp_path_factory.mktemp("finished"), gpt2, dataset)
+    with quick(gpt2):
+        run(make("undisturbed"))
+    return make("undisturbed").out
+
+
+@pytest.fixture(scope="session")
+def halfway(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that died in its sixth step, with checkpoints at 256 and 320."""
+    settings = Maker(tmp_path_factory.mktemp("halfway"), gpt2, dataset)(checkpoint_tokens=64)
+    with quick(gpt2):
+        assert sit(settings, in_step(6), resume=False)
+    return settings.out
+
+
+@pytest.fixture
+def died(halfway: Path, make: Maker) -> RunSettings:
+    """A copy of that run, to go on with."""
+    shutil.copytree(halfway, make().out)
+    return make(checkpoint_tokens=64)
+
+
+# Hostile files -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")

@@ -181,6 +181,11 @@ def times(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+def state_of(folder: Path) -> object:
+    """What must be the same where nothing was touched."""
+    return times(folder), listed(folder)
+
+
 def refused(act: Callable[[], object]) -> str:
     """The one line by which something is refused."""
     with pytest.raises(BAD_INPUT) as raised:

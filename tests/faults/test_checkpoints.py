@@ -4,13 +4,11 @@ import itertools
 import json
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from caches import write_texts
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -21,7 +19,6 @@ from resuming import (
     in_checkpoint,
     in_step,
     leftovers,
-    quick,
     sit,
     told,
 )
@@ -29,27 +26,10 @@ from safetensors import SafetensorError
 from sweeps import MLP, RESID, listed
 
 import sae
-from activation_cache import LanguageModel
 from sae.evaluation import EvalReport
 from sae.runs import run
 from sae.runs.checkpoints import CheckpointPolicy, Checkpoints
 from sae.training.checkpoint import read_state
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_texts(tmp_path_factory.mktemp("checkpoints") / "texts.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _quick(gpt2: LanguageModel) -> Iterator[None]:
-    with quick(gpt2):
-        yield
-
-
-@pytest.fixture
-def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Maker:
-    return Maker(tmp_path, gpt2, dataset)
 
 
 def tokens_of(out: Path) -> list[int]:

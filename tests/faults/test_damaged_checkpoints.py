@@ -2,13 +2,12 @@
 
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from caches import write_texts
 from resuming import (
     Maker,
     assert_same,
@@ -25,22 +24,6 @@ from sweeps import MLP, listed
 from activation_cache import LanguageModel
 from sae.runs import RunSettings, run
 from sae.training.checkpoint import DamagedCheckpoint, read_state
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_texts(tmp_path_factory.mktemp("checkpoints") / "texts.jsonl")
-
-
-@pytest.fixture(autouse=True)
-def _quick(gpt2: LanguageModel) -> Iterator[None]:
-    with quick(gpt2):
-        yield
-
-
-@pytest.fixture
-def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Maker:
-    return Maker(tmp_path, gpt2, dataset)
 
 
 @pytest.fixture(scope="module")

@@ -1,29 +1,13 @@
 """What a run makes of batches that nothing finite can be learned from, and what it says."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
-import pytest
 import train as train_script
-from caches import write_texts
-from resuming import Maker, assert_same, bad_steps, checkpoints_in, quick, refused, sit
+from resuming import Maker, assert_same, bad_steps, checkpoints_in, refused, sit
 from sweeps import MLP, RESID, SMALL, called, logged
 
 import sae
-from activation_cache import LanguageModel
 from sae.runs import run
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_texts(tmp_path_factory.mktemp("numerical") / "texts.jsonl")
-
-
-@pytest.fixture
-def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Iterator[Maker]:
-    with quick(gpt2):
-        yield Maker(tmp_path, gpt2, dataset)
 
 
 def test_a_run_that_stopped_goes_on_without_the_bad_batch_as_if_that_had_been_asked_at_once(

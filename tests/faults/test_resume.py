@@ -1,12 +1,10 @@
 """A run that was cut short, however often and wherever, ends as one that nothing disturbed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from caches import write_texts
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -20,7 +18,6 @@ from resuming import (
     in_call_of,
     in_checkpoint,
     in_step,
-    quick,
     run_disturbed,
     sit,
 )
@@ -47,11 +44,6 @@ def kind(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_texts(tmp_path_factory.mktemp("resume") / "texts.jsonl")
-
-
-@pytest.fixture(scope="module")
 def cache(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     cfg = CacheConfig(
         hook_names=(RESID, MLP), dataset=dataset, context_size=16, forward_tokens=128,
@@ -60,17 +52,6 @@ def cache(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("cache") / "cache"
     ActivationCache.create(folder, gpt2, cfg)
     return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def _quick(gpt2: LanguageModel) -> Iterator[None]:
-    with quick(gpt2):
-        yield
-
-
-@pytest.fixture
-def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Maker:
-    return Maker(tmp_path, gpt2, dataset)
 
 
 @pytest.fixture

@@ -2,22 +2,19 @@
 
 import math
 import shutil
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import train as train_script
-from caches import write_texts
 from resuming import (
     Maker,
     assert_same,
     in_step,
-    quick,
     refused,
     sit,
-    times,
+    state_of,
     told,
 )
 from sweeps import MLP, RESID, SMALL, called, listed
@@ -26,46 +23,6 @@ from activation_cache import ActivationCache, CacheConfig, LanguageModel
 from sae.runs import RunSettings, run
 from sae.runs.errors import BAD_INPUT
 from sae.runs.settings import MAY_CHANGE
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_texts(tmp_path_factory.mktemp("folder") / "texts.jsonl")
-
-
-@pytest.fixture
-def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Iterator[Maker]:
-    with quick(gpt2):
-        yield Maker(tmp_path, gpt2, dataset)
-
-
-@pytest.fixture(scope="module")
-def finished(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing disturbed."""
-    make = Maker(tmp_path_factory.mktemp("finished"), gpt2, dataset)
-    with quick(gpt2):
-        run(make("undisturbed"))
-    return make("undisturbed").out
-
-
-@pytest.fixture(scope="module")
-def halfway(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that died in its sixth step, with checkpoints at 256 and 320."""
-    settings = Maker(tmp_path_factory.mktemp("halfway"), gpt2, dataset)(checkpoint_tokens=64)
-    with quick(gpt2):
-        assert sit(settings, in_step(6), resume=False)
-    return settings.out
-
-
-@pytest.fixture
-def died(halfway: Path, make: Maker) -> RunSettings:
-    shutil.copytree(halfway, make().out)
-    return make(checkpoint_tokens=64)
-
-
-def state_of(folder: Path) -> object:
-    return times(folder), listed(folder)
-
 
 CHANGES: dict[str, Any] = {
     "model": "other", "hook_name": (MLP,), "dataset": "other.txt", "text_column": "body",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caches import write_texts
 from resuming import (
     Disturbance,
     checkpoints_in,
@@ -42,11 +41,6 @@ THREE: Grid = [
     {"architecture": "relu", "hook_name": MLP},
 ]
 NAMES = ("batch_topk-k2-n_tokens512", "batch_topk-k2-n_tokens200", f"relu-{MLP}")
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_texts(tmp_path_factory.mktemp("resume") / "texts.jsonl")
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from caches import write_texts
 from forks import small_disk
 from resuming import (
     Maker,
@@ -18,58 +17,16 @@ from resuming import (
     checkpoints_in,
     in_step,
     leftovers,
-    quick,
     refused,
     sit,
-    times,
+    state_of,
     told,
 )
 from sweeps import listed
 
-from activation_cache import LanguageModel
 from activation_cache.storage import Storage
 from sae.runs import RunSettings, run
 from sae.runs.errors import BAD_INPUT
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_texts(tmp_path_factory.mktemp("folder") / "texts.jsonl")
-
-
-@pytest.fixture
-def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Iterator[Maker]:
-    with quick(gpt2):
-        yield Maker(tmp_path, gpt2, dataset)
-
-
-@pytest.fixture(scope="module")
-def finished(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that nothing disturbed."""
-    make = Maker(tmp_path_factory.mktemp("finished"), gpt2, dataset)
-    with quick(gpt2):
-        run(make("undisturbed"))
-    return make("undisturbed").out
-
-
-@pytest.fixture(scope="module")
-def halfway(gpt2: LanguageModel, dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that died in its sixth step, with checkpoints at 256 and 320."""
-    settings = Maker(tmp_path_factory.mktemp("halfway"), gpt2, dataset)(checkpoint_tokens=64)
-    with quick(gpt2):
-        assert sit(settings, in_step(6), resume=False)
-    return settings.out
-
-
-@pytest.fixture
-def died(halfway: Path, make: Maker) -> RunSettings:
-    shutil.copytree(halfway, make().out)
-    return make(checkpoint_tokens=64)
-
-
-def state_of(folder: Path) -> object:
-    return times(folder), listed(folder)
-
 
 # Others in the folder ----------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """Signals end a run with a checkpoint, and a kill at any moment costs no more than some time."""
 
-import faulthandler
 import random
 import re
 import signal
@@ -21,7 +20,6 @@ from resuming import (
     every,
     in_call_of,
     in_step,
-    quick,
     refused,
     sit,
 )
@@ -29,7 +27,6 @@ from rich.live import Live
 from sweeps import listed
 
 import sae
-from activation_cache import LanguageModel
 from sae.runs import run
 from sae.runs.signals import Interrupted, deferred
 from sae.training.checkpoint import read_state
@@ -66,6 +63,7 @@ def undisturbed(
 
 
 def assert_goes_on(trainings: Trainings, flags: list[str], out: Path, undisturbed: Path) -> None:
+    """Resumed, the run ends with the files of the undisturbed one."""
     done = trainings.train(*flags, "--resume", "--out", out)
     assert done.code == 0, done
     assert (out / "report.html").is_file()
@@ -128,27 +126,21 @@ MOMENTS = {"step": 8, "checkpoint": 5, "fsync": 40, "replace": 12, "rename": 4, 
 """How often an undisturbed run comes past these places, about."""
 
 
-def killed_and_killed_again(
-    trainings: Trainings,
-    flags: list[str],
-    undisturbed: Path,
-    out: Path,
-    draw: random.Random,
-    n_kills: int,
+def kill(
+    trainings: Trainings, flags: list[str], out: Path, draw: random.Random, n_kills: int
 ) -> None:
     for _ in range(n_kills):
         place = draw.choice([*MOMENTS])
         moment: Any = {place: {draw.randint(1, MOMENTS[place]): "SIGKILL"}}
         done = trainings.train(*flags, "--resume", "--out", out, **moment)
         assert done.code in (0, -9), done
-    assert_goes_on(trainings, flags, out, undisturbed)
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_files(
     trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
-    draw = random.Random(0)
-    killed_and_killed_again(trainings, flags, undisturbed, tmp_path / "run", draw, n_kills=3)
+    kill(trainings, flags, tmp_path / "run", random.Random(0), n_kills=3)
+    assert_goes_on(trainings, flags, tmp_path / "run", undisturbed)
 
 
 @pytest.mark.slow
@@ -157,26 +149,18 @@ def test_a_run_that_is_killed_goes_on_to_the_same_files_at_more_moments(
     trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path, seed: int
 ) -> None:
     draw = random.Random(seed)
-    n_kills = draw.randint(1, 5)
-    killed_and_killed_again(trainings, flags, undisturbed, tmp_path / "run", draw, n_kills)
+    kill(trainings, flags, tmp_path / "run", draw, n_kills=draw.randint(1, 5))
+    assert_goes_on(trainings, flags, tmp_path / "run", undisturbed)
 
 
 # In a program of one's own -----------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_texts(tmp_path_factory.mktemp("signals") / "texts.jsonl")
-
-
-@pytest.fixture
-def make(tmp_path: Path, gpt2: LanguageModel, dataset: str) -> Iterator[Maker]:
-    with quick(gpt2):
-        yield Maker(tmp_path, gpt2, dataset)
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def handlers() -> list[Any]:
-    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)]
+    return [signal.getsignal(number) for number in STOPPING]
 
 
 def test_the_handlers_of_the_program_are_as_they_were_afterwards(make: Maker) -> None:
@@ -190,13 +174,13 @@ def test_the_handlers_of_the_program_are_as_they_were_afterwards(make: Maker) ->
     assert handlers() == before
 
 
-def test_a_handler_that_python_does_not_know_is_no_reason_to_fail() -> None:
-    faulthandler.register(signal.SIGUSR1)
-    try:
-        with deferred("USR1"):
-            pass
-    finally:
-        faulthandler.unregister(signal.SIGUSR1)
+def test_handlers_of_a_program_that_embeds_python_stay_in_place(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    getsignal, before = signal.getsignal, handlers()
+    monkeypatch.setattr(signal, "getsignal", lambda _: None)  # what Python says of theirs
+    with deferred("USR1"):
+        assert [getsignal(number) for number in STOPPING] == before
 
 
 def test_a_signal_between_the_training_and_the_evaluation_is_not_lost(make: Maker) -> None:
