@@ -5,7 +5,8 @@ from sae.base import SAE, SAEConfig
 from sae.codes import Codes
 from sae.errors import InputError
 from sae.evaluation import EvalReport, evaluate, evaluate_reconstruction
-from sae.serialization import load, save
+from sae.interop import load
+from sae.serialization import save
 from sae.training import StepRecord, TrainConfig, train
 
 __all__ = [

@@ -171,6 +171,13 @@ class SAE(nn.Module, Generic[Cfg]):
     def forward(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_in}"]:
         return self.decode(self.encode(x))
 
+    def reconstruct(
+        self, x: Float[Tensor, "batch {self.d_in}"]
+    ) -> tuple[Float[Tensor, "batch _"], Codes]:
+        """The reconstruction, and the active features that it is made of."""
+        acts = self.encode_sparse(x)
+        return self.decode(acts), acts
+
     def training_pass(
         self,
         x: Float[Tensor, "batch {self.d_in}"],

@@ -46,6 +46,13 @@ class Codes:
         codes.__dict__["by_feature"] = self.by_feature
         return codes
 
+    def with_padding(self, is_padding: Bool[Tensor, "batch k"]) -> "Codes":
+        """The same, knowing where it is padded: at the end of rows. Waits for the device."""
+        if is_padding.any():
+            sizes = (~is_padding).sum(dim=1)
+            self.__dict__["by_feature"] = ByFeature(self.indices, self.d_sae, sizes)
+        return self
+
     @property
     def counts(self) -> Int[Tensor, " batch"]:
         """Active features of each row."""

@@ -99,7 +99,8 @@ def select(
         chosen = support(values, 1)
         values = values.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, NEVER_ACTIVE)
         features = features.gather(1, chosen.clamp_min(0))
-    return Codes(features.clamp_min(0), values, len(rows))
+    codes = Codes(features.clamp_min(0), values, len(rows))
+    return codes.with_padding(features < 0) if x.device.type == "cpu" else codes
 
 
 def _proposed(

@@ -75,7 +75,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> SAE:
     """
     try:
         folder = _folder(Path(path))
-        config = _read_config(folder / CONFIG_FILE)
+        config = read_config(folder / CONFIG_FILE)
         cfg, d_in, metadata = _from_json(config, folder / CONFIG_FILE)
         sae = _read_weights(folder / WEIGHTS_FILE, cfg, d_in)
     except OSError as error:
@@ -87,6 +87,15 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> SAE:
     _refuse_contradictions(config, _to_json(sae), folder / CONFIG_FILE)
     sae.is_fresh = False
     return sae.to(device)
+
+
+def is_native(path: Path) -> bool:
+    """Whether a folder is that of a run, or of a dictionary that `save` wrote."""
+    folder = path / "sae" if (path / "sae" / CONFIG_FILE).is_file() else path
+    if not (folder / CONFIG_FILE).is_file():
+        return False
+    metadata = read_config(folder / CONFIG_FILE).get("metadata")
+    return isinstance(metadata, dict) and "featureloom" in metadata
 
 
 def _folder(path: Path) -> Path:
@@ -122,7 +131,8 @@ def _to_json(sae: SAE) -> dict[str, Any]:
     return layout
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from a file of a stranger; `InputError` where it is none."""
     with path.open("rb") as file:
         data = file.read(LARGEST_CONFIG + 1)
     if len(data) > LARGEST_CONFIG:

@@ -93,8 +93,8 @@ def test_every_kernel_compiles_for_an_h100(
     recorders = {name: Recorder(getattr(by, name)) for name in names}
     case = Case(batch=4, k=k, n=8, d=d, seed=0, index_dtype=index_dtype, dtype=dtype)
     with patch.multiple(by, **recorders):
-        by.sum_rows(case.indices, case.values, case.table)
-        by.dot_rows(case.indices, case.x, case.table)
+        by.sum_rows(case.features, case.values, case.table)
+        by.dot_rows(case.features, case.x, case.table)
         by.scatter_rows(case.features, case.values, case.x)
     assert len(names) == 4
     for recorder in recorders.values():

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae.base import SAE
 from sae.codes import Codes
 from sae.errors import InputError
 from sae.evaluation.metrics import ReconstructionMetrics
@@ -80,6 +81,8 @@ def evaluate_reconstruction(
 
 @torch.no_grad()
 def _reconstruct(sae: Dictionary, x: Tensor) -> tuple[Tensor, Tensor | Codes]:
+    if isinstance(sae, SAE):
+        return sae.reconstruct(x)
     acts = sae.encode_sparse(x)
     return sae.decode(acts), acts
 

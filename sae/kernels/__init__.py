@@ -50,7 +50,7 @@ def dot_rows(
 ) -> Float[Tensor, "batch k"]:
     """The product of each token's x with the rows of `table` that it names. Without gradient."""
     with torch.no_grad():
-        return backend_for(table.device).dot_rows(indices, x, table)
+        return backend_for(table.device).dot_rows(ByFeature(indices, len(table)), x, table)
 
 
 def values_at(
@@ -86,7 +86,7 @@ class _SumRows(torch.autograd.Function):
     ) -> Tensor:
         ctx.save_for_backward(values, table)
         ctx.features, ctx.backend = features, backend
-        return backend.sum_rows(features.indices, values, table)
+        return backend.sum_rows(features, values, table)
 
     @staticmethod
     @once_differentiable
@@ -99,7 +99,7 @@ class _SumRows(torch.autograd.Function):
         backend: Backend = ctx.backend
         of_values = of_table = None
         if ctx.needs_input_grad[0]:
-            of_values = backend.dot_rows(features.indices, grad, table).to(values.dtype)
+            of_values = backend.dot_rows(features, grad, table).to(values.dtype)
         if ctx.needs_input_grad[1]:
             of_table = backend.scatter_rows(features, values, grad)
         return of_values, of_table, None, None

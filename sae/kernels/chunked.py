@@ -8,7 +8,7 @@ order the device's index_add_ takes.
 from collections.abc import Iterator
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sae.kernels.contract import ByFeature
@@ -17,9 +17,9 @@ LIMIT_BYTES = 64 * 2**20
 
 
 def sum_rows(
-    indices: Int[Tensor, "batch k"], values: Float[Tensor, "batch k"], table: Float[Tensor, "n d"]
+    features: ByFeature, values: Float[Tensor, "batch k"], table: Float[Tensor, "n d"]
 ) -> Float[Tensor, "batch d"]:
-    dtype = _sum_dtype(table)
+    dtype, indices = _sum_dtype(table), features.indices
     out = torch.zeros(len(indices), table.shape[1], dtype=dtype, device=table.device)
     for tile in _tiles(indices, table.shape[1], dtype):
         rows = table[indices[tile]].to(dtype)
@@ -28,9 +28,9 @@ def sum_rows(
 
 
 def dot_rows(
-    indices: Int[Tensor, "batch k"], x: Float[Tensor, "batch d"], table: Float[Tensor, "n d"]
+    features: ByFeature, x: Float[Tensor, "batch d"], table: Float[Tensor, "n d"]
 ) -> Float[Tensor, "batch k"]:
-    dtype = _sum_dtype(table)
+    dtype, indices = _sum_dtype(table), features.indices
     out = torch.empty(indices.shape, dtype=table.dtype, device=table.device)
     for tile in _tiles(indices, table.shape[1], dtype):
         rows = table[indices[tile]].to(dtype)

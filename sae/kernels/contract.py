@@ -1,4 +1,4 @@
-"""What a backend computes, and the grouping of entries by feature that scattering takes.
+"""What a backend computes, and what it is told of the features that each token names.
 
 A token's features are a row of `indices` [batch, k], int32 or int64, each in [0, n), k at least 1;
 one may occur twice in a row. Results are exact up to rounding; sums run in float32 or better, also
@@ -10,35 +10,63 @@ from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 
 class ByFeature:
-    """The entries of `indices` grouped by feature; found when first needed, then kept.
+    """The entries of `indices`, also grouped by feature; found when first needed, then kept.
 
-    Nothing here waits for the device.
+    `sizes` says how many entries of each row count; those behind them are padding. Rows of very
+    different sizes are mostly padding, so a backend may leave it out. Without `sizes` every entry
+    counts, and nothing here waits for the device.
     """
 
-    def __init__(self, indices: Int[Tensor, "batch k"], n: int) -> None:
+    def __init__(
+        self,
+        indices: Int[Tensor, "batch k"],
+        n: int,
+        sizes: Int[Tensor, " batch"] | None = None,
+    ) -> None:
         self.indices = indices
         self.n = n
+        self.sizes = sizes
+
+    @cached_property
+    def counted(self) -> Int[Tensor, " counted"] | None:
+        """The entries of the flattened indices that count, row by row; None where all do."""
+        if self.sizes is None:
+            return None
+        places = torch.arange(self.indices.shape[1], device=self.indices.device)
+        return (places < self.sizes[:, None]).flatten().nonzero().squeeze(1)
+
+    def counted_of(self, of: Shaped[Tensor, "batch k"]) -> Shaped[Tensor, " counted"]:
+        """The entries that count of a tensor like the indices."""
+        return of.flatten() if self.counted is None else of.flatten()[self.counted]
+
+    @cached_property
+    def row_starts(self) -> Int[Tensor, " batch"]:
+        """Where among the entries that count each row begins."""
+        batch, k = self.indices.shape
+        sizes = self.indices.new_full((batch,), k) if self.sizes is None else self.sizes
+        return (sizes.cumsum(0) - sizes).to(self.indices.dtype)
 
     @cached_property
     def entries(self) -> Int[Tensor, " entries"]:
-        """The entries of the flattened indices, those of feature 0 first, in order of tokens."""
-        return self.indices.flatten().to(torch.int32).argsort(stable=True)
+        """The entries that count, those of feature 0 first, in order of tokens."""
+        order = self.counted_of(self.indices).to(torch.int32).argsort(stable=True)
+        return order if self.counted is None else self.counted[order]
 
     @cached_property
     def tokens(self) -> Int[Tensor, " entries"]:
-        """The token that each of `entries` belongs to."""
+        """The token that each of `entries` is of."""
         return self.entries // self.indices.shape[1]
 
     @cached_property
     def starts(self) -> Int[Tensor, " n"]:
         """Where in `entries` those of each feature begin."""
         # Not bincount: on CUDA it waits for the largest index, to know the length of its result.
-        features = self.indices.flatten().to(torch.int64)
+        features = self.counted_of(self.indices).to(torch.int64)
         counts = features.new_zeros(self.n).scatter_add_(0, features, torch.ones_like(features))
         return counts.cumsum(0) - counts
 
@@ -49,7 +77,7 @@ class Backend(Protocol):
 
     def sum_rows(
         self,
-        indices: Int[Tensor, "batch k"],
+        features: ByFeature,
         values: Float[Tensor, "batch k"],
         table: Float[Tensor, "n d"],
     ) -> Float[Tensor, "batch d"]:
@@ -58,11 +86,14 @@ class Backend(Protocol):
 
     def dot_rows(
         self,
-        indices: Int[Tensor, "batch k"],
+        features: ByFeature,
         x: Float[Tensor, "batch d"],
         table: Float[Tensor, "n d"],
     ) -> Float[Tensor, "batch k"]:
-        """out[b, j] = x[b] . table[indices[b, j]], in the dtype that `x` and `table` share."""
+        """out[b, j] = x[b] . table[indices[b, j]], in the dtype that `x` and `table` share.
+
+        What it is for padding does not matter; it is finite.
+        """
         ...
 
     def scatter_rows(

@@ -19,7 +19,7 @@ from typing import Any, no_type_check
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sae.kernels.contract import ByFeature
@@ -36,8 +36,9 @@ PIECE = 64
 
 
 def sum_rows(
-    indices: Int[Tensor, "batch k"], values: Float[Tensor, "batch k"], table: Float[Tensor, "n d"]
+    features: ByFeature, values: Float[Tensor, "batch k"], table: Float[Tensor, "n d"]
 ) -> Float[Tensor, "batch d"]:
+    indices = features.indices
     (batch, k), d = indices.shape, table.shape[1]
     out = table.new_empty(batch, d)
     if batch == 0:  # CUDA refuses an empty grid
@@ -51,8 +52,9 @@ def sum_rows(
 
 
 def dot_rows(
-    indices: Int[Tensor, "batch k"], x: Float[Tensor, "batch d"], table: Float[Tensor, "n d"]
+    features: ByFeature, x: Float[Tensor, "batch d"], table: Float[Tensor, "n d"]
 ) -> Float[Tensor, "batch k"]:
+    indices = features.indices
     (batch, k), d = indices.shape, table.shape[1]
     out = table.new_empty(batch, k)
     if batch == 0:
@@ -67,7 +69,7 @@ def dot_rows(
 def scatter_rows(
     features: ByFeature, values: Float[Tensor, "batch k"], x: Float[Tensor, "batch d"]
 ) -> Float[Tensor, "n d"]:
-    d, n_entries = x.shape[1], values.numel()
+    d, n_entries = x.shape[1], len(features.entries)
     if n_entries == 0:
         return x.new_zeros(features.n, d)
     x, indices = x.contiguous(), features.indices.contiguous()

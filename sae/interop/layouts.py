@@ -1,0 +1,66 @@
+"""What a layout is, and what whoever loads a file can add to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from sae.base import SAE
+from sae.interop.pretrained import PretrainedSAE
+from sae.interop.sources import Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hints:
+    """What files may leave unsaid."""
+
+    norm_scaling_factor: float | None = None
+    """What activations were multiplied by before a dictionary that wants a certain mean norm."""
+    index: int | None = None
+    """Which dictionary of a file that holds several."""
+
+
+@runtime_checkable
+class Layout(Protocol):
+    """A module that reads one layout. Those that others can read write it too."""
+
+    @property
+    def NAME(self) -> str:
+        """What `--to` and error messages call it."""
+        ...
+
+    def recognises(self, source: Source) -> bool:
+        """Whether the files are of this layout, by what is in them."""
+        ...
+
+    def read(self, source: Source, hints: Hints) -> PretrainedSAE:
+        """The dictionary in them; `InputError` with the reason where it cannot be had."""
+        ...
+
+
+@runtime_checkable
+class WritableLayout(Layout, Protocol):
+    """A layout that dictionaries of ours can be written in."""
+
+    def write(self, sae: SAE, folder: Path) -> None:
+        """Write its files into a folder. `InputError` where the layout cannot express it."""
+        ...
+
+
+MODEL_NAMES = {"gpt2-small": "gpt2", "gpt2_small": "gpt2", "openai-community/gpt2": "gpt2"}
+"""Hub ids of models that projects call otherwise."""
+
+
+def facts(**known: Any) -> dict[str, Any]:
+    """Metadata by the names that dictionaries here use, without what is not known."""
+    if isinstance(known.get("model_name"), str):
+        known["model_name"] = MODEL_NAMES.get(known["model_name"], known["model_name"])
+    return {name: value for name, value in known.items() if value is not None}
+
+
+def processing(kwargs: Mapping[str, Any] | None) -> str:
+    """How activations were had, from TransformerLens' options for loading the model.
+
+    Folding layer norm and centring the unembedding change none of our sites.
+    """
+    return "centred" if (kwargs or {}).get("center_writing_weights") else "raw"

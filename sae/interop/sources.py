@@ -1,0 +1,208 @@
+"""Files of strangers, read in bounded memory and without running anything in them."""
+
+import json
+import math
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from sae.errors import InputError
+from sae.serialization import read_config
+
+DOWNLOAD = "get it anew from where it was published"
+MOST_COMPRESSION = 8
+"""Times that weights can be larger than their file; more is no weights, but a bomb."""
+
+
+class Source:
+    """A folder, or one file in it, that may hold a dictionary. What was read once is kept."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if not path.exists():
+            raise InputError(f"no dictionary at {path}: it does not exist; name a file or folder")
+        self.folder = path if path.is_dir() else path.parent
+        self._read: dict[str, Any] = {}
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """The files that may be meant: the one that was named, or all in the folder."""
+        if self.path.is_file():
+            return (self.path.name,)
+        return tuple(sorted(entry.name for entry in self.folder.iterdir() if entry.is_file()))
+
+    def has(self, *names: str) -> bool:
+        """Whether files of these names lie in the folder."""
+        return all((self.folder / name).is_file() for name in names)
+
+    def config(self, name: str) -> dict[str, Any]:
+        """A JSON object; `InputError` where there is none."""
+        return self._once(name, read_config)
+
+    def tensors(self, name: str) -> "Tensors":
+        """The tensors of a .safetensors or .npz file, or what a .pt file holds by name."""
+        content = self._once(name, read_tensors)
+        if not isinstance(content, Mapping):
+            raise InputError(f"{self.folder / name} holds no tensors by name; {DOWNLOAD}")
+        return Tensors(self.folder / name, content)
+
+    def content(self, name: str) -> Any:
+        """What a .pt file holds, whatever it is; tensors by name of other files."""
+        return self._once(name, read_tensors)
+
+    def _once(self, name: str, read: Any) -> Any:
+        if name not in self._read:
+            self._read[name] = read(self.folder / name)
+        return self._read[name]
+
+
+class Tensors:
+    """What one file holds by name. Each entry is taken; what is left over was not understood."""
+
+    def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
+        self.path = path
+        self._left = dict(content)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._left
+
+    def take(self, name: str) -> Tensor:
+        """A tensor of finite numbers."""
+        tensor = self._left.pop(name, None)
+        if tensor is None:
+            raise InputError(f"{self.path} lacks the tensor {name}; {DOWNLOAD}")
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise InputError(f"{name} in {self.path} is no tensor of real numbers; {DOWNLOAD}")
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{name} in {self.path} holds NaN or Inf: it cannot be used")
+        return tensor.detach()
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """What is no weight: a number, 0-d tensors among them, or a text."""
+        found = self._left.pop(name, default)
+        if isinstance(found, Tensor):
+            if found.numel() != 1:
+                raise InputError(f"{name} in {self.path} must be one number; {DOWNLOAD}")
+            return found.item()
+        return found
+
+    def leave(self, *names: str) -> None:
+        """Ignore these: they say nothing about what the dictionary computes."""
+        for name in names:
+            self._left.pop(name, None)
+
+    def finish(self) -> None:
+        """`InputError` where something was not taken."""
+        if self._left:
+            names = ", ".join(map(str, self._left))[:200]
+            raise InputError(
+                f"{self.path} holds {names}, which this layout does not have: what the dictionary "
+                f"computes is not known"
+            )
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def read_tensors(path: Path) -> Any:
+    """Tensors by name, or what else a .pt file holds. `InputError` where the file is unusable."""
+    readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
+    with _said_of(path):
+        return readers.get(path.suffix, read_torch)(path)
+
+
+@contextmanager
+def _said_of(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
+        *(ValueError, TypeError, KeyError, RuntimeError, EOFError, AttributeError),
+    ) as error:
+        if isinstance(error, InputError):
+            raise
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        raise InputError(f"{path} cannot be read ({first}); {DOWNLOAD}") from error
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    with safe_open(path, framework="pt") as file:  # which compares what is declared with the file
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+
+
+def _read_npz(path: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    with zipfile.ZipFile(path) as archive:
+        _refuse_bomb(path, archive)
+        for info in archive.infolist():
+            with archive.open(info) as file:
+                version = np.lib.format.read_magic(file)
+                header = {
+                    (1, 0): np.lib.format.read_array_header_1_0,
+                    (2, 0): np.lib.format.read_array_header_2_0,
+                }
+                shape, _, dtype = header[version](file)
+            if dtype.hasobject or math.prod(shape) * dtype.itemsize > info.file_size:
+                raise InputError(f"{info.filename} in {path} is no array of numbers; {DOWNLOAD}")
+    with np.load(path, allow_pickle=False) as arrays:
+        for name in arrays.files:
+            tensors[name] = torch.from_numpy(arrays[name])
+    return tensors
+
+
+def read_torch(path: Path) -> Any:
+    """A file of torch.save: tensors, numbers, texts, and lists and mappings of them."""
+    with path.open("rb") as file:
+        if not zipfile.is_zipfile(file):
+            raise InputError(f"{path} was not saved by torch 1.6 or later; {DOWNLOAD}")
+        with zipfile.ZipFile(file) as archive:
+            _refuse_bomb(path, archive)
+        file.seek(0)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    for tensor in tensors_in(content):
+        refuse_impossible(tensor, path)
+    return content
+
+
+def tensors_in(content: Any) -> Iterator[Tensor]:
+    """Every tensor in nested lists and mappings."""
+    waiting, seen = [content], set[int]()
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, Tensor):
+            yield part
+        elif isinstance(part, Mapping | list | tuple) and id(part) not in seen:
+            seen.add(id(part))  # a file may hold a list that holds itself
+            waiting.extend(part.values() if isinstance(part, Mapping) else part)
+
+
+def refuse_impossible(tensor: Tensor, path: Path) -> None:
+    """`InputError` for a tensor that says it is larger than what the file has stored of it."""
+    is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    if not is_plain or tensor.is_quantized or tensor.is_complex():
+        raise InputError(f"{path} holds tensors that are no plain numbers; {DOWNLOAD}")
+    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        raise InputError(
+            f"{path} declares a tensor of shape {tuple(tensor.shape)} and does not hold its "
+            f"numbers; {DOWNLOAD}"
+        )
+
+
+def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
+    declared = sum(info.file_size for info in archive.infolist())
+    if declared > MOST_COMPRESSION * path.stat().st_size:
+        raise InputError(f"{path} declares {declared:,} bytes, far more than it has; {DOWNLOAD}")
+
+
+def json_of(value: Any) -> str:
+    """A value of a config for an error message, however long it is."""
+    return json.dumps(value, default=str)[:80]
