@@ -6,15 +6,12 @@ works for every architecture that TransformerLens knows. Its bridge is `Language
 """
 
 import copy
-import importlib.util
-import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
-from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import xxhash
@@ -23,14 +20,10 @@ from torch import Tensor
 
 from activation_cache.errors import InputError
 from activation_cache.hooks import Edit, Site, editing, reading
-from activation_cache.hub import hub_is_reachable
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-TINY = "tiny"
-TINY_FOLDER = Path(__file__).parent / "data" / "tiny_lm"
 
 SITES = (
     "hook_resid_pre",
@@ -43,6 +36,13 @@ SITES = (
 )
 """What can follow `blocks.<layer>.` in a hook name. The heads of `attn.hook_z` are flattened."""
 
+WRITTEN_SITES = SITES[:5]
+"""Sites that hold the residual stream, or what is added to it."""
+
+Processing = Literal["raw", "centred"]
+"""raw: as the model has them. centred: minus the mean over the width, at `WRITTEN_SITES`, which is
+what TransformerLens' `center_writing_weights` makes of models with layer norm."""
+
 
 class _Stop(Exception):
     """Ends a forward pass once every wanted activation has been seen."""
@@ -51,20 +51,19 @@ class _Stop(Exception):
 class LanguageModel:
     """A causal language model with named sites. Build one with `load_model`."""
 
-    processing = "raw"
-    """Weights as published: no folding, no centring (no compatibility mode of TransformerLens)."""
-
     def __init__(
         self,
         name: str,
         hf: "PreTrainedModel",
         tokenizer: "PreTrainedTokenizerBase",
         revision: str = "main",
+        processing: Processing = "raw",
     ) -> None:
         self.name = name
         self.revision = revision
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
+        self.processing = processing
         self._widths: dict[str, int] = {}
         self._forward = RLock()  # hooks of one pass must not see the pass of another thread
 
@@ -138,12 +137,19 @@ class LanguageModel:
             copy.deepcopy(self.hf.config), type(self.hf).__name__, self.name, self.dtype
         )
         try:
-            return ArchitectureAdapterFactory.select_architecture_adapter(cfg)
+            adapter = ArchitectureAdapterFactory.select_architecture_adapter(cfg)
         except ValueError as error:
             raise InputError(
                 f"TransformerLens has no hook names for {cfg.architecture} (model {self.name}): "
                 f"give a model of an architecture that it supports"
             ) from error
+        norm = adapter.cfg.normalization_type
+        if self.processing == "centred" and norm not in ("LN", "LNPre"):
+            raise InputError(
+                f"processing 'centred' needs layer norm, which takes no notice of the mean, and "
+                f"{self.name} has {norm}: load it with processing 'raw'"
+            )
+        return adapter
 
     def _site(self, hook_name: str) -> Site:
         match = re.fullmatch(r"blocks\.(0|[1-9][0-9]{0,8})\.(.+)", hook_name)
@@ -215,105 +221,30 @@ class LanguageModel:
                 )
             with suppress(_Stop):
                 self.hf.base_model(tokens.to(self.device), use_cache=False)
-        return {hook_name: found[hook_name] for hook_name in hook_names}
+        return {name: found[name] - self._offset(name, found[name]) for name in hook_names}
+
+    def _offset(self, hook_name: str, x: Tensor) -> Tensor | float:
+        """What processing takes from the activations at a site."""
+        is_centred = self.processing == "centred" and hook_name.endswith(WRITTEN_SITES)
+        return x.mean(dim=-1, keepdim=True) if is_centred else 0.0
 
     def logits(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """The model's logits, with the activations at the named sites replaced by the edits.
 
-        An edit of `hook_resid_mid` reaches both the MLP and the residual stream around it.
+        An edit of `hook_resid_mid` reaches both the MLP and the residual stream around it. What
+        processing takes away is given back to what an edit returns.
         """
+
+        def around(hook_name: str, edit: Edit) -> Edit:
+            def edited(x: Tensor) -> Tensor:
+                offset = self._offset(hook_name, x)
+                return edit(x - offset) + offset
+
+            return edited
+
         with self._forward, ExitStack() as hooks:
             for hook_name, edit in (edits or {}).items():
-                hooks.enter_context(editing(self._site(hook_name), edit))
+                hooks.enter_context(editing(self._site(hook_name), around(hook_name, edit)))
             return self.hf(tokens.to(self.device), use_cache=False).logits
-
-
-# Loading -----------------------------------------------------------------------------------------
-
-
-def load_model(
-    source: str, *, device: str = "auto", dtype: torch.dtype = torch.float32, revision: str = "main"
-) -> LanguageModel:
-    """Load a causal language model for reading and editing its activations.
-
-    `source` is `"tiny"` (the embedded model, needs no network), a Hugging Face hub id such as
-    `"gpt2"`, a local folder in the Hugging Face layout, or a `.gguf` file (which is dequantised and
-    needs the extra `featureloom[gguf]`). `device` is `"auto"` (CUDA where there is one) or a torch
-    device. Raises `InputError` where the model cannot be had.
-    """
-    import transformers
-
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()  # what is wrong, the error says
-    target = resolve_device(device)
-    folder, options = _locate(source)
-    _refuse_weights_elsewhere(Path(folder), source)
-    options |= {"revision": revision, "trust_remote_code": False}  # and it is not asked for either
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, **options
-        )
-    except Exception as error:  # files that are no model make the readers raise any kind
-        raise InputError(
-            f"cannot load the model {source!r} ({_first_line(error)}): give 'tiny', a hub id while "
-            f"online, a folder with config.json, weights and tokenizer, or a .gguf file"
-        ) from error
-    hf, loading = loaded
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:3])
-        raise InputError(f"the model {source!r} lacks weights ({missing}): they would be random")
-    if not tokenizer("text")["input_ids"]:
-        raise InputError(f"the model {source!r} has no tokenizer: add tokenizer.json to its folder")
-    return LanguageModel(source, hf.to(target), tokenizer, revision)
-
-
-def resolve_device(device: str) -> torch.device:
-    """The torch device of a `--device` value; `"auto"` is CUDA where there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=device).to("cpu").to(device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(
-            f"device {device!r} cannot be used here: use auto, cpu, or cuda where torch finds it"
-        ) from error
-
-
-def _locate(source: str) -> tuple[str, dict[str, Any]]:
-    """Where transformers shall load from, and the options that the source needs."""
-    if source == TINY:
-        return str(TINY_FOLDER), {}
-    if source.endswith(".gguf"):
-        path = Path(source)
-        if not path.is_file():
-            raise InputError(f"no GGUF file at {source}: give the path of an existing one")
-        if importlib.util.find_spec("gguf") is None:
-            raise InputError(f"reading {source} needs: pip install 'featureloom[gguf]'")
-        return str(path.parent), {"gguf_file": path.name}
-    return source, {"local_files_only": not hub_is_reachable()}
-
-
-def _refuse_weights_elsewhere(folder: Path, source: str) -> None:
-    """The index of weights in several files could name files anywhere on the disk."""
-    indices: list[Path] = []
-    with suppress(OSError):
-        indices = sorted(folder.glob("*.index.json"))
-    for index in indices:
-        try:
-            names = set(json.loads(index.read_bytes())["weight_map"].values())
-        except Exception:  # whoever reads it will say what is wrong
-            continue
-        for name in sorted(map(str, names)):
-            if Path(name).name != name:
-                raise InputError(
-                    f"the model {source!r} names weights in {name!r}, outside of its folder: get "
-                    f"it anew from where it was published"
-                )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:160]}"

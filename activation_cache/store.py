@@ -15,6 +15,7 @@ from torch import Tensor
 from activation_cache.codec import decoded_dtype
 from activation_cache.errors import InputError
 from activation_cache.integrity import Damage, find_damage, harvest_again, open_shard
+from activation_cache.loading import load_model
 from activation_cache.manifest import (
     FILE,
     MODEL_IDENTITY,
@@ -24,7 +25,7 @@ from activation_cache.manifest import (
     read_manifest,
     shard_name,
 )
-from activation_cache.models import LanguageModel, load_model
+from activation_cache.models import LanguageModel
 from activation_cache.prefetch import Prefetch
 from activation_cache.reader import POOL_SHARDS, CacheReader, ReadingOrder
 from activation_cache.shard import Shard
@@ -118,8 +119,13 @@ class ActivationCache:
     def load_model(self, *, device: str = "auto") -> LanguageModel:
         """The model that the activations are of; `InputError` where its weights are others now."""
         wanted = self.manifest.model
-        dtype = getattr(torch, wanted["dtype"])
-        model = load_model(wanted["name"], device=device, dtype=dtype, revision=wanted["revision"])
+        model = load_model(
+            wanted["name"],
+            device=device,
+            dtype=getattr(torch, wanted["dtype"]),
+            revision=wanted["revision"],
+            processing=wanted["processing"],
+        )
         self.refuse_other(model)
         return model
 

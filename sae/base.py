@@ -31,8 +31,8 @@ class SAEConfig(ABC):
     revival: ClassVar[Revival] = "none"
     is_sparse_from_the_start: ClassVar[bool] = False
     """Whether few features are active however the weights are: their number is fixed."""
-    initial_l0: ClassVar[int | None] = None
-    """Features of a token that are active at first, on average; by default about half of all."""
+    initial_density: ClassVar[float] = 0.5
+    """Share of the features that are active on a token at first, on average: half by chance."""
     chooses_over_the_batch: ClassVar[bool] = False
     """Whether the features of a token depend on the other tokens of a training batch."""
 
@@ -253,12 +253,11 @@ class SAE(nn.Module, Generic[Cfg]):
             for offset in self.offsets():
                 offset.mul_(self.input_scale)
         self.b_dec.copy_(x.mean(dim=0) * self.input_scale)
-        if self.is_fresh and self.cfg.initial_l0 is not None:
+        if self.is_fresh and self.cfg.initial_density < 0.5:
             n_tokens = max(64, PRE_ACTS_AT_ONCE[x.device.type] // self.d_sae)
             pre_acts = self._pre_acts(self._scaled(x[:n_tokens])).flatten()
-            share = min(0.5, self.cfg.initial_l0 / self.d_sae)  # half of them are active by chance
-            kth = pre_acts.topk(max(1, int(share * len(pre_acts))), sorted=True).values[-1]
-            self.b_enc.sub_(kth)
+            n_active = max(1, int(self.cfg.initial_density * len(pre_acts)))
+            self.b_enc.sub_(pre_acts.topk(n_active, sorted=True).values[-1])
         if self.is_fresh and self.untied_W_enc_rows is not None:
             along, square = x.new_zeros(()), x.new_zeros(())
             for part in x.split(max(1, PRE_ACTS_AT_ONCE[x.device.type] // self.d_sae)):

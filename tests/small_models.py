@@ -18,7 +18,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from activation_cache.models import SITES, TINY_FOLDER
+from activation_cache.loading import TINY_FOLDER
+from activation_cache.models import SITES
 
 LAYER = 1
 NAMES = [f"blocks.{LAYER}.{site}" for site in SITES]

@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
-from activation_cache.models import TINY_FOLDER
+from activation_cache.loading import TINY_FOLDER
 from sae.codes import Codes
 from sae.evaluation import evaluate_reconstruction
 from sae.evaluation.splice import SplicedCrossEntropy

@@ -10,7 +10,8 @@ from small_models import copy_of_tiny, saved, small_ctrl, small_neox
 from torch import Tensor
 
 from activation_cache.errors import InputError
-from activation_cache.models import SITES, LanguageModel, load_model, resolve_device
+from activation_cache.loading import load_model, resolve_device
+from activation_cache.models import SITES, LanguageModel
 
 
 @pytest.fixture

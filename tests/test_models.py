@@ -10,7 +10,8 @@ import torch
 from small_models import NAMES, assert_close, flat
 from torch import Tensor, nn
 
-from activation_cache.models import SITES, LanguageModel, load_model
+from activation_cache.loading import load_model
+from activation_cache.models import SITES, LanguageModel
 
 
 def test_every_site_holds_what_transformer_lens_has_in_its_cache(

@@ -10,8 +10,8 @@ import pytest
 
 import sae
 from activation_cache import ActivationCache, CacheConfig, InputError, LanguageModel
+from activation_cache.loading import TINY_FOLDER
 from activation_cache.manifest import FILE
-from activation_cache.models import TINY_FOLDER
 from activation_cache.storage import Storage
 from sae.runs import RunSettings, run
 from sae.runs.evaluation import evaluate_dictionary

@@ -37,11 +37,12 @@ class L1Config(SAEConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReLUConfig(L1Config):
-    """The L1 dictionary. It starts sparse: half of all features active would take most of a short
-    run to thin out, and cost a dense step each time (docs/log.md)."""
+    """The L1 dictionary. Fewer features are active at first than by chance, whose thinning out would
+    take most of a short run, in dense steps; with far fewer, many would never learn (docs/log.md).
+    """
 
     architecture: ClassVar[str] = "relu"
-    initial_l0: ClassVar[int | None] = 128
+    initial_density: ClassVar[float] = 1 / 12
 
     def build(self, d_in: int, *, seed: int = 0) -> "ReLUSAE":
         return ReLUSAE(self, d_in, seed=seed)

@@ -50,6 +50,8 @@ def evaluate_all(
     hook_name: str,
 ) -> list[EvalReport]:
     """The same for several dictionaries of one site, which share all passes but the spliced one."""
+    for sae in saes:
+        _refuse_other_processing(sae, model)
     mean = _mean(_counted_rows(model, tokens, counted, hook_name) for tokens, counted in batches)
     splice = SplicedCrossEntropy(model, hook_name)
     metrics = [ReconstructionMetrics(mean) for _ in saes]
@@ -96,6 +98,17 @@ def _counted_rows(
 ) -> Float[Tensor, "rows d_in"]:
     x = model.activations(tokens, [hook_name])[hook_name]
     return x[counted.to(x.device)]
+
+
+def _refuse_other_processing(sae: Dictionary, model: SpliceableModel) -> None:
+    """Centred activations look like others, and mean something else: nothing else would tell."""
+    asked = sae.metadata.get("processing") if isinstance(sae, SAE) else None
+    loaded = getattr(model, "processing", asked)
+    if asked not in (None, loaded):
+        raise InputError(
+            f"the dictionary is for activations with processing {asked!r}, and the model was "
+            f"loaded with {loaded!r}: use load_model(..., processing={asked!r})"
+        )
 
 
 def _mean(batches: Iterable[Tensor]) -> Float[Tensor, " d_in"]:

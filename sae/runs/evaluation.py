@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from activation_cache import LanguageModel, SourceConfig, load_model
+from activation_cache.models import Processing
 from activation_cache.source import ActivationSource
 from sae.base import SAE
 from sae.errors import InputError
@@ -21,6 +22,7 @@ KINDS: Mapping[str, Any] = {
     **dict.fromkeys(("context_size", "eval_tokens"), int),
     **dict.fromkeys(("prepend_bos", "all_positions"), bool),
     "model_dtype": Literal["float32", "bfloat16", "float16"],
+    "processing": Processing,
 }
 """What it says is from a file, or a flag, and anything at first."""
 
@@ -40,12 +42,12 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
                 raise InputError(f"{name} of the dictionary cannot be {given!r}: give it as a flag")
             sae.metadata[name] = given
     dtype = DTYPES[sae.metadata.get("model_dtype", "float32")]
-    model = load_model(sae.metadata["model_name"], device=device, dtype=dtype)
-    if sae.metadata.get("processing", model.processing) != model.processing:
-        raise InputError(
-            f"the dictionary is for a model with processing {sae.metadata['processing']!r}, and "
-            f"{model.name} was loaded {model.processing!r}: their activations differ"
-        )
+    model = load_model(
+        sae.metadata["model_name"],
+        device=device,
+        dtype=dtype,
+        processing=sae.metadata.get("processing", "raw"),
+    )
     weights = model.description["weights"]
     if sae.metadata.get("model_weights", weights) != weights:
         raise InputError(

@@ -15,7 +15,7 @@ from activation_cache import (
     harvest,
     load_model,
 )
-from activation_cache.models import TINY
+from activation_cache.loading import TINY
 from activation_cache.prefetch import Prefetch
 from sae.base import SAE
 from sae.errors import InputError

@@ -92,8 +92,8 @@ class Trainer:
                 f"the mean norm of the first activations is {norm:.4g} in float32, which gives no "
                 f"scale: mend the stream before training"
             )
-        if self.sae.is_fresh and self.sae.cfg.initial_l0 is not None:
-            self._choose_form(self.sae.cfg.initial_l0 / self.sae.d_sae)
+        if self.sae.is_fresh:
+            self._choose_form(self.sae.cfg.initial_density)
         self.sae.initialise_from_data_(sample, normalise=self.cfg.normalise)
 
     def step(self, x: Float[Tensor, "batch d_in"]) -> StepRecord:

@@ -243,7 +243,7 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
         metadata(model_weights="00"),
         "another model than.*tiny",
     ),
-    "of a model that was folded": (metadata(processing="folded"), "processing 'folded'.*'raw'"),
+    "of a model that was folded": (metadata(processing="folded"), "processing of the dictionary.*raw.*centred.*got 'folded'"),
     "of a function for a type": (metadata(model_dtype="load"), "model_dtype.*float32.*got 'load'"),
     "of a list for a type": (metadata(model_dtype=[]), "model_dtype of the dictionary.*got a list"),
     "of a number for a text": (metadata(dataset_path=5), "dataset_path of the dictionary.*got 5"),
