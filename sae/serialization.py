@@ -34,6 +34,9 @@ REMEDY = "restore it from a copy, or train the dictionary again"
 STORED_DTYPES = ("F16", "BF16", "F32", "F64")
 """Number formats of weights, as safetensors calls them."""
 
+LAYOUT_VERSION = "6.0.0"
+"""Without it, SAELens takes a file for one of version 5 and forgets its metadata."""
+
 FOREIGN_NAMES = {"relu": "standard", "batch_topk": "jumprelu", "matryoshka": "jumprelu"}
 """SAELens' names of what a saved dictionary computes, where they are not ours."""
 
@@ -45,6 +48,11 @@ def save(sae: SAE, folder: str | Path) -> None:
     """
     if sae.input_scale != 1.0:
         raise ValueError("fold_input_scale_ first: a saved dictionary takes raw activations")
+    if sae.cfg.architecture not in ARCHITECTURES:
+        raise InputError(
+            f"a dictionary that is {sae.cfg.architecture} is none of ours: write it with "
+            f"sae.interop.export in a layout that can express it"
+        )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name in (WEIGHTS_FILE, CONFIG_FILE):
@@ -123,12 +131,17 @@ def _to_json(sae: SAE) -> dict[str, Any]:
         "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
-        "reshape_activations": "none",
-        "metadata": {**sae.metadata, "featureloom": own},
+        "reshape_activations": "hook_z" if is_of_heads(sae) else "none",
+        "metadata": {**sae.metadata, "sae_lens_version": LAYOUT_VERSION, "featureloom": own},
     }
     if architecture == "topk":
         layout |= {"k": own["config"]["k"], "rescale_acts_by_decoder_norm": False}
     return layout
+
+
+def is_of_heads(sae: SAE) -> bool:
+    """Whether inputs are the outputs of attention heads, which SAELens is told to flatten."""
+    return str(sae.hook_name).endswith("hook_z")
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -143,7 +156,7 @@ def read_config(path: Path) -> dict[str, Any]:
         config = json.loads(data, object_pairs_hook=_said_once)
     except (ValueError, RecursionError) as error:
         raise InputError(
-            f"the dictionary at {path.parent} is damaged: {CONFIG_FILE}: {error}; {REMEDY}"
+            f"the dictionary at {path.parent} is damaged: {path.name}: {error}; {REMEDY}"
         ) from error
     if not isinstance(config, dict):
         raise InputError(f"{path} is no config: it must hold one JSON object; {REMEDY}")
@@ -162,6 +175,7 @@ def _from_json(config: dict[str, Any], path: Path) -> tuple[AnySAEConfig, int, d
     found = config.get("metadata")
     metadata = dict(found) if isinstance(found, dict) else {}
     own = metadata.pop("featureloom", None)
+    metadata.pop("sae_lens_version", None)
     if not isinstance(own, dict) or not isinstance(own.get("config"), dict):
         raise InputError(
             f"the dictionary at {path.parent} was not saved by this project "

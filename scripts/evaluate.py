@@ -3,31 +3,41 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
-from cli import parse, refuse_unwritable, run_script
+from cli import fail, parse, refuse_unwritable, run_script
 from rich.console import Console
 
 import sae
+from activation_cache.text import DOCSTRINGS
+from sae.interop.releases import load_release, locate
 from sae.runs import evaluate_dictionary
 from sae.runs.files import write_text
 from sae.runs.summary import summary_table
 
+UNSAID: dict[str, Any] = {"dataset_path": DOCSTRINGS, "eval_tokens": 65_536, "context_size": 128}
+"""What a dictionary of another project is evaluated on, where it does not say."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateFlags:
-    """Evaluate the dictionary of a run, or of any folder that holds one, on held-out text.
+    """Evaluate a dictionary on held-out text: of a run, of a folder, or a published one.
 
     What the dictionary says about its model, site and text is used unless a flag says otherwise.
+    One that does not say its text is evaluated on 65,536 tokens of documentation, in blocks of 128.
     """
 
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_DICTIONARY")]
-    """A run folder, or the folder of a dictionary."""
+    path: Annotated[
+        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_DICTIONARY")
+    ] = None
+    """A run folder, the folder or file of a dictionary, or hf://user/repo[@revision]/path."""
+    release: str | None = None
+    """A published release instead, such as gpt2-small-res-jb; --hook-name chooses from it."""
     model: str | None = None
     """Another language model than the one it was trained on."""
-    hook_name: str | None = None
-    """Another site than the one it was trained on."""
+    hook_name: Annotated[str | None, tyro.conf.arg(aliases=["--hook"])] = None
+    """Another site than the one it was trained on; of a release, which of its dictionaries."""
     dataset: str | None = None
     """Other text: docstrings, a .txt, .json, .jsonl or .parquet file, or a hub id."""
     eval_tokens: int | None = None
@@ -40,14 +50,32 @@ class EvaluateFlags:
     """Write eval.json to this file."""
 
 
+def load(flags: EvaluateFlags, console: Console) -> sae.SAE:
+    """The dictionary that is named, in one way."""
+    if flags.release is None:
+        if flags.path is None:
+            fail("RUN_OR_DICTIONARY is required, or --release with --hook-name")
+        return sae.load(flags.path)
+    if flags.path is not None or flags.hook_name is None:
+        fail("--release needs --hook-name and no RUN_OR_DICTIONARY")
+    location = locate(flags.release, flags.hook_name)
+    dictionary = load_release(flags.release, flags.hook_name)
+    console.print(f"loaded {location.address}", soft_wrap=True, markup=False)
+    if str(location.published):
+        console.print(f"published: {location.published}", soft_wrap=True, markup=False)
+    return dictionary
+
+
 def main() -> None:
     flags = parse(EvaluateFlags, sys.argv[1:])
     if flags.out is not None:
         refuse_unwritable(flags.out)
-    dictionary = sae.load(flags.path)
+    console = Console()
+    dictionary = load(flags, console)
+    dictionary.metadata = UNSAID | dictionary.metadata
     given = {
         "model_name": flags.model,
-        "hook_name": flags.hook_name,
+        "hook_name": None if flags.release else flags.hook_name,
         "dataset_path": flags.dataset,
         "eval_tokens": flags.eval_tokens,
         "context_size": flags.context_size,
@@ -55,7 +83,6 @@ def main() -> None:
     dictionary.metadata |= {name: value for name, value in given.items() if value is not None}
     report = evaluate_dictionary(dictionary, device=flags.device)
     where = f"{dictionary.hook_name} of {dictionary.metadata['model_name']}"
-    console = Console()
     console.print(summary_table(report, f"{dictionary.cfg.architecture} dictionary on {where}"))
     if flags.out is not None:
         write_text(flags.out, report.to_json() + "\n")

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
 
 import sae
 from sae.architectures import JumpReLUConfig, ReLUConfig, TopKConfig
 from sae.base import SAE
+from sae.interop import PretrainedSAE
 
 
 @pytest.fixture
@@ -86,7 +88,9 @@ def test_metadata_comes_back(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(sae.InputError, match=r"no dictionary at .*nowhere.*cfg.json is missing"):
+    with pytest.raises(
+        sae.InputError, match=r"no dictionary at .*nowhere: it does not exist; name"
+    ):
         sae.load(tmp_path / "nowhere")
 
 
@@ -179,7 +183,27 @@ def test_what_is_not_read_of_a_config_may_be_anything(folder: Path) -> None:
     assert repr(sae.load(folder).metadata) == repr(mine)
 
 
-def test_a_dictionary_of_another_project_is_refused_with_the_reason(folder: Path) -> None:
+def test_without_what_is_ours_alone_it_is_read_as_one_of_saelens(folder: Path) -> None:
+    ours, x = sae.load(folder), torch.randn(5, 4)
     _edit_config(folder, metadata={})
-    with pytest.raises(sae.InputError, match="not saved by this project"):
-        sae.load(folder)
+    theirs = sae.load(folder)
+    assert isinstance(theirs, PretrainedSAE) and theirs.metadata == {}
+    assert_close(theirs.encode(x), ours.encode(x))
+    assert_close(theirs(x), ours(x))
+
+
+def test_a_dictionary_of_another_project_is_not_saved_as_ours(folder: Path) -> None:
+    _edit_config(folder, metadata={})
+    with pytest.raises(
+        sae.InputError, match=r"is none of ours: write it with sae\.interop\.export"
+    ):
+        sae.save(sae.load(folder), folder / "again")
+    assert not (folder / "again").exists()
+
+
+def test_the_heads_of_attention_are_said_to_be_flattened(tmp_path: Path) -> None:
+    dictionary = ReLUConfig(d_sae=8).build(4)
+    dictionary.metadata["hook_name"] = "blocks.0.attn.hook_z"
+    sae.save(dictionary, tmp_path)
+    assert json.loads((tmp_path / "cfg.json").read_text())["reshape_activations"] == "hook_z"
+    assert sae.load(tmp_path).hook_name == "blocks.0.attn.hook_z"

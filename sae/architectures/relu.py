@@ -37,8 +37,8 @@ class L1Config(SAEConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReLUConfig(L1Config):
-    """The L1 dictionary. Fewer features are active at first than by chance, whose thinning out would
-    take most of a short run, in dense steps; with far fewer, many would never learn (docs/log.md).
+    """The L1 dictionary. Fewer features are active at first than by chance: to thin those out would
+    take most of a short run, in dense steps. With far fewer, many never learn (docs/log.md).
     """
 
     architecture: ClassVar[str] = "relu"

@@ -21,9 +21,19 @@ from torch import Tensor, nn
 from sae.base import SAE, SAEConfig, TrainingPass
 from sae.codes import Codes
 from sae.errors import InputError
+from sae.interop.matching_pursuit import matching_pursuit
 from sae.selection import Shadow
 
-Activation = Literal["relu", "tanh_relu", "jumprelu", "topk", "abs_topk", "groupmax", "gated"]
+Activation = Literal[
+    "relu",
+    "tanh_relu",
+    "jumprelu",
+    "topk",
+    "abs_topk",
+    "groupmax",
+    "gated",
+    "matching_pursuit",
+]
 """How features come from pre-activations h [batch, d_sae].
 
 relu        max(h, 0)
@@ -33,6 +43,7 @@ topk        the k largest h of a token, then max(h, 0) (or h itself, where `keep
 abs_topk    the k largest |h| of a token, with their signs
 groupmax    the largest max(h, 0) of each of k groups of neighbouring features
 gated       max(h exp(r_mag) + b_mag, 0) where h + b_enc > 0, with h before any bias
+matching_pursuit   found in k rounds at most in z - b_dec, by decoder rows alone (a file of its own)
 """
 
 Normalization = Literal["none", "layer_norm", "constant_norm"]
@@ -58,7 +69,7 @@ class PretrainedConfig(SAEConfig):
 
     activation: Activation
     k: int | None = None
-    """Features of a token, or groups of features."""
+    """Features of a token, or groups of features; rounds of matching pursuit, at most."""
     keeps_negative: bool = False
     """Whether the k largest pre-activations of a token count even where they are negative."""
     selects_by_decoder_norm: bool = False
@@ -67,6 +78,10 @@ class PretrainedConfig(SAEConfig):
     reverses_bias: bool = False
     """Whether decoding takes b_enc back out of the active features."""
     normalization: Normalization = "none"
+    residual_threshold: float = 0.0
+    """The length of what matching pursuit has left over at which it stops; 0 for none."""
+    stops_at_same_support: bool = False
+    """Whether matching pursuit stops at a round that finds no new feature."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -78,6 +93,8 @@ class PretrainedConfig(SAEConfig):
             raise InputError(f"k must be in 1..d_sae ({self.d_sae}), got {self.k}")
         if self.activation == "groupmax" and self.d_sae % (self.k or 1):
             raise InputError(f"{self.d_sae} features cannot be split into {self.k} equal groups")
+        if self.activation == "matching_pursuit" and (not self.tied or (self.k or 0) < 1):
+            raise InputError("matching pursuit is tied and takes k rounds, at least 1")
 
     def build(self, d_in: int, *, seed: int = 0) -> "PretrainedSAE":
         raise InputError("a pretrained dictionary is loaded, not built: give an architecture")
@@ -154,6 +171,8 @@ class PretrainedSAE(SAE[PretrainedConfig]):
 
     def _pre_acts(self, x: Tensor) -> Tensor:
         centred = x - self.b_dec if self.cfg.subtracts_b_dec else x
+        if self.cfg.activation == "matching_pursuit":
+            return centred  # its pre-activations are another in each round
         pre_acts = centred @ self.W_enc
         return pre_acts if self.cfg.activation == "gated" else pre_acts + self.b_enc
 
@@ -179,6 +198,14 @@ class PretrainedSAE(SAE[PretrainedConfig]):
                 return Codes(first + places, values, self.d_sae)
             case "topk" | "abs_topk":
                 return self._largest(pre_acts)
+            case "matching_pursuit":
+                return matching_pursuit(
+                    pre_acts,
+                    self.W_dec,
+                    n_rounds=self.cfg.k or 0,
+                    residual_threshold=self.cfg.residual_threshold,
+                    stops_at_same_support=self.cfg.stops_at_same_support,
+                )
 
     def _largest(self, pre_acts: Tensor) -> Codes:
         ranks = pre_acts
@@ -228,6 +255,9 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
 
 
 def _check_shapes(cfg: PretrainedConfig, tensors: Mapping[str, Tensor]) -> None:
+    for name in ("W_dec",) if cfg.tied else ("W_dec", "W_enc"):
+        if tensors[name].ndim != 2 or tensors[name].numel() == 0:
+            raise InputError(f"{name} must be a matrix, got shape {tuple(tensors[name].shape)}")
     d_sae, d_out = tensors["W_dec"].shape
     d_in = d_out if cfg.tied else tensors["W_enc"].shape[0]
     expected = {"W_dec": (d_sae, d_out), "b_enc": (d_sae,), "b_dec": (d_out,)}

@@ -2,25 +2,31 @@
 
 import json
 import math
-import pickle
+import os
+import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from sae.errors import InputError
+from sae.interop import restricted_pickle
 from sae.serialization import read_config
 
+PLACES = "name the --out of a run, or the folder or file of a dictionary"
 DOWNLOAD = "get it anew from where it was published"
 MOST_COMPRESSION = 8
 """Times that weights can be larger than their file; more is no weights, but a bomb."""
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+"""Number formats of weights."""
 
 
 class Source:
@@ -29,7 +35,11 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.exists():
-            raise InputError(f"no dictionary at {path}: it does not exist; name a file or folder")
+            raise InputError(f"no dictionary at {path}: it does not exist; {PLACES}")
+        if not path.is_dir() and not path.is_file():  # a device has no end
+            raise InputError(
+                f"no dictionary at {path}: it is neither a file nor a folder; {PLACES}"
+            )
         self.folder = path if path.is_dir() else path.parent
         self._read: dict[str, Any] = {}
 
@@ -55,9 +65,19 @@ class Source:
             raise InputError(f"{self.folder / name} holds no tensors by name; {DOWNLOAD}")
         return Tensors(self.folder / name, content)
 
-    def content(self, name: str) -> Any:
-        """What a .pt file holds, whatever it is; tensors by name of other files."""
-        return self._once(name, read_tensors)
+    def content(self, name: str, classes: Collection[str] = ()) -> Any:
+        """What a .pt file holds, whatever it is; tensors by name of other files.
+
+        Objects of the `classes` are had as mappings of their attributes.
+        """
+        return self._once(name, partial(read_tensors, classes=classes))
+
+    def only(self, suffix: str) -> str | None:
+        """The file with this ending; None where there is none. `InputError` for several."""
+        names = [name for name in self.names if name.endswith(suffix)]
+        if len(names) > 1:
+            raise InputError(f"{self.path} holds {', '.join(names)[:200]}: name one of them")
+        return names[0] if names else None
 
     def _once(self, name: str, read: Any) -> Any:
         if name not in self._read:
@@ -75,16 +95,33 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._left
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What has not been taken yet."""
+        return tuple(map(str, self._left))
+
     def take(self, name: str) -> Tensor:
         """A tensor of finite numbers."""
         tensor = self._left.pop(name, None)
         if tensor is None:
             raise InputError(f"{self.path} lacks the tensor {name}; {DOWNLOAD}")
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES:
             raise InputError(f"{name} in {self.path} is no tensor of real numbers; {DOWNLOAD}")
         if not torch.isfinite(tensor).all():
             raise InputError(f"{name} in {self.path} holds NaN or Inf: it cannot be used")
+        if tensor.dtype == torch.float64 and not torch.isfinite(tensor.to(torch.float32)).all():
+            raise InputError(f"{name} in {self.path} holds numbers that are too large for float32")
         return tensor.detach()
+
+    def matrix(self, name: str) -> Tensor:
+        """A tensor of finite numbers with rows and columns."""
+        tensor = self.take(name)
+        if tensor.ndim != 2:
+            raise InputError(
+                f"{name} in {self.path} is of shape {tuple(tensor.shape)}, and must be a matrix; "
+                f"{DOWNLOAD}"
+            )
+        return tensor
 
     def value(self, name: str, default: Any = None) -> Any:
         """What is no weight: a number, 0-d tensors among them, or a text."""
@@ -113,23 +150,26 @@ class Tensors:
 # Files -------------------------------------------------------------------------------------------
 
 
-def read_tensors(path: Path) -> Any:
+def read_tensors(path: Path, classes: Collection[str] = ()) -> Any:
     """Tensors by name, or what else a .pt file holds. `InputError` where the file is unusable."""
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
+    size, memory = path.stat().st_size, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:  # a file can have holes, and take no room on the disk
+        raise InputError(
+            f"{path} has {size / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB of "
+            f"memory: load it on a larger one"
+        )
     with _said_of(path):
-        return readers.get(path.suffix, read_torch)(path)
+        return readers.get(path.suffix, partial(read_torch, classes=classes))(path)
 
 
 @contextmanager
 def _said_of(path: Path) -> Iterator[None]:
     try:
         yield
-    except (
-        *(SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile),
-        *(ValueError, TypeError, KeyError, RuntimeError, EOFError, AttributeError),
-    ) as error:
-        if isinstance(error, InputError):
-            raise
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # no reader of these lists all that damaged files make it raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
         raise InputError(f"{path} cannot be read ({first}); {DOWNLOAD}") from error
 
@@ -143,6 +183,8 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     with zipfile.ZipFile(path) as archive:
         _refuse_bomb(path, archive)
+        if len(set(archive.namelist())) < len(archive.namelist()):
+            raise InputError(f"{path} holds an array twice; {DOWNLOAD}")
         for info in archive.infolist():
             with archive.open(info) as file:
                 version = np.lib.format.read_magic(file)
@@ -150,26 +192,38 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
                     (1, 0): np.lib.format.read_array_header_1_0,
                     (2, 0): np.lib.format.read_array_header_2_0,
                 }
+                if version not in header:
+                    raise ValueError(f"arrays of the format {version} are not known")
                 shape, _, dtype = header[version](file)
             if dtype.hasobject or math.prod(shape) * dtype.itemsize > info.file_size:
-                raise InputError(f"{info.filename} in {path} is no array of numbers; {DOWNLOAD}")
+                raise InputError(
+                    f"{info.filename[:80]} in {path} is no array of numbers; {DOWNLOAD}"
+                )
     with np.load(path, allow_pickle=False) as arrays:
         for name in arrays.files:
             tensors[name] = torch.from_numpy(arrays[name])
     return tensors
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path, classes: Collection[str] = ()) -> Any:
     """A file of torch.save: tensors, numbers, texts, and lists and mappings of them."""
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
             raise InputError(f"{path} was not saved by torch 1.6 or later; {DOWNLOAD}")
         with zipfile.ZipFile(file) as archive:
             _refuse_bomb(path, archive)
+            restricted_pickle.refuse_strange_names(path, archive, classes)
+            stored = sum(info.file_size for info in archive.infolist())
         file.seek(0)
-        content = torch.load(file, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of what is refused below
+            content = restricted_pickle.load(file, classes)
+    storages: dict[int, int] = {}
     for tensor in tensors_in(content):
         refuse_impossible(tensor, path)
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    if sum(storages.values()) > stored:
+        raise InputError(f"{path} declares more numbers than it holds; {DOWNLOAD}")
     return content
 
 
@@ -188,7 +242,7 @@ def tensors_in(content: Any) -> Iterator[Tensor]:
 def refuse_impossible(tensor: Tensor, path: Path) -> None:
     """`InputError` for a tensor that says it is larger than what the file has stored of it."""
     is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
-    if not is_plain or tensor.is_quantized or tensor.is_complex():
+    if not is_plain or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
         raise InputError(f"{path} holds tensors that are no plain numbers; {DOWNLOAD}")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise InputError(
@@ -205,4 +259,9 @@ def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
 
 def json_of(value: Any) -> str:
     """A value of a config for an error message, however long it is."""
-    return json.dumps(value, default=str)[:80]
+    parts = value.values() if isinstance(value, dict) else value
+    if isinstance(value, dict | list | tuple) and any(
+        isinstance(part, dict | list | tuple) for part in parts
+    ):
+        return f"a nested {type(value).__name__}"  # of a pickle, it may hold itself
+    return json.dumps(value, default=str, skipkeys=True)[:80]

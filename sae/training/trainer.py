@@ -55,7 +55,7 @@ class Trainer:
     COUNT_STEPS = 20
     """Counting features makes the host wait for the device, so it is not done every step."""
     COUNTERS = ("is_sparse", "has_failed", "n_steps", "n_tokens", "n_tokens_resampled_at")
-    SPARSE_BELOW, DENSE_ABOVE = 0.01, 0.02
+    SPARSE_BELOW, DENSE_ABOVE = 0.02, 0.04
     """Shares of the features active on a token at which the form of the step changes."""
 
     def __init__(self, sae: SAE, cfg: TrainConfig, dictionary: int = 0) -> None:

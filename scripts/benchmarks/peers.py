@@ -5,13 +5,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import tomllib
-import venv
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from peers.environments import environment
 from safetensors.torch import save_file
 
 from benchmarks.contenders.common import synthetic_rows
@@ -74,30 +73,6 @@ def peer_rows(flags: BenchFlags) -> Iterator[Row]:
             ]
             if flags.only in (None, f"train-{architecture}"):
                 yield from _rows(flags, architecture, entries, files, Path(folder))
-
-
-def environment(peer: str, folder: Path) -> Path:
-    """The Python of the peer's own virtual environment, which is built where it is missing."""
-    recipes = tomllib.loads((CONTENDERS / "environments.toml").read_text())
-    recipe = recipes[peer]
-    home = folder / peer
-    python, made = home / "bin" / "python", home / "requirements.json"
-    if made.exists() and json.loads(made.read_text()) == recipe:
-        return python
-    print(f"building the environment of {peer} in {home}", file=sys.stderr)
-    venv.create(home, with_pip=True, clear=True)
-    _install(peer, python, recipe["requirements"])
-    if recipe["without_dependencies"]:
-        _install(peer, python, ["--no-deps", *recipe["without_dependencies"]])
-    made.write_text(json.dumps(recipe))
-    return python
-
-
-def _install(peer: str, python: Path, what: list[str]) -> None:
-    pip = [python, "-m", "pip", "install", "-q", *what]
-    done = subprocess.run(pip, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"cannot install {peer}: {done.stderr.strip().splitlines()[-1]}")
 
 
 def _write_rows(folder: Path, flags: BenchFlags) -> dict[str, str]:

@@ -1,7 +1,9 @@
 """Files that are almost right: bytes flipped, cut and spliced, and values of JSON exchanged."""
 
+import io
 import json
 import math
+import zipfile
 from random import Random
 from typing import Any
 
@@ -67,6 +69,35 @@ def _blank(data: bytes, rng: Random) -> bytes:
 
 
 ACCIDENTS = (_flip, _truncate, _insert, _splice, _blank)
+
+
+def mutated_safetensors(data: bytes, rng: Random) -> bytes:
+    """Bytes changed anywhere, or the header alone, whose length is right again then."""
+    if rng.random() < 0.4:
+        return mutated_bytes(data, rng)
+    n_header = int.from_bytes(data[:8], "little")
+    header, tensors = data[8 : 8 + n_header], data[8 + n_header :]
+    if rng.random() < 0.2:
+        header = mutated_bytes(header, rng)
+    else:
+        header = to_bytes(mutated_json(json.loads(header), rng), rng)
+    return len(header).to_bytes(8, "little") + header + tensors
+
+
+def mutated_archive(data: bytes, rng: Random) -> bytes:
+    """Bytes changed anywhere, or in one file of the archive, whose checksum is right again then."""
+    if rng.random() < 0.3:
+        return mutated_bytes(data, rng)
+    changed = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(changed, "w") as to:
+        names = archive.namelist()
+        chosen = rng.choice([name for name in names if name.endswith((".npy", ".pkl"))])
+        for name in names:
+            content = archive.read(name)
+            to.writestr(
+                zipfile.ZipInfo(name), mutated_bytes(content, rng) if name == chosen else content
+            )
+    return changed.getvalue()
 
 
 def mutated_json(value: Any, rng: Random) -> Any:

@@ -20,7 +20,14 @@ from activation_cache.shard import Shard, pack
 from activation_cache.source import Origins
 from activation_cache.statistics import ActivationStatistics
 from activation_cache.storage import Storage
-from faults.mutate import mutated_bytes, mutated_json, to_bytes
+from faults.foreign import FOREIGN
+from faults.mutate import (
+    mutated_archive,
+    mutated_bytes,
+    mutated_json,
+    mutated_safetensors,
+    to_bytes,
+)
 from sae.architectures import GatedConfig, JumpReLUConfig, MatryoshkaConfig, ReLUConfig, TopKConfig
 from sae.runs.grid import member_settings, read_grid
 from sae.runs.report import write_report
@@ -64,6 +71,7 @@ def targets(folder: Path) -> dict[str, Target]:
         _shard(folder / "signed-shard", signed=True),
         _dictionary(folder / "config", CONFIG_FILE),
         _dictionary(folder / "weights", WEIGHTS_FILE),
+        *(_foreign(folder / f"foreign-{layout}", layout) for layout in FOREIGN),
         _checkpoint(folder / "checkpoint", signed=False),
         _checkpoint(folder / "signed-checkpoint", signed=True),
         *(_report(folder / f"report-{name}", name) for name in ("config.json", "eval.json")),
@@ -170,7 +178,7 @@ def _shard(folder: Path, *, signed: bool) -> Target:
     valid, entry = _shard_file()
 
     def propose(rng: Random) -> bytes:
-        return _mutated_safetensors(valid, rng)
+        return mutated_safetensors(valid, rng)
 
     def read(data: bytes) -> object:
         path.unlink(missing_ok=True)  # what is mapped into memory stays as it was
@@ -199,19 +207,6 @@ def _entry_of(data: bytes, entry: ShardEntry) -> ShardEntry:
     return ShardEntry(entry.n_rows, entry.cursor, checksums, entry.costs)
 
 
-def _mutated_safetensors(data: bytes, rng: Random) -> bytes:
-    """Bytes changed anywhere, or the header alone, whose length is right again then."""
-    if rng.random() < 0.4:
-        return mutated_bytes(data, rng)
-    n_header = int.from_bytes(data[:8], "little")
-    header, tensors = data[8 : 8 + n_header], data[8 + n_header :]
-    if rng.random() < 0.2:
-        header = mutated_bytes(header, rng)
-    else:
-        header = to_bytes(mutated_json(json.loads(header), rng), rng)
-    return len(header).to_bytes(8, "little") + header + tensors
-
-
 # Checkpoints, dictionaries and reports ----------------------------------------------------------
 
 
@@ -224,7 +219,7 @@ def _checkpoint(folder: Path, *, signed: bool) -> Target:
     def propose(rng: Random) -> bytes:
         i = rng.randrange(len(names))
         if names[i] == TENSORS_FILE:
-            return bytes([i]) + _mutated_safetensors(valid[i], rng)
+            return bytes([i]) + mutated_safetensors(valid[i], rng)
         return bytes([i]) + _of_json([json.loads(valid[i])])(rng)
 
     def read(data: bytes) -> object:
@@ -258,7 +253,7 @@ def _dictionary(folder: Path, name: str) -> Target:
         i = rng.randrange(len(valid))
         if name == CONFIG_FILE:
             return bytes([i]) + _of_json([json.loads(valid[i])])(rng)
-        return bytes([i]) + _mutated_safetensors(valid[i], rng)
+        return bytes([i]) + mutated_safetensors(valid[i], rng)
 
     def read(data: bytes) -> object:
         path = folder / str(data[0]) / name
@@ -268,6 +263,29 @@ def _dictionary(folder: Path, name: str) -> Target:
         return dictionary.encode(torch.ones(2, dictionary.d_in, dtype=dictionary.dtype))
 
     return Target(f"dictionary-{folder.name}", propose, read)
+
+
+def _foreign(folder: Path, layout: str) -> Target:
+    """One file of a dictionary of another project; the other is as its program writes it."""
+    its = FOREIGN[layout]
+    names = [its.weights_file, *([its.config_file] if its.config_file else [])]
+    valid = [(its.write(folder) / name).read_bytes() for name in names]
+    is_archive = not its.weights_file.endswith(".safetensors")
+
+    def propose(rng: Random) -> bytes:
+        i = rng.randrange(len(names))
+        if names[i] == its.config_file:
+            return bytes([i]) + _of_json([its.config])(rng)
+        return bytes([i]) + (mutated_archive if is_archive else mutated_safetensors)(valid[i], rng)
+
+    def read(data: bytes) -> object:
+        for i, name in enumerate(names):
+            (folder / name).unlink(missing_ok=True)  # what is mapped into memory stays as it was
+            (folder / name).write_bytes(data[1:] if i == data[0] else valid[i])
+        dictionary = sae.load(folder)
+        return dictionary(torch.ones(2, dictionary.d_in, dtype=dictionary.dtype))
+
+    return Target(folder.name, propose, read)
 
 
 def _report(folder: Path, name: str) -> Target:

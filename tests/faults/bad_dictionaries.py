@@ -90,31 +90,32 @@ OVERFLOWING = header_of(W_dec=("F32", [2**40, 2**40], [0, 8]))
 SMALLER = header_of(W_dec=("F32", [8, 192], [0, 8]))
 DAMAGED = f"is damaged: sae_weights.safetensors: .*{AGAIN}"
 NO_FIT = "sae_weights.safetensors does not fit its config: "
-IS_MISSING = "is missing; name the --out of a run"
+MISSING = "is missing; name the --out of a run"
+NO_DICTIONARY = "no dictionary at d: .*; name the --out of a run"
 
 DICTIONARIES: dict[str, tuple[Prepare, str]] = {
-    "not there": (nowhere, f"no dictionary at d: d/cfg.json {IS_MISSING}"),
+    "not there": (nowhere, NO_DICTIONARY),
     "an empty folder": (
         lambda shop: (shop.folder / "d").mkdir(),
-        f"no dictionary at.*{IS_MISSING}",
+        NO_DICTIONARY,
     ),
-    "a file": (lambda shop: shop.write("d", "x"), f"no dictionary at d.*{IS_MISSING}"),
+    "a file": (lambda shop: shop.write("d", "x"), NO_DICTIONARY),
     "a link to itself": (
         lambda shop: (shop.folder / "d").symlink_to("d"),
-        f"no dict.*{IS_MISSING}",
+        NO_DICTIONARY,
     ),
     "without weights": (
         in_place_of("sae_weights.safetensors", lambda path: None),
-        f"d/sae_weights.safetensors {IS_MISSING}",
+        f"d/sae_weights.safetensors {MISSING}",
     ),
-    "with a folder for a config": (in_place_of("cfg.json", Path.mkdir), f"cfg.json {IS_MISSING}"),
+    "with a folder for a config": (in_place_of("cfg.json", Path.mkdir), NO_DICTIONARY),
     "with a config without an end": (
         in_place_of("cfg.json", linked("/dev/zero")),
-        f"d/cfg.json {IS_MISSING}",
+        NO_DICTIONARY,
     ),
     "with weights without an end": (
         in_place_of("sae_weights.safetensors", linked("/dev/zero")),
-        f"d/sae_weights.safetensors {IS_MISSING}",
+        f"d/sae_weights.safetensors {MISSING}",
     ),
     "with a config that cannot be read": (
         in_place_of("cfg.json", linked(UNREADABLE)),
@@ -139,8 +140,11 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
         lambda shop: (shop.dictionary(), shop.write("d/cfg.json", pickled(shop.folder))),
         f"is damaged: cfg.json: .*{AGAIN}",
     ),
-    "of another project": (top(metadata={}), "not saved by this project.*load it with the program"),
-    "with a list for metadata": (top(metadata=[]), "not saved by this project.*load it with"),
+    "of another project": (top(metadata={}), "does not say its model_name.*give it as a flag"),
+    "with a list for metadata": (
+        top(metadata=[]),
+        "does not say its model_name.*give it as a flag",
+    ),
     "of an unknown architecture": (
         own(architecture="magic"),
         "unknown architecture 'magic': known",
@@ -243,7 +247,10 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
         metadata(model_weights="00"),
         "another model than.*tiny",
     ),
-    "of a model that was folded": (metadata(processing="folded"), "processing of the dictionary.*raw.*centred.*got 'folded'"),
+    "of a model that was folded": (
+        metadata(processing="folded"),
+        "processing of the dictionary.*raw.*centred.*got 'folded'",
+    ),
     "of a function for a type": (metadata(model_dtype="load"), "model_dtype.*float32.*got 'load'"),
     "of a list for a type": (metadata(model_dtype=[]), "model_dtype of the dictionary.*got a list"),
     "of a number for a text": (metadata(dataset_path=5), "dataset_path of the dictionary.*got 5"),

@@ -14,6 +14,8 @@ from workshop import Workshop, make_cache
 from activation_cache import LanguageModel
 from sae.runs import RunSettings, run
 
+MB = 2**20
+
 # Runs --------------------------------------------------------------------------------------------
 
 
@@ -87,3 +89,15 @@ def no_more_memory() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_AS, (used + 6 * 2**30, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """A test that takes more than 50 MB, or tries to, fails."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    limit = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 500 * MB, limit[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_AS, limit)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * MB / 1024

@@ -3,7 +3,6 @@
 import io
 import json
 import math
-import resource
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -29,22 +28,7 @@ from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 pytestmark = pytest.mark.usefixtures("as_installed", "no_more_memory")
 
-MB = 2**20
-
-
 # Sizes -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def little_memory() -> Any:
-    """A test that takes more than 50 MB, or tries to, fails."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    limit = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 500 * MB, limit[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, limit)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 * MB / 1024
 
 
 HUGE: dict[str, Callable[[Workshop], object]] = {

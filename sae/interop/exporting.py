@@ -1,0 +1,121 @@
+"""What the layouts that can be written have in common: any dictionary as one class, and files."""
+
+import json
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from sae.base import SAE
+from sae.errors import InputError
+from sae.interop.pretrained import VECTORS, Activation, PretrainedConfig, PretrainedSAE
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "relu": "relu",
+    "jumprelu": "jumprelu",
+    "topk": "topk",
+    "batch_topk": "jumprelu",
+    "matryoshka": "jumprelu",
+    "gated": "gated",
+}
+"""How dictionaries of our architectures encode, once they are trained."""
+
+ROWS_AT_ONCE = 4096
+
+
+def as_pretrained(sae: SAE) -> PretrainedSAE:
+    """The same features and reconstruction in the class that layouts are written from.
+
+    A tied encoder is written out. Weights in float32 are shared, not copied.
+    """
+    if isinstance(sae, PretrainedSAE):
+        return sae
+    if sae.input_scale != 1.0:
+        raise ValueError("fold_input_scale_ first: a saved dictionary takes raw activations")
+    activation = ACTIVATIONS[sae.cfg.architecture]
+    vectors = (name for name, of in VECTORS.items() if activation in of)
+    named = {name: getattr(sae, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec", *vectors)}
+    if sae.cfg.architecture == "jumprelu" and (named["threshold"] < 0).any():
+        raise InputError("threshold is negative: other projects would take max(h, 0) first")
+    k = sae.cfg.k if activation == "topk" else None
+    cfg = PretrainedConfig(d_sae=sae.d_sae, activation=activation, k=k)
+    return PretrainedSAE(cfg, {name: w.detach() for name, w in named.items()}, sae.metadata)
+
+
+def refuse_inexpressible(
+    sae: PretrainedSAE, layout: str, activations: Collection[Activation], *, skip: bool
+) -> None:
+    """`InputError` for what a layout cannot say: it would load, and compute something else."""
+    cfg = sae.cfg
+    known = ", ".join(activations)
+    obstacles = {
+        f"the activation {cfg.activation}, only {known}": cfg.activation not in activations,
+        f"the {cfg.normalization} of its inputs": cfg.normalization != "none",
+        "features that keep negative values": cfg.keeps_negative,
+        "features that compete by the norms of their decoder rows": (
+            cfg.selects_by_decoder_norm and not has_equal_rows(sae.W_dec)
+        ),
+        "a bias that decoding takes back": cfg.reverses_bias,
+        f"inputs of width {sae.d_in} for outputs of width {sae.d_out}": sae.d_in != sae.d_out,
+        "a skip connection": sae.W_skip is not None and not skip,
+    }
+    found = next((what for what, is_there in obstacles.items() if is_there), None)
+    if found is not None:
+        raise InputError(
+            f"{layout} files cannot express {found}: write this dictionary in another layout"
+        )
+
+
+def has_equal_rows(W_dec: Tensor, norm: float | None = None) -> bool:
+    """Whether the rows have one norm (or `norm`), but for rounding."""
+    norms = torch.linalg.vector_norm(W_dec, dim=1)
+    return torch.allclose(norms, norms.mean() if norm is None else torch.full_like(norms, norm))
+
+
+def biases(sae: PretrainedSAE, *, subtracts_b_dec: bool) -> dict[str, Tensor]:
+    """`b_enc`, and `b_mag` of a gated one, for an encoder that subtracts b_dec or does not."""
+    found: dict[str, Tensor] = {"b_enc": sae.b_enc}
+    if sae.cfg.activation == "gated":
+        found["b_mag"] = sae.b_mag
+    if sae.cfg.subtracts_b_dec == subtracts_b_dec:
+        return found
+    b_dec = sae.b_dec.double()
+    parts = [rows.double() @ b_dec for rows in sae.W_enc_rows.split(ROWS_AT_ONCE)]
+    shift = torch.cat(parts) * (1 if subtracts_b_dec else -1)
+    folded = {"b_enc": sae.b_enc + shift}
+    if sae.cfg.activation == "gated":  # its magnitude is scaled before b_mag is added
+        folded["b_mag"] = sae.b_mag + shift * sae.r_mag.double().exp()
+    return {name: bias.to(torch.float32) for name, bias in folded.items()}
+
+
+# Files -------------------------------------------------------------------------------------------
+
+
+def write_files(folder: Path, files: Mapping[str, Callable[[Path], Any]]) -> None:
+    """Write each file aside and then rename it, in this order. Give the config last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {name: folder / f"{name}.part" for name in files}
+    try:
+        for name, write in files.items():
+            parts[name].unlink(missing_ok=True)  # a link would be written through
+            write(parts[name])
+        for name, part in parts.items():
+            part.replace(folder / name)
+    except BaseException as error:
+        for part in parts.values():
+            part.unlink(missing_ok=True)
+        if isinstance(error, SafetensorError):  # what its library makes of a full disk
+            raise OSError(str(error)) from error
+        raise
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """A tensor as files hold it: in memory of its own order, with nothing attached."""
+    return tensor.detach().cpu().contiguous()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,1 @@
+"""The packages that we are measured against, each in an environment of its own."""
