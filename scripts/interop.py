@@ -123,7 +123,7 @@ def ours(peer: str, python: Path, folder: Path) -> Iterator[Row]:
         try:
             export(dictionary, folder / name, to=LAYOUTS[peer])
         except sae.InputError as error:
-            refused[name] = str(error)
+            refused[name] = str(error).split(":")[0]
         else:
             x = rows_around(dictionary)
             save_file({"x": x, **used(dictionary, x)}, folder / f"{name}.safetensors")

@@ -51,6 +51,7 @@ def evaluate_all(
 ) -> list[EvalReport]:
     """The same for several dictionaries of one site, which share all passes but the spliced one."""
     for sae in saes:
+        _refuse_transcoder(sae)
         _refuse_other_processing(sae, model)
     mean = _mean(_counted_rows(model, tokens, counted, hook_name) for tokens, counted in batches)
     splice = SplicedCrossEntropy(model, hook_name)
@@ -98,6 +99,14 @@ def _counted_rows(
 ) -> Float[Tensor, "rows d_in"]:
     x = model.activations(tokens, [hook_name])[hook_name]
     return x[counted.to(x.device)]
+
+
+def _refuse_transcoder(sae: Dictionary) -> None:
+    if isinstance(sae, SAE) and "hook_name_out" in sae.metadata:
+        raise InputError(
+            f"the dictionary is a transcoder to {sae.metadata['hook_name_out']}: evaluate measures "
+            f"those that reconstruct their own input"
+        )
 
 
 def _refuse_other_processing(sae: Dictionary, model: SpliceableModel) -> None:

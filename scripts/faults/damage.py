@@ -67,13 +67,15 @@ def _fill_the_disk(job: Job, _draw: random.Random) -> bool:
     return "Traceback" not in told and process.returncode in (0, 2)
 
 
-def _delete_the_folder(job: Job, _draw: random.Random) -> bool:
+def _move_the_folder(job: Job, _draw: random.Random) -> bool:
     process = job.start()
     wait_until(lambda: len(job.checkpoints()) >= 1, process)
     job.out.rename(job.out.with_suffix(".gone"))
     _, told = process.communicate(timeout=ENDS_WITHIN_S)
-    shutil.rmtree(job.out.with_suffix(".gone"))
-    return process.returncode == 2 and is_one_line(told)
+    made_anew = job.out.exists()
+    shutil.rmtree(job.out, ignore_errors=True)
+    job.out.with_suffix(".gone").rename(job.out)
+    return process.returncode == 2 and is_one_line(told) and not made_anew
 
 
 def _run_it_twice(job: Job, _draw: random.Random) -> bool:
@@ -91,7 +93,7 @@ FAULTS: dict[str, Fault] = {
     "all checkpoints deleted": _lose_all_checkpoints,
     "the log cut off between two sittings": _lose_the_log,
     "a disk too full for checkpoints": _fill_the_disk,
-    "the folder moved away while running": _delete_the_folder,
+    "the folder moved away while running": _move_the_folder,
     "the same run started twice": _run_it_twice,
 }
 

@@ -47,10 +47,22 @@ def test_a_folder_that_is_deleted_meanwhile_is_told_and_never_taken_for_a_run(
 ) -> None:
     settings = make(checkpoint_tokens=checkpoint_tokens)
     disturb = in_step(n, lambda: shutil.rmtree(settings.out))
-    assert str(settings.out) in refused(lambda: sit(settings, disturb, resume=False))
-    assert not (settings.out / "config.json").exists()
-    shutil.rmtree(settings.out, ignore_errors=True)
+    assert f"{settings.out} is gone" in refused(lambda: sit(settings, disturb, resume=False))
+    assert not settings.out.exists()
     run(settings)
+
+
+def test_a_folder_that_is_moved_away_is_gone_on_with_once_it_is_back(
+    make: Maker, finished: Path
+) -> None:
+    settings = make(checkpoint_tokens=64)
+    elsewhere = settings.out.with_name("elsewhere")
+    disturb = in_step(6, lambda: settings.out.rename(elsewhere))
+    assert f"{settings.out} is gone" in refused(lambda: sit(settings, disturb, resume=False))
+    elsewhere.rename(settings.out)
+    (settings.out / "writer.lock").unlink()  # of this process, which lives on
+    run(settings, resume=True)
+    assert_same(settings.out, finished)
 
 
 # Disks -------------------------------------------------------------------------------------------
