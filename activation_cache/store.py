@@ -1,7 +1,7 @@
 """ActivationCache: activations harvested once, read many times, on disk or in object storage."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -118,7 +118,7 @@ class ActivationCache:
 
     def load_model(self, *, device: str = "auto") -> LanguageModel:
         """The model that the activations are of; `InputError` where its weights are others now."""
-        wanted: Mapping[str, Any] = self.manifest.model
+        wanted: dict[str, Any] = {**self.manifest.model}
         model = load_model(
             wanted["name"],
             device=device,

@@ -7,7 +7,6 @@ Files come from strangers: nothing is allocated before the config and the shapes
 and what the config says twice must be said alike.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
@@ -22,14 +21,10 @@ from torch import Tensor
 from sae.architectures import ARCHITECTURES, AnySAEConfig
 from sae.base import SAE
 from sae.errors import InputError
+from sae.files import REMEDY, plain, read_config, write_files, write_json
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
-
-LARGEST_CONFIG = 2**20
-"""Bytes of a config that are read; one that was saved has about a thousand."""
-
-REMEDY = "restore it from a copy, or train the dictionary again"
 
 STORED_DTYPES = ("F16", "BF16", "F32", "F64")
 """Number formats of weights, as safetensors calls them."""
@@ -53,27 +48,14 @@ def save(sae: SAE, folder: str | Path) -> None:
             f"a dictionary that is {sae.cfg.architecture} is none of ours: write it with "
             f"sae.interop.export in a layout that can express it"
         )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (WEIGHTS_FILE, CONFIG_FILE):
-        (folder / f"{name}.part").unlink(missing_ok=True)  # a link would be written through
-    tensors = _stored(sae)
-    tensors["W_enc"] = sae.W_enc
-    parts = {name: folder / f"{name}.part" for name in (WEIGHTS_FILE, CONFIG_FILE)}
-    try:
-        save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-            parts[WEIGHTS_FILE],
-        )
-        parts[CONFIG_FILE].write_text(json.dumps(_to_json(sae), indent=2) + "\n")
-        for name, part in parts.items():
-            part.replace(folder / name)
-    except BaseException as error:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):  # what its library makes of a full disk
-            raise OSError(str(error)) from error
-        raise
+    tensors = {
+        name: plain(tensor) for name, tensor in (*_stored(sae).items(), ("W_enc", sae.W_enc))
+    }
+    files = {
+        WEIGHTS_FILE: lambda path: save_file(tensors, path),
+        CONFIG_FILE: lambda path: write_json(path, _to_json(sae)),
+    }
+    write_files(Path(folder), files)
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> SAE:
@@ -142,33 +124,6 @@ def _to_json(sae: SAE) -> dict[str, Any]:
 def is_of_heads(sae: SAE) -> bool:
     """Whether inputs are the outputs of attention heads, which SAELens is told to flatten."""
     return str(sae.hook_name).endswith("hook_z")
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a stranger; `InputError` where it is none."""
-    with path.open("rb") as file:
-        data = file.read(LARGEST_CONFIG + 1)
-    if len(data) > LARGEST_CONFIG:
-        raise InputError(
-            f"{path} is no config: it has more than {LARGEST_CONFIG:,} bytes; {REMEDY}"
-        )
-    try:
-        config = json.loads(data, object_pairs_hook=_said_once)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"the dictionary at {path.parent} is damaged: {path.name}: {error}; {REMEDY}"
-        ) from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is no config: it must hold one JSON object; {REMEDY}")
-    return config
-
-
-def _said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) < len(pairs):
-        twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
-        raise ValueError(f"it says {twice!r} twice")
-    return content
 
 
 def _from_json(config: dict[str, Any], path: Path) -> tuple[AnySAEConfig, int, dict[str, Any]]:

@@ -1,12 +1,8 @@
-"""What the layouts that can be written have in common: any dictionary as one class, and files."""
+"""What the layouts that can be written have in common: any dictionary as one class."""
 
-import json
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Collection, Mapping
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from sae.base import SAE
@@ -89,33 +85,3 @@ def biases(sae: PretrainedSAE, *, subtracts_b_dec: bool) -> dict[str, Tensor]:
     if sae.cfg.activation == "gated":  # its magnitude is scaled before b_mag is added
         folded["b_mag"] = sae.b_mag + shift * sae.r_mag.double().exp()
     return {name: bias.to(torch.float32) for name, bias in folded.items()}
-
-
-# Files -------------------------------------------------------------------------------------------
-
-
-def write_files(folder: Path, files: Mapping[str, Callable[[Path], Any]]) -> None:
-    """Write each file aside and then rename it, in this order. Give the config last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = {name: folder / f"{name}.part" for name in files}
-    try:
-        for name, write in files.items():
-            parts[name].unlink(missing_ok=True)  # a link would be written through
-            write(parts[name])
-        for name, part in parts.items():
-            part.replace(folder / name)
-    except BaseException as error:
-        for part in parts.values():
-            part.unlink(missing_ok=True)
-        if isinstance(error, SafetensorError):  # what its library makes of a full disk
-            raise OSError(str(error)) from error
-        raise
-
-
-def plain(tensor: Tensor) -> Tensor:
-    """A tensor as files hold it: in memory of its own order, with nothing attached."""
-    return tensor.detach().cpu().contiguous()
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + "\n")

@@ -10,7 +10,8 @@ from torch import Tensor
 from sae.architectures import JumpReLUSAE
 from sae.base import SAE
 from sae.errors import InputError
-from sae.interop.exporting import biases, has_equal_rows, plain, write_files, write_json
+from sae.files import plain, write_files, write_json
+from sae.interop.exporting import biases, has_equal_rows
 from sae.interop.pretrained import PretrainedSAE
 from sae.interop.saelens_keys import ACTIVATIONS, NORMALIZATIONS
 from sae.serialization import CONFIG_FILE, LAYOUT_VERSION, WEIGHTS_FILE, save

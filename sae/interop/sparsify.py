@@ -12,15 +12,8 @@ from torch import Tensor
 
 from sae.base import SAE
 from sae.errors import InputError
-from sae.interop.exporting import (
-    as_pretrained,
-    biases,
-    has_equal_rows,
-    plain,
-    refuse_inexpressible,
-    write_files,
-    write_json,
-)
+from sae.files import plain, write_files, write_json
+from sae.interop.exporting import as_pretrained, biases, has_equal_rows, refuse_inexpressible
 from sae.interop.layouts import Hints, facts, processing
 from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
 from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of

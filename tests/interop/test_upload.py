@@ -1,19 +1,18 @@
 """Publishing a dictionary on a hub on this machine, and evaluating published ones."""
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import evaluate as evaluate_script
 import pytest
 import torch
 import upload as upload_script
-from cli import run_script
+from forks import Done
 from hub_stand_in import TOKEN, Hub, Repository, serving
 from huggingface_hub import constants
 from refusals import refusal_of
+from sweeps import called
 
 import sae
 from sae.architectures import TopKConfig
@@ -24,29 +23,15 @@ from sae.interop.hub import HubPath
 WHERE = HubPath(repo="user/repo")
 
 
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
 Cli = Callable[..., Done]
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Cli:
+def cli() -> Cli:
     """Runs a script's main with arguments; no token is ever in what it says."""
 
     def call(main: Callable[[], None], *arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["script", *map(str, arguments)])
-        capsys.readouterr()
-        code = 0
-        try:
-            run_script(main)
-        except SystemExit as exit_:
-            assert isinstance(exit_.code, int)
-            code = exit_.code
-        done = Done(code, *capsys.readouterr())
+        done = called(main, *arguments)
         assert TOKEN not in done.out + done.err
         return done
 
