@@ -1,6 +1,7 @@
 """One sitting of a training: from where the last one ended, to its end or the next interruption."""
 
 import copy
+import errno
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -100,6 +101,8 @@ class Session:
             saes = [_folded(sae) for sae in self.saes]
             several = len(saes) > 1
             places = [folder / m.name if several else folder for m in self.members]
+            if not folder.is_dir():  # moved away meanwhile: saving would make it anew
+                raise FileNotFoundError(errno.ENOENT, "it has gone", str(folder))
             for place, sae in zip(places, saes, strict=True):
                 save(sae, place / "sae")
             for i, report in self.evaluate(saes) if with_evaluation else ():

@@ -44,7 +44,8 @@ def write_state(
     aside = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(aside, ignore_errors=True)
     try:
-        aside.mkdir(parents=True)
+        folder.parent.mkdir(exist_ok=True)
+        aside.mkdir()
         save_file(tensors, aside / TENSORS_FILE)
         (aside / STATE_FILE).write_text(content)
         also(aside)

@@ -6,15 +6,19 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forks import small_disk
 from resuming import (
+    Disturbance,
     Maker,
     assert_same,
     checkpoints_in,
+    in_call_of,
+    in_checkpoint,
     in_step,
     leftovers,
     refused,
@@ -52,12 +56,21 @@ def test_a_folder_that_is_deleted_meanwhile_is_told_and_never_taken_for_a_run(
     run(settings)
 
 
+@pytest.mark.parametrize(
+    "moment",
+    [
+        partial(in_step, 6),
+        partial(in_checkpoint, 3, "save_file"),
+        partial(in_checkpoint, 3, "_checksums"),
+        partial(in_call_of, "sae.runs.session:_folded", 3),
+    ],
+)
 def test_a_folder_that_is_moved_away_is_gone_on_with_once_it_is_back(
-    make: Maker, finished: Path
+    make: Maker, finished: Path, moment: Callable[..., Disturbance]
 ) -> None:
     settings = make(checkpoint_tokens=64)
     elsewhere = settings.out.with_name("elsewhere")
-    disturb = in_step(6, lambda: settings.out.rename(elsewhere))
+    disturb = moment(happens=lambda: settings.out.rename(elsewhere))
     assert f"{settings.out} is gone" in refused(lambda: sit(settings, disturb, resume=False))
     elsewhere.rename(settings.out)
     (settings.out / "writer.lock").unlink()  # of this process, which lives on

@@ -1,305 +1,35 @@
-"""OpenMOSS' dictionaries compute here what the programs of their authors compute."""
+"""OpenMOSS' R1-Distill, and what their current program writes, compute here what they do there."""
 
-import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from openmoss_files import (
+    D_IN,
+    D_SAE,
+    LOG_THRESHOLD,
+    OTHER,
+    SITE,
+    Forward,
+    S,
+    agrees,
+    as_matrices,
+    average_norms,
+    inputs,
+    later,
+    later_config,
+    linear_layers,
+    log_threshold,
+    r1_distill,
+    refusal,
+    write,
+)
 from safetensors.torch import save_file
 from torch import Tensor
 
 import sae
-
-D_IN, D_SAE = 8, 32
-SITE, OTHER = "blocks.15.hook_resid_post", "blocks.15.hook_mlp_out"
-NORMS = {"in": 9.0, "out": 9.0}
-LOG_THRESHOLD = "activation_function.log_jumprelu_threshold"
-
-Forward = tuple[Tensor, Tensor]
-
-
-def inputs() -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return 2 * torch.randn(64, D_IN, generator=generator) + 3 * torch.arange(D_IN).cos()
-
-
-def linear_layers() -> dict[str, Tensor]:
-    """Weights whose decoder rows have norms between 0.2 and 3, with biases that are not zero."""
-    generator = torch.Generator().manual_seed(0)
-    decoder = torch.randn(D_IN, D_SAE, generator=generator)
-    decoder *= torch.linspace(0.2, 3, D_SAE) / decoder.norm(dim=0)
-    return {
-        "encoder.weight": torch.randn(D_SAE, D_IN, generator=generator) / 2,
-        "encoder.bias": torch.randn(D_SAE, generator=generator) / 2,
-        "decoder.weight": decoder,
-        "decoder.bias": torch.randn(D_IN, generator=generator),
-    }
-
-
-def as_matrices(layers: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights as the current program names and stores them."""
-    return {
-        "W_E": layers["encoder.weight"].T.contiguous(),
-        "W_D": layers["decoder.weight"].T.contiguous(),
-        "b_E": layers["encoder.bias"],
-        "b_D": layers["decoder.bias"],
-    }
-
-
-def write(
-    folder: Path, config: dict[str, Any], tensors: dict[str, Tensor], weights: str, name: str
-) -> Path:
-    (folder / weights).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(json.dumps(config))
-    if weights.endswith(".pt"):
-        torch.save({"sae": tensors, "version": "1"}, folder / weights)
-    else:
-        save_file(tensors, folder / weights)
-    return folder
-
-
-def agrees(loaded: sae.SAE[Any], original: Forward, x: Tensor | None = None) -> None:
-    x = inputs() if x is None else x
-    acts, x_hat = original
-    assert 0.02 < (acts != 0).double().mean() < 0.98, "the comparison says nothing"
-    assert torch.equal(loaded.encode(x) != 0, acts != 0)
-    assert torch.allclose(loaded.encode(x), acts, rtol=1e-5, atol=1e-5 * float(acts.abs().max()))
-    assert torch.allclose(loaded(x), x_hat, rtol=1e-5, atol=1e-5 * float(x_hat.abs().max()))
-
-
-def refusal(folder: Path, **hints: Any) -> str:
-    with pytest.raises(sae.InputError) as raised:
-        sae.load(folder, **hints)
-    assert "\n" not in str(raised.value)
-    return str(raised.value)
-
-
-# Llama Scope, December 2024 ----------------------------------------------------------------------
-
-
-def llama_scope_config(**changes: Any) -> dict[str, Any]:
-    return {
-        **{"device": "cuda", "seed": 42, "dtype": "torch.bfloat16"},
-        **{"hook_point_in": SITE, "hook_point_out": SITE, "d_model": D_IN, "d_sae": D_SAE},
-        **{"expansion_factor": D_SAE // D_IN, "bias_init_method": "all_zero", "top_k": 4},
-        **{"act_fn": "jumprelu", "jump_relu_threshold": 0.6, "norm_activation": "dataset-wise"},
-        **{"dataset_average_activation_norm": NORMS, "sparsity_include_decoder_norm": True},
-        **{"use_decoder_bias": True, "apply_decoder_bias_to_pre_encoder": False},
-        **{"use_glu_encoder": False, "lp": 1, "l1_coefficient": 8e-5, "tp_size": 1},
-        **changes,
-    }
-
-
-def llama_scope(
-    folder: Path, layers: dict[str, Tensor] | None = None, **changes: Any
-) -> tuple[Path, dict[str, Any]]:
-    config = llama_scope_config(**changes)
-    weights = "checkpoints/final.safetensors"
-    return write(folder, config, layers or linear_layers(), weights, "hyperparams.json"), config
-
-
-def original_llama_scope(config: dict[str, Any], x: Tensor) -> Forward:
-    """What the program of December 2024 makes of these weights, in its order."""
-    weights = {name: tensor.clone() for name, tensor in linear_layers().items()}
-    if not config["use_decoder_bias"]:
-        weights["decoder.bias"].zero_()
-    token_scale = torch.ones(())
-    if config["norm_activation"] == "dataset-wise":
-        norms = config["dataset_average_activation_norm"]
-        s_in, s_out = math.sqrt(D_IN) / norms["in"], math.sqrt(D_IN) / norms["out"]
-        weights["encoder.bias"] /= s_in
-        weights["decoder.bias"] /= s_out
-        weights["decoder.weight"] *= s_in / s_out
-    elif config["norm_activation"] == "token-wise":
-        token_scale = math.sqrt(D_IN) / x.norm(dim=1, keepdim=True)
-    if config["sparsity_include_decoder_norm"]:
-        n = weights["decoder.weight"].norm(dim=0)
-        weights["decoder.weight"] /= n
-        weights["encoder.weight"] *= n[:, None]
-        weights["encoder.bias"] *= n
-    z = x * token_scale
-    if config.get("apply_decoder_bias_to_pre_encoder", True):
-        z = z - weights["decoder.bias"]
-    h = z @ weights["encoder.weight"].T + weights["encoder.bias"]
-    if config["act_fn"] == "jumprelu" or config["jump_relu_threshold"] > 0:
-        acts = torch.where(h > config["jump_relu_threshold"], h, 0.0)
-    else:
-        acts = h.clamp(min=0)
-    if config["act_fn"] == "topk" and config["jump_relu_threshold"] == 0:
-        n = weights["decoder.weight"].norm(dim=0)
-        kept = ((acts * n) if config["sparsity_include_decoder_norm"] else acts).topk(4).indices
-        acts = torch.zeros_like(acts).scatter(1, kept, acts.gather(1, kept))
-    x_hat = acts @ weights["decoder.weight"].T + weights["decoder.bias"]
-    return acts, x_hat / token_scale
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"sparsity_include_decoder_norm": False},
-        {"apply_decoder_bias_to_pre_encoder": True},
-        {"use_decoder_bias": False, "apply_decoder_bias_to_pre_encoder": True},
-        {"norm_activation": "inference"},
-        {"norm_activation": "token-wise", "apply_decoder_bias_to_pre_encoder": True},
-        {"act_fn": "relu"},
-        {"act_fn": "topk", "jump_relu_threshold": 0.0},
-        {"act_fn": "topk", "jump_relu_threshold": 0},
-        {
-            "act_fn": "topk",
-            "jump_relu_threshold": 0.0,
-            "sparsity_include_decoder_norm": False,
-        },
-        {
-            "hook_point_out": OTHER,
-            "dataset_average_activation_norm": {"in": 9.0, "out": 2.5},
-        },
-        {
-            "hook_point_out": OTHER,
-            "dataset_average_activation_norm": {"in": 9.0, "out": 2.5},
-            "apply_decoder_bias_to_pre_encoder": True,
-        },
-    ],
-    ids=str,
-)
-def test_llama_scope_has_the_features_of_the_original(
-    tmp_path: Path, changes: dict[str, Any]
-) -> None:
-    folder, config = llama_scope(tmp_path, **changes)
-    if config["act_fn"] == "relu":
-        config["jump_relu_threshold"] = 0.0
-    layers = linear_layers()
-    if not config["use_decoder_bias"]:
-        del layers["decoder.bias"]
-        save_file(layers, folder / "checkpoints" / "final.safetensors")
-    agrees(sae.load(folder), original_llama_scope(config, inputs()))
-
-
-def test_the_threshold_of_llama_scope_is_divided_by_the_norm_of_each_decoder_row(
-    tmp_path: Path,
-) -> None:
-    """In the units of the stored weights it is t s / n; with t s, which others use, it is wrong."""
-    folder, config = llama_scope(tmp_path)
-    x, layers, s = inputs(), linear_layers(), math.sqrt(D_IN) / NORMS["in"]
-    acts, x_hat = original_llama_scope(config, x)
-    n = layers["decoder.weight"].norm(dim=0)
-
-    def by_threshold(threshold: Tensor) -> Forward:
-        h = s * x @ layers["encoder.weight"].T + layers["encoder.bias"]
-        stored = h.relu() * (h > threshold)
-        return stored, (stored @ layers["decoder.weight"].T + layers["decoder.bias"]) / s
-
-    without_norms = by_threshold(torch.full((D_SAE,), config["jump_relu_threshold"] * s))
-    with_norms = by_threshold(config["jump_relu_threshold"] * s / n)
-    assert ((without_norms[0] > 0) == (acts > 0)).double().mean() < 0.99
-    assert (without_norms[1] - x_hat).abs().max() > 0.5
-    assert torch.equal(with_norms[0] > 0, acts > 0)
-    assert (with_norms[1] - x_hat).abs().max() < 1e-4
-    assert torch.allclose(sae.load(folder).encode(x), with_norms[0] * n / s, atol=1e-4)
-
-
-def test_a_feature_at_the_threshold_is_not_active(tmp_path: Path) -> None:
-    layers = {name: torch.zeros_like(tensor) for name, tensor in linear_layers().items()}
-    layers["encoder.weight"][0, 0] = 1.0
-    layers["decoder.weight"][0] = 1.0
-    folder, _ = llama_scope(tmp_path, layers, jump_relu_threshold=0.5, norm_activation="inference")
-    x = torch.zeros(2, D_IN)
-    x[:, 0] = torch.tensor([0.5, 0.75])
-    assert sae.load(folder).encode(x)[:, 0].tolist() == [0.0, 0.75]
-
-
-def test_a_decoder_row_of_zeros_is_no_division_by_zero(tmp_path: Path) -> None:
-    layers = linear_layers()
-    layers["decoder.weight"][:, 3] = 0
-    folder, _ = llama_scope(tmp_path, layers)
-    loaded = sae.load(folder)
-    assert not loaded.encode(inputs())[:, 3].any()
-    assert torch.isfinite(loaded(inputs())).all()
-
-
-def test_b_dec_is_subtracted_where_the_config_does_not_say(tmp_path: Path) -> None:
-    folder, config = llama_scope(tmp_path)
-    del config["apply_decoder_bias_to_pre_encoder"]
-    (folder / "hyperparams.json").write_text(json.dumps(config))
-    agrees(sae.load(folder), original_llama_scope(config, inputs()))
-
-
-def test_a_topk_with_a_threshold_is_for_its_user_to_decide(tmp_path: Path) -> None:
-    """The program says that it converts it to a jumprelu, and goes on to choose the k largest."""
-    folder, config = llama_scope(tmp_path, act_fn="topk", jump_relu_threshold=0.6)
-    assert "set act_fn to jumprelu, or the threshold to 0" in refusal(folder)
-    (folder / "hyperparams.json").write_text(json.dumps(config | {"act_fn": "jumprelu"}))
-    agrees(sae.load(folder), original_llama_scope(config, inputs()))
-
-
-@pytest.mark.parametrize(
-    "weights",
-    [
-        *("sae_weights.safetensors", "sae_weights.pt", "checkpoints/pruned.safetensors"),
-        *("checkpoints/pruned.pt", "checkpoints/final.safetensors", "checkpoints/final.pt"),
-    ],
-)
-def test_weights_may_lie_in_six_places(tmp_path: Path, weights: str) -> None:
-    config = llama_scope_config()
-    write(tmp_path, config, linear_layers(), weights, "hyperparams.json")
-    agrees(sae.load(tmp_path), original_llama_scope(config, inputs()))
-
-
-def test_pruned_weights_count_before_final_ones(tmp_path: Path) -> None:
-    folder, config = llama_scope(tmp_path)
-    other = {name: -tensor for name, tensor in linear_layers().items()}
-    save_file(other, folder / "checkpoints" / "final.safetensors")
-    torch.save({"sae": linear_layers()}, folder / "checkpoints" / "pruned.pt")
-    agrees(sae.load(folder), original_llama_scope(config, inputs()))
-
-
-def test_weights_in_bfloat16_are_computed_with_in_float32(tmp_path: Path) -> None:
-    layers = {name: tensor.bfloat16() for name, tensor in linear_layers().items()}
-    folder, _ = llama_scope(tmp_path, layers, act_fn="relu", norm_activation="inference")
-    loaded = sae.load(folder)
-    assert loaded.dtype == torch.float32
-    rounded = {name: tensor.float() for name, tensor in layers.items()}
-    acts = (inputs() @ rounded["encoder.weight"].T + rounded["encoder.bias"]).relu()
-    x_hat = acts @ rounded["decoder.weight"].T + rounded["decoder.bias"]
-    n = rounded["decoder.weight"].norm(dim=0)
-    agrees(loaded, (acts * n, x_hat))
-
-
-# R1-Distill and later, and the current program ---------------------------------------------------
-
-
-def later_config(**changes: Any) -> dict[str, Any]:
-    return {
-        **{"sae_type": "sae", "hook_point_in": SITE, "hook_point_out": SITE, "d_model": D_IN},
-        **{"expansion_factor": D_SAE / D_IN, "act_fn": "jumprelu", "top_k": 4},
-        **{"norm_activation": "dataset-wise", "sparsity_include_decoder_norm": True},
-        **{"use_decoder_bias": True, "jumprelu_threshold_window": 2.0, "use_triton_kernel": False},
-        **changes,
-    }
-
-
-def log_threshold() -> Tensor:
-    return torch.linspace(-2, 1, D_SAE)
-
-
-def average_norms(**norms: float) -> dict[str, Tensor]:
-    names = {"site": SITE, "other": OTHER}
-    stem = "dataset_average_activation_norm"
-    return {f"{stem}.{names[name]}": torch.tensor(norm) for name, norm in norms.items()}
-
-
-def later(
-    folder: Path, extra: dict[str, Tensor] | None = None, **changes: Any
-) -> tuple[Path, dict[str, Any]]:
-    """As the current program writes it."""
-    config = later_config(**changes)
-    tensors = as_matrices(linear_layers()) | (extra or {})
-    if config["act_fn"] == "jumprelu":
-        tensors[LOG_THRESHOLD] = log_threshold()
-    return write(folder, config, tensors, "sae_weights.safetensors", "config.json"), config
 
 
 def original_later(
@@ -321,9 +51,6 @@ def original_later(
         active = torch.zeros_like(gate).scatter(1, kept, 1.0) * (gate > 0) > 0
     acts = h * active
     return acts, (acts @ of["W_D"] + of["b_D"]) / s_out
-
-
-S = math.sqrt(D_IN) / 9.0
 
 
 @pytest.mark.parametrize("act_fn", ["relu", "jumprelu", "topk"])
@@ -401,12 +128,6 @@ def test_a_dictionary_without_a_decoder_bias_is_one(tmp_path: Path) -> None:
     agrees(sae.load(folder), (acts, x_hat - linear_layers()["decoder.bias"] / S))
 
 
-def r1_distill(folder: Path, **changes: Any) -> tuple[Path, dict[str, Any]]:
-    config = later_config(**changes)
-    tensors = linear_layers() | {"log_jumprelu_threshold": log_threshold()}
-    return write(folder, config, tensors, "sae_weights.safetensors", "config.json"), config
-
-
 def test_r1_distill_takes_its_factor_from_whoever_loads_it(tmp_path: Path) -> None:
     folder, config = r1_distill(tmp_path)
     agrees(sae.load(folder, norm_scaling_factor=S), original_later(config, inputs(), S, S))
@@ -437,112 +158,3 @@ def test_a_decoder_bias_that_is_subtracted_first_is_in_normalised_units(
 
 def test_metadata_says_the_site_and_nothing_that_the_files_do_not_say(tmp_path: Path) -> None:
     assert sae.load(r1_distill(tmp_path)[0], norm_scaling_factor=S).metadata == {"hook_name": SITE}
-
-
-# Refusals ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("kind", "reason"),
-    [
-        ("lorsa", "attention over the sequence"),
-        ("clt", "cross-layer"),
-        ("crosscoder", "several sites"),
-        ("molt", "features are matrices"),
-        ("mixcoder", "several modalities"),
-    ],
-)
-def test_what_is_no_dictionary_of_one_site_is_refused_by_name(
-    tmp_path: Path, kind: str, reason: str
-) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"sae_type": kind, "d_model": D_IN}))
-    save_file({"W_Q": torch.zeros(1)}, tmp_path / "sae_weights.safetensors")
-    message = refusal(tmp_path)
-    assert f'"{kind}"' in message and reason in message
-
-
-Prepare = Callable[[Path], tuple[Path, dict[str, Any]]]
-
-
-def later_with(**changes: Any) -> Prepare:
-    return lambda folder: later(folder, average_norms(site=9.0), **changes)
-
-
-def scope_with(**changes: Any) -> Prepare:
-    return lambda folder: llama_scope(folder, **changes)
-
-
-REFUSED: dict[str, tuple[Prepare, str]] = {
-    "a GLU encoder": (later_with(use_glu_encoder=True), "use_glu_encoder true.*two encoders"),
-    "a GLU encoder of 2024": (scope_with(use_glu_encoder=True), "use_glu_encoder true"),
-    "batchtopk": (later_with(act_fn="batchtopk"), '"batchtopk".*other tokens of its batch'),
-    "layertopk": (later_with(act_fn="layertopk"), '"layertopk", which cannot be loaded'),
-    "gelu": (scope_with(act_fn="gelu"), 'act_fn "gelu", which cannot be loaded'),
-    "batch-wise norms": (later_with(norm_activation="batch-wise"), "other tokens of a batch"),
-    "unknown norms": (scope_with(norm_activation="magic"), '"magic".*not known'),
-    "token-wise norms of a transcoder": (
-        later_with(norm_activation="token-wise", hook_point_out=OTHER),
-        "norm of what it predicts",
-    ),
-    "an unknown key": (later_with(magic=1), "unknown keys magic"),
-    "an unknown key of 2024": (scope_with(magic=1), "unknown keys magic"),
-    "a negative threshold": (scope_with(jump_relu_threshold=-1.0), "jump_relu_threshold -1.0"),
-    "k above d_sae": (later_with(act_fn="topk", top_k=33), r"k must be in 1..d_sae \(32\), got 33"),
-    "k of 4.5": (later_with(act_fn="topk", top_k=4.5), "4.5 for top_k, expected int"),
-    "another width": (scope_with(d_model=9), r"W_enc is of shape \(8, 32\), expected \(9, 32\)"),
-    "10**15 features": (scope_with(d_sae=10**15), r"\(8, 32\), expected \(8, 1000000000000000\)"),
-    "a width of 400 digits": (later_with(d_model=10**400), "for d_model, expected int"),
-    "a threshold above float32": (scope_with(jump_relu_threshold=1e300), "1e[+]300 for jump_relu"),
-    "NaN features": (later_with(expansion_factor=math.nan), "NaN for expansion_factor"),
-    "norms of zero": (
-        scope_with(dataset_average_activation_norm={"in": 0, "out": 9.0}),
-        "0 for the mean norm",
-    ),
-    "norms that are not there": (
-        scope_with(dataset_average_activation_norm=None),
-        "no dataset_average_activation_norm.*give norm_scaling_factor",
-    ),
-    "true for a threshold": (scope_with(jump_relu_threshold=True), "true for jump_relu_threshold"),
-    "an unknown kind": (later_with(sae_type="magic"), 'sae_type "magic".*not known'),
-}
-
-
-@pytest.mark.parametrize(("prepare", "says"), REFUSED.values(), ids=REFUSED)
-def test_what_cannot_be_had_exactly_is_refused(tmp_path: Path, prepare: Prepare, says: str) -> None:
-    folder, _ = prepare(tmp_path)
-    with pytest.raises(sae.InputError, match=says) as raised:
-        sae.load(folder)
-    assert "\n" not in str(raised.value)
-
-
-def test_a_factor_that_the_file_has_itself_is_not_given_again(tmp_path: Path) -> None:
-    folder, _ = later(tmp_path, average_norms(site=9.0))
-    assert "leave it out" in refusal(folder, norm_scaling_factor=S)
-
-
-@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])
-def test_a_factor_that_scales_nothing_is_refused(tmp_path: Path, factor: float) -> None:
-    folder, _ = r1_distill(tmp_path)
-    assert "must be a number above 0" in refusal(folder, norm_scaling_factor=factor)
-
-
-def test_missing_weights_are_named(tmp_path: Path) -> None:
-    (tmp_path / "hyperparams.json").write_text(json.dumps(llama_scope_config()))
-    assert "no weights" in refusal(tmp_path) and "final.safetensors" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["encoder.weight", "decoder.weight", "encoder.bias"])
-def test_a_missing_tensor_is_named(tmp_path: Path, name: str) -> None:
-    layers = linear_layers()
-    del layers[name]
-    assert f"lacks the tensor {name}" in refusal(llama_scope(tmp_path, layers)[0])
-
-
-def test_a_tensor_that_nobody_knows_is_refused(tmp_path: Path) -> None:
-    folder, _ = later(tmp_path, average_norms(site=9.0) | {"magic": torch.zeros(1)})
-    assert "holds magic, which this layout does not have" in refusal(folder)
-
-
-def test_a_transcoder_without_the_norm_of_its_output_is_refused(tmp_path: Path) -> None:
-    folder, _ = later(tmp_path, average_norms(site=9.0), hook_point_out=OTHER)
-    assert "for the mean norm of activations" in refusal(folder)

@@ -1,95 +1,32 @@
 """Dictionaries of EleutherAI's sparsify compute here what its own class computes."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from sparsify_files import (
+    CONFIG,
+    D_IN,
+    D_SAE,
+    K,
+    State,
+    check_same,
+    inputs,
+    original,
+    random,
+    state,
+    write,
+)
 
 import sae
-from sae.architectures import (
-    BatchTopKConfig,
-    GatedConfig,
-    JumpReLUConfig,
-    MatryoshkaConfig,
-    ReLUConfig,
-    TopKConfig,
-)
-from sae.base import SAE
-from sae.interop import PretrainedConfig, PretrainedSAE, export
+from sae.interop import PretrainedSAE
 
-D_IN, D_SAE, K = 8, 32, 4
-CONFIG: dict[str, Any] = {
-    **{"activation": "topk", "expansion_factor": 4, "normalize_decoder": True, "num_latents": 0},
-    **{"k": K, "multi_topk": False, "skip_connection": False, "transcode": False, "d_in": D_IN},
-}
 RUN = {
     **{"sae": {}, "model": "openai-community/gpt2", "dataset": "some/texts", "ctx_len": 256},
     "hookpoints": ["h.3", "h.3.mlp", "ln_f"],
 }
-
-State = dict[str, Tensor]
-
-
-def inputs(scale: float = 2.0) -> Tensor:
-    generator = torch.Generator().manual_seed(1)
-    return scale * torch.randn(64, D_IN, generator=generator) + 3 * torch.arange(D_IN).cos()
-
-
-def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
-
-
-def state(seed: int = 0, *, skip: bool = False) -> State:
-    """Weights whose decoder rows have norms between 0.2 and 3."""
-    W_dec = random(D_SAE, D_IN, seed=seed)
-    W_dec *= torch.linspace(0.2, 3, D_SAE)[:, None] / W_dec.norm(dim=1, keepdim=True)
-    tensors = {
-        "encoder.weight": random(D_SAE, D_IN, seed=seed + 7) / 2,
-        "encoder.bias": random(D_SAE, seed=seed),
-        "W_dec": W_dec,
-        "b_dec": random(D_IN, seed=seed),
-    }
-    return tensors | ({"W_skip": random(D_IN, D_IN, seed=seed)} if skip else {})
-
-
-def original(config: dict[str, Any], of: State, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Features and reconstruction by the mathematics of the package."""
-    centred = x if config["transcode"] else x - of["b_dec"]
-    pre = (centred @ of["encoder.weight"].T + of["encoder.bias"]).relu()
-    if config["activation"] == "topk":
-        values, indices = pre.topk(config["k"], dim=1)
-    else:
-        values, indices = pre.unflatten(1, (config["k"], -1)).max(dim=2)
-        indices = indices + torch.arange(config["k"]) * (pre.shape[1] // config["k"])
-    x_hat = (values[:, :, None] * of["W_dec"][indices]).sum(dim=1) + of["b_dec"]
-    if "W_skip" in of:
-        x_hat = x_hat + x @ of["W_skip"].T
-    return torch.zeros_like(pre).scatter(1, indices, values), x_hat
-
-
-def write(folder: Path, tensors: State, **config: Any) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / "sae.safetensors")
-    (folder / "cfg.json").write_text(json.dumps({**CONFIG, **config}))
-    return folder
-
-
-def check_same(ours: SAE, acts: Tensor, x_hat: Tensor, x: Tensor) -> None:
-    found = ours.encode(x)
-    assert 0 < (acts != 0).sum() < acts.numel()
-    assert torch.equal(found != 0, acts != 0)
-    assert (found - acts).abs().max() <= 1e-5 * acts.abs().max().clamp_min(1)
-    assert (ours(x) - x_hat).abs().max() <= 1e-5 * x_hat.abs().max()
-
-
-# Reading -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -300,140 +237,3 @@ def test_a_config_that_is_not_understood_is_refused(
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, tensors: State, message: str) -> None:
     with pytest.raises(sae.InputError, match=message):
         sae.load(write(tmp_path, {**state(), **tensors}))
-
-
-# Writing -----------------------------------------------------------------------------------------
-
-METADATA = {
-    **{"model_name": "gpt2", "hook_name": "blocks.3.hook_resid_pre", "prepend_bos": True},
-    "processing": "centred",
-}
-
-
-@torch.no_grad()
-def trained(*, tied: bool = False) -> SAE:
-    """One of ours as training may leave it: unit decoder rows, and all else at random."""
-    ours = TopKConfig(d_sae=D_SAE, k=K, tied=tied).build(D_IN, seed=0)
-    for i, (name, parameter) in enumerate(ours.named_parameters()):
-        if name != "W_dec":
-            parameter.copy_(random(*parameter.shape, seed=i))
-    ours.metadata = dict(METADATA)
-    return ours
-
-
-def foreign(
-    activation: Any = "topk",
-    *,
-    subtracts_b_dec: bool = True,
-    skip: bool = False,
-    seed: int = 0,
-    metadata: dict[str, Any] | None = None,
-    **more: Any,
-) -> PretrainedSAE:
-    of = state(seed, skip=skip)
-    tensors = {
-        **{"W_enc": of["encoder.weight"].T, "b_enc": of["encoder.bias"]},
-        **{"W_dec": of["W_dec"], "b_dec": of["b_dec"]},
-    }
-    if skip:
-        tensors["W_skip"] = of["W_skip"].T
-    cfg = PretrainedConfig(
-        d_sae=D_SAE, activation=activation, k=K, subtracts_b_dec=subtracts_b_dec, **more
-    )
-    return PretrainedSAE(cfg, tensors, metadata)
-
-
-def check_written(ours: SAE, folder: Path, x: Tensor) -> dict[str, Any]:
-    """Both by the mathematics of the package, and read again. The config that was written."""
-    export(ours, folder, to="sparsify")
-    config = json.loads((folder / "cfg.json").read_text())
-    tensors = load_file(folder / "sae.safetensors")
-    acts, x_hat = original(config, tensors, x)
-    assert torch.allclose(acts, ours.encode(x), atol=1e-5)
-    assert torch.equal(acts != 0, ours.encode(x) != 0)
-    assert torch.allclose(x_hat, ours(x), rtol=1e-5, atol=3e-5)
-    check_same(sae.load(folder), acts, x_hat, x)
-    return config
-
-
-@pytest.mark.parametrize("tied", [False, True])
-def test_ours_is_written_so_that_the_package_computes_the_same(tmp_path: Path, tied: bool) -> None:
-    config = check_written(trained(tied=tied), tmp_path, inputs())
-    assert config == {**CONFIG, "num_latents": D_SAE, "metadata": METADATA}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["cfg.json", "sae.safetensors"]
-
-
-@pytest.mark.parametrize("skip", [False, True])
-@pytest.mark.parametrize("subtracts_b_dec", [False, True])
-@pytest.mark.parametrize("out", [None, "blocks.3.hook_mlp_out"])
-@pytest.mark.parametrize("activation", ["topk", "groupmax"])
-def test_one_of_another_project_is_written_with_its_bias_folded(
-    tmp_path: Path, activation: str, out: str | None, subtracts_b_dec: bool, skip: bool
-) -> None:
-    """An autoencoder of theirs subtracts b_dec, and a transcoder does not."""
-    metadata = {"hook_name_out": out} if out else {}
-    ours = foreign(activation, subtracts_b_dec=subtracts_b_dec, skip=skip, metadata=metadata)
-    config = check_written(ours, tmp_path, inputs())
-    assert config["transcode"] == (out is not None)
-    assert config["skip_connection"] == skip
-    assert config["normalize_decoder"] is False
-
-
-def test_metadata_come_back_though_the_layout_has_no_place_for_them(tmp_path: Path) -> None:
-    """They count more than the folder, which whoever wrote it chose."""
-    export(trained(), tmp_path / "h.7", to="sparsify")
-    assert sae.load(tmp_path / "h.7").metadata.items() >= METADATA.items()
-
-
-def test_norms_that_are_equal_but_for_rounding_do_not_change_who_wins(tmp_path: Path) -> None:
-    ours = foreign(selects_by_decoder_norm=True)
-    with torch.no_grad():
-        ours.constrain_()
-    check_written(ours, tmp_path, inputs())
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: ReLUConfig(d_sae=D_SAE).build(D_IN), "activation relu, only topk, groupmax"),
-        (lambda: JumpReLUConfig(d_sae=D_SAE).build(D_IN), "activation jumprelu, only topk"),
-        (lambda: BatchTopKConfig(d_sae=D_SAE, k=K).build(D_IN), "activation jumprelu"),
-        (lambda: MatryoshkaConfig(d_sae=D_SAE, k=K).build(D_IN), "activation jumprelu"),
-        (lambda: GatedConfig(d_sae=D_SAE).build(D_IN), "activation gated"),
-        (lambda: foreign(normalization="layer_norm"), "the layer_norm of its inputs"),
-        (lambda: foreign(keeps_negative=True), "features that keep negative values"),
-        (lambda: foreign(selects_by_decoder_norm=True), "the norms of their decoder rows"),
-        (lambda: foreign("abs_topk"), "the activation abs_topk"),
-    ],
-)
-def test_what_the_package_would_compute_otherwise_is_not_written(
-    tmp_path: Path, make: Callable[[], SAE], message: str
-) -> None:
-    with pytest.raises(sae.InputError, match=f"sparsify files cannot express .*{message}"):
-        export(make(), tmp_path / "out", to="sparsify")
-    assert not (tmp_path / "out").exists()
-
-
-@settings(max_examples=25, deadline=None)
-@given(
-    st.sampled_from(["topk", "groupmax"]),
-    st.booleans(),
-    st.booleans(),
-    st.integers(0, 1000),
-    st.floats(0.1, 100),
-)
-def test_writing_and_reading_changes_nothing_that_is_computed(
-    tmp_path_factory: pytest.TempPathFactory,
-    activation: str,
-    subtracts_b_dec: bool,
-    skip: bool,
-    seed: int,
-    scale: float,
-) -> None:
-    ours = foreign(activation, subtracts_b_dec=subtracts_b_dec, skip=skip, seed=seed)
-    folder = tmp_path_factory.mktemp("written")
-    export(ours, folder, to="sparsify")
-    again, x = sae.load(folder), inputs(scale)
-    size = ours.encode(x).abs().max().clamp_min(scale)
-    assert (again.encode(x) - ours.encode(x)).abs().max() <= 1e-5 * size
-    assert (again(x) - ours(x)).abs().max() <= 1e-5 * size * D_IN
