@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae.errors import InputError
+from sae.runs.files import refuse_gone
 from sae.training.checkpoint import UNFINISHED, DamagedCheckpoint, read_state, write_state
 
 DIGITS = 12
@@ -58,11 +58,7 @@ class Checkpoints:
         of this very moment stays as it is: to replace it would be a moment without it.
         `InputError` where the folder of the run is gone, with its log: it is not made anew.
         """
-        if not self.folder.parent.is_dir():
-            raise InputError(
-                f"the folder {self.folder.parent} is gone, with the log of this training: bring it "
-                f"back and go on with --resume"
-            )
+        refuse_gone(self.folder.parent)
         path = self.folder / f"{n_tokens:0{DIGITS}}"
         if path == self._path and path.is_dir():
             return path

@@ -39,6 +39,15 @@ def _remove_leftovers(folder: Path) -> None:
             path.unlink(missing_ok=True)
 
 
+def refuse_gone(folder: Path) -> None:
+    """`InputError` where the folder of a run is no longer there: to write would make it anew."""
+    if not folder.is_dir():
+        raise InputError(
+            f"the folder {folder} is gone, with the log of this training: bring it back and go on "
+            f"with --resume"
+        )
+
+
 @contextmanager
 def told_of_the_disk(folder: Path) -> Iterator[None]:
     """What the disk refuses is told as bad input is: what to mend, and how to go on."""

@@ -12,7 +12,7 @@ from sae.base import SAE
 from sae.evaluation import EvalReport
 from sae.runs.checkpoints import CheckpointPolicy, Checkpoints
 from sae.runs.evaluation import evaluate_on_held_out_text
-from sae.runs.files import write_text
+from sae.runs.files import refuse_gone, write_text
 from sae.runs.log import Logs, Positions
 from sae.runs.member import Member
 from sae.runs.origin import Origin
@@ -129,6 +129,7 @@ def _begin(members: Sequence[Member], also: Mapping[Path, RunSettings]) -> None:
 def _save(members: Sequence[Member], training: Training) -> None:
     training.close()  # folds the scale of the input into the weights
     for trainer, member in zip(training.trainers, members, strict=True):
+        refuse_gone(member.folder)
         save(trainer.sae, member.folder / "sae")
 
 

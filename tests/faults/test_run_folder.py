@@ -57,18 +57,22 @@ def test_a_folder_that_is_deleted_meanwhile_is_told_and_never_taken_for_a_run(
 
 
 @pytest.mark.parametrize(
-    "moment",
+    ("checkpoint_tokens", "moment"),
     [
-        partial(in_step, 6),
-        partial(in_checkpoint, 3, "save_file"),
-        partial(in_checkpoint, 3, "_checksums"),
-        partial(in_call_of, "sae.runs.session:_folded", 3),
+        (64, partial(in_step, 6)),
+        (64, partial(in_checkpoint, 3, "save_file")),
+        (64, partial(in_checkpoint, 3, "_checksums")),
+        (64, partial(in_call_of, "sae.runs.session:_folded", 3)),
+        (None, partial(in_checkpoint, 1, "save_file")),  # at the end
     ],
 )
 def test_a_folder_that_is_moved_away_is_gone_on_with_once_it_is_back(
-    make: Maker, finished: Path, moment: Callable[..., Disturbance]
+    make: Maker,
+    finished: Path,
+    checkpoint_tokens: int | None,
+    moment: Callable[..., Disturbance],
 ) -> None:
-    settings = make(checkpoint_tokens=64)
+    settings = make(checkpoint_tokens=checkpoint_tokens)
     elsewhere = settings.out.with_name("elsewhere")
     disturb = moment(happens=lambda: settings.out.rename(elsewhere))
     assert f"{settings.out} is gone" in refused(lambda: sit(settings, disturb, resume=False))
