@@ -101,7 +101,7 @@ class Checkpoints:
     def _prune(self) -> None:
         assert self._path is not None
         paths = [path for path in self.paths() if path <= self._path]
-        best = min(paths, key=_mean_delta_ce)
+        best = min(paths, key=_mean_delta_ce, default=None)  # none where the folder has just gone
         for i, path in enumerate(paths[: -self.policy.keep]):
             is_best = path == best and _mean_delta_ce(path) < math.inf
             if not is_best and not self._is_milestone(path, paths[i - 1] if i else None):

@@ -63,6 +63,7 @@ def test_a_folder_that_is_deleted_meanwhile_is_told_and_never_taken_for_a_run(
         (64, partial(in_checkpoint, 3, "save_file")),
         (64, partial(in_checkpoint, 3, "_checksums")),
         (64, partial(in_call_of, "sae.runs.session:_folded", 3)),
+        (64, partial(in_call_of, "sae.runs.checkpoints:Checkpoints._prune", 3)),
         (None, partial(in_checkpoint, 1, "save_file")),  # at the end
     ],
 )
