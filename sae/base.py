@@ -31,8 +31,6 @@ class SAEConfig(ABC):
     revival: ClassVar[Revival] = "none"
     is_sparse_from_the_start: ClassVar[bool] = False
     """Whether few features are active however the weights are: their number is fixed."""
-    initial_density: ClassVar[float] = 0.5
-    """Share of the features that are active on a token at first, on average: half by chance."""
     chooses_over_the_batch: ClassVar[bool] = False
     """Whether the features of a token depend on the other tokens of a training batch."""
 
@@ -44,6 +42,12 @@ class SAEConfig(ABC):
     def __post_init__(self) -> None:
         if self.d_sae < 1:
             raise InputError(f"d_sae must be at least 1, got {self.d_sae}")
+
+    @property
+    def initial_density(self) -> float:
+        """Share of the features that are active on a token at first, before an untied encoder is
+        scaled: half by chance."""
+        return 0.5
 
     @abstractmethod
     def build(self, d_in: int, *, seed: int = 0) -> "SAE[Any]":
@@ -266,7 +270,7 @@ class SAE(nn.Module, Generic[Cfg]):
                 along += (rebuilt * centred).sum()
                 square += rebuilt.square().sum()
             if square > 0:  # else all of x is its mean, or nothing fires
-                self.untied_W_enc_rows.mul_(along / square)
+                self.untied_W_enc_rows.mul_(along / square)  # b_enc stays: docs/log.md
         self.is_fresh = False
 
     @torch.no_grad()

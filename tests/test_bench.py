@@ -7,10 +7,10 @@ from pathlib import Path
 
 import bench
 import pytest
-from benchmarks import peers
 from benchmarks.contenders.common import synthetic_rows
 from benchmarks.measure import BenchFlags
 from benchmarks.training import Shape, trainer_of
+from peers import environments
 
 from sae.architectures import ARCHITECTURES
 from sae.errors import InputError
@@ -85,9 +85,9 @@ def test_an_environment_that_cannot_be_built_is_told_in_one_line(
         '[no-such-peer]\nrequirements = ["--no-index", "no-such-peer-at-all"]\n'
         "without_dependencies = []\n"
     )
-    monkeypatch.setattr(peers, "CONTENDERS", tmp_path)
+    monkeypatch.setattr(environments, "RECIPES", recipes)
     with pytest.raises(InputError, match="cannot install no-such-peer"):
-        peers.environment("no-such-peer", tmp_path)
+        environments.environment("no-such-peer", tmp_path)
 
 
 @pytest.mark.slow

@@ -37,12 +37,16 @@ class L1Config(SAEConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ReLUConfig(L1Config):
-    """The L1 dictionary. Fewer features are active at first than by chance: to thin those out would
-    take most of a short run, in dense steps. With far fewer, many never learn (docs/log.md).
+    """The L1 dictionary. It starts with a threshold that a twelfth of the features exceed, and at
+    least 128: to thin out half of them would take most of a short run, in dense steps. What else
+    was tried is in docs/log.md.
     """
 
     architecture: ClassVar[str] = "relu"
-    initial_density: ClassVar[float] = 1 / 12
+
+    @property
+    def initial_density(self) -> float:
+        return min(0.5, max(1 / 12, 128 / self.d_sae))
 
     def build(self, d_in: int, *, seed: int = 0) -> "ReLUSAE":
         return ReLUSAE(self, d_in, seed=seed)
