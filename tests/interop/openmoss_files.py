@@ -61,13 +61,16 @@ def write(
     return folder
 
 
-def agrees(loaded: sae.SAE[Any], original: Forward, x: Tensor | None = None) -> None:
+def agrees(loaded: sae.SAE[Any], original: Forward, x: Tensor | None = None) -> bool:
+    """Whether support, features and reconstruction are those of the original."""
     x = inputs() if x is None else x
     acts, x_hat = original
     assert 0.02 < (acts != 0).double().mean() < 0.98, "the comparison says nothing"
-    assert torch.equal(loaded.encode(x) != 0, acts != 0)
-    assert torch.allclose(loaded.encode(x), acts, rtol=1e-5, atol=1e-5 * float(acts.abs().max()))
-    assert torch.allclose(loaded(x), x_hat, rtol=1e-5, atol=1e-5 * float(x_hat.abs().max()))
+    return (
+        torch.equal(loaded.encode(x) != 0, acts != 0)
+        and torch.allclose(loaded.encode(x), acts, rtol=1e-5, atol=1e-5 * float(acts.abs().max()))
+        and torch.allclose(loaded(x), x_hat, rtol=1e-5, atol=1e-5 * float(x_hat.abs().max()))
+    )
 
 
 def refusal(folder: Path, **hints: Any) -> str:

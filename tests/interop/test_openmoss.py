@@ -60,7 +60,7 @@ def test_a_dictionary_of_the_current_program_has_the_features_of_the_original(
 ) -> None:
     norms = average_norms(site=9.0)
     folder, config = later(tmp_path, norms, act_fn=act_fn, sparsity_include_decoder_norm=by_norm)
-    agrees(sae.load(folder), original_later(config, inputs(), S, S))
+    assert agrees(sae.load(folder), original_later(config, inputs(), S, S))
 
 
 def test_the_gate_is_tested_on_h_times_the_decoder_norm_and_the_feature_is_h(
@@ -94,27 +94,27 @@ def test_dataset_norms_in_the_file_are_used(tmp_path: Path) -> None:
     loaded = sae.load(folder)
     without = original_later(config, inputs(), 1.0, 1.0)[0]
     assert not torch.allclose(loaded.encode(inputs()), without, atol=0.1)
-    agrees(loaded, original_later(config, inputs(), S, S))
+    assert agrees(loaded, original_later(config, inputs(), S, S))
 
 
 @pytest.mark.parametrize("garbage", [math.nan, 0.0, 123.0])
 def test_norms_that_were_never_measured_are_not_used(tmp_path: Path, garbage: float) -> None:
     """The program writes memory that nobody filled where activations are not normalised."""
     folder, config = later(tmp_path, average_norms(site=garbage), norm_activation="inference")
-    agrees(sae.load(folder), original_later(config, inputs(), 1.0, 1.0))
+    assert agrees(sae.load(folder), original_later(config, inputs(), 1.0, 1.0))
 
 
 def test_token_wise_norms_are_undone(tmp_path: Path) -> None:
     folder, config = later(tmp_path, norm_activation="token-wise")
     s = math.sqrt(D_IN) / inputs().norm(dim=1, keepdim=True)
-    agrees(sae.load(folder), original_later(config, inputs(), s, s))
+    assert agrees(sae.load(folder), original_later(config, inputs(), s, s))
 
 
 def test_a_transcoder_is_scaled_by_another_factor_on_either_side(tmp_path: Path) -> None:
     norms = average_norms(site=9.0, other=2.5)
     folder, config = later(tmp_path, norms, hook_point_out=OTHER)
     loaded = sae.load(folder)
-    agrees(loaded, original_later(config, inputs(), S, math.sqrt(D_IN) / 2.5))
+    assert agrees(loaded, original_later(config, inputs(), S, math.sqrt(D_IN) / 2.5))
     assert loaded.metadata == {"hook_name": SITE, "hook_name_out": OTHER}
 
 
@@ -125,12 +125,12 @@ def test_a_dictionary_without_a_decoder_bias_is_one(tmp_path: Path) -> None:
     del tensors["b_D"]
     save_file(tensors, folder / "sae_weights.safetensors")
     acts, x_hat = original_later(config, inputs(), S, S)
-    agrees(sae.load(folder), (acts, x_hat - linear_layers()["decoder.bias"] / S))
+    assert agrees(sae.load(folder), (acts, x_hat - linear_layers()["decoder.bias"] / S))
 
 
 def test_r1_distill_takes_its_factor_from_whoever_loads_it(tmp_path: Path) -> None:
     folder, config = r1_distill(tmp_path)
-    agrees(sae.load(folder, norm_scaling_factor=S), original_later(config, inputs(), S, S))
+    assert agrees(sae.load(folder, norm_scaling_factor=S), original_later(config, inputs(), S, S))
 
 
 def test_r1_distill_is_not_loaded_without_a_factor(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_decoder_bias_that_is_subtracted_first_is_in_normalised_units(
     tensors |= average_norms(**norms)
     write(tmp_path, config, tensors, "sae_weights.safetensors", "config.json")
     s_out = S if hook_point_out == SITE else math.sqrt(D_IN) / 2.5
-    agrees(sae.load(tmp_path), original_later(config, inputs(), S, s_out))
+    assert agrees(sae.load(tmp_path), original_later(config, inputs(), S, s_out))
 
 
 def test_metadata_says_the_site_and_nothing_that_the_files_do_not_say(tmp_path: Path) -> None:

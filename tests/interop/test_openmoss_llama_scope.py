@@ -101,7 +101,7 @@ def test_llama_scope_has_the_features_of_the_original(
     if not config["use_decoder_bias"]:
         del layers["decoder.bias"]
         save_file(layers, folder / "checkpoints" / "final.safetensors")
-    agrees(sae.load(folder), original_llama_scope(config, inputs()))
+    assert agrees(sae.load(folder), original_llama_scope(config, inputs()))
 
 
 def test_the_threshold_of_llama_scope_is_divided_by_the_norm_of_each_decoder_row(
@@ -150,7 +150,7 @@ def test_b_dec_is_subtracted_where_the_config_does_not_say(tmp_path: Path) -> No
     folder, config = llama_scope(tmp_path)
     del config["apply_decoder_bias_to_pre_encoder"]
     (folder / "hyperparams.json").write_text(json.dumps(config))
-    agrees(sae.load(folder), original_llama_scope(config, inputs()))
+    assert agrees(sae.load(folder), original_llama_scope(config, inputs()))
 
 
 def test_a_topk_with_a_threshold_is_for_its_user_to_decide(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_topk_with_a_threshold_is_for_its_user_to_decide(tmp_path: Path) -> No
     folder, config = llama_scope(tmp_path, act_fn="topk", jump_relu_threshold=0.6)
     assert "set act_fn to jumprelu, or the threshold to 0" in refusal(folder)
     (folder / "hyperparams.json").write_text(json.dumps(config | {"act_fn": "jumprelu"}))
-    agrees(sae.load(folder), original_llama_scope(config, inputs()))
+    assert agrees(sae.load(folder), original_llama_scope(config, inputs()))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_topk_with_a_threshold_is_for_its_user_to_decide(tmp_path: Path) -> No
 def test_weights_may_lie_in_six_places(tmp_path: Path, weights: str) -> None:
     config = llama_scope_config()
     write(tmp_path, config, linear_layers(), weights, "hyperparams.json")
-    agrees(sae.load(tmp_path), original_llama_scope(config, inputs()))
+    assert agrees(sae.load(tmp_path), original_llama_scope(config, inputs()))
 
 
 def test_pruned_weights_count_before_final_ones(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_pruned_weights_count_before_final_ones(tmp_path: Path) -> None:
     other = {name: -tensor for name, tensor in linear_layers().items()}
     save_file(other, folder / "checkpoints" / "final.safetensors")
     torch.save({"sae": linear_layers()}, folder / "checkpoints" / "pruned.pt")
-    agrees(sae.load(folder), original_llama_scope(config, inputs()))
+    assert agrees(sae.load(folder), original_llama_scope(config, inputs()))
 
 
 def test_weights_in_bfloat16_are_computed_with_in_float32(tmp_path: Path) -> None:
@@ -191,4 +191,4 @@ def test_weights_in_bfloat16_are_computed_with_in_float32(tmp_path: Path) -> Non
     acts = (inputs() @ rounded["encoder.weight"].T + rounded["encoder.bias"]).relu()
     x_hat = acts @ rounded["decoder.weight"].T + rounded["decoder.bias"]
     n = rounded["decoder.weight"].norm(dim=0)
-    agrees(loaded, (acts * n, x_hat))
+    assert agrees(loaded, (acts * n, x_hat))
