@@ -10,7 +10,7 @@ import sae
 from sae.architectures import AnySAEConfig
 from sae.base import SAE
 from sae.codes import Codes
-from sae.toy import SparseFeatures
+from sae.toy import Independent, SparseFeatures
 from sae.training import TrainConfig, train
 
 D_IN, D_SAE = 12, 32
@@ -40,7 +40,7 @@ every_architecture = pytest.mark.parametrize(
 
 
 def _batches(n: int, seed: int = 0) -> list[torch.Tensor]:
-    features = SparseFeatures(torch.full((24,), 0.1), D_IN, batch_tokens=64, seed=seed)
+    features = SparseFeatures(Independent(torch.full((24,), 0.1)), D_IN, batch_tokens=64, seed=seed)
     stream = iter(features)
     return [next(stream) + 0.5 for _ in range(n)]  # an offset, so that the bias has work to do
 

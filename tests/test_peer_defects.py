@@ -14,14 +14,14 @@ from activation_cache.text import documents
 from sae.architectures import ARCHITECTURES, ReLUConfig, TopKConfig
 from sae.evaluation.metrics import ReconstructionMetrics
 from sae.runs import RunSettings
-from sae.toy import SparseFeatures
+from sae.toy import Independent, SparseFeatures
 from sae.training import TrainConfig, train
 
 SOURCES = sorted(Path(sae.__file__).parent.rglob("*.py"))
 
 
 def _features() -> SparseFeatures:
-    return SparseFeatures(torch.full((24,), 0.1), 12, batch_tokens=64)
+    return SparseFeatures(Independent(torch.full((24,), 0.1)), 12, batch_tokens=64)
 
 
 def test_a_dictionary_is_of_unit_norm_after_every_step_not_before_it() -> None:

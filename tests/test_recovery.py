@@ -7,7 +7,7 @@ from sae.analysis.matching import matched_cosines, max_cosines
 from sae.architectures import AnySAEConfig, ReLUConfig, TopKConfig
 from sae.base import SAE
 from sae.evaluation import EvalReport, evaluate_reconstruction
-from sae.toy import SparseFeatures
+from sae.toy import Independent, SparseFeatures, geometric
 from sae.training import TrainConfig, train
 
 
@@ -27,7 +27,7 @@ def test_mcc_gives_each_found_direction_to_one_true_feature_only() -> None:
 
 
 def test_sparse_features_are_active_as_often_as_asked_and_have_unit_directions() -> None:
-    features = SparseFeatures(torch.tensor([0.0, 0.1, 1.0]), d_in=5, seed=0)
+    features = SparseFeatures(Independent(torch.tensor([0.0, 0.1, 1.0])), d_in=5, seed=0)
     strengths = features.sample_strengths(20_000)
     assert (strengths > 0).float().mean(dim=0).tolist() == pytest.approx([0, 0.1, 1], abs=0.01)
     assert strengths.sum(dim=0)[2].item() / 20_000 == pytest.approx(0.5, abs=0.01)
@@ -35,7 +35,7 @@ def test_sparse_features_are_active_as_often_as_asked_and_have_unit_directions()
 
 
 def test_a_restored_stream_of_features_goes_on_where_it_was() -> None:
-    features = SparseFeatures(torch.full((8,), 0.3), d_in=4, batch_tokens=5, seed=0)
+    features = SparseFeatures(Independent(torch.full((8,), 0.3)), d_in=4, batch_tokens=5, seed=0)
     stream = iter(features)
     next(stream)
     state = features.state_dict()
@@ -51,7 +51,7 @@ def test_a_restored_stream_of_features_goes_on_where_it_was() -> None:
 def _benchmark_a(
     cfg: AnySAEConfig, n_steps: int, seed: int = 0
 ) -> tuple[SAE, EvalReport, SparseFeatures]:
-    features = SparseFeatures(torch.full((128,), 4 / 128), d_in=64, seed=seed)
+    features = SparseFeatures(Independent(torch.full((128,), 4 / 128)), d_in=64, seed=seed)
     dictionary = cfg.build(64, seed=seed + 1)
     config = TrainConfig(
         n_tokens=1024 * n_steps,
@@ -132,8 +132,7 @@ def _planted(
 
     The published coefficients belong to the mean over d_in, so ours is 32 times as large.
     """
-    frequencies = 0.99 ** torch.arange(64.0)
-    features = SparseFeatures(5 * frequencies / frequencies.sum(), d_in=32, seed=7)
+    features = SparseFeatures(Independent(geometric(64, mean_active=5)), d_in=32, seed=7)
     cfg = ReLUConfig(d_sae=64, l1_coeff=32 * l1_mean_d, tied=True)
     dictionary = cfg.build(32, seed=seed)
     config = TrainConfig(

@@ -7,7 +7,7 @@ import torch
 from sae.architectures import JumpReLUConfig, ReLUConfig, TopKConfig
 from sae.base import SAE, TrainingPass
 from sae.errors import InputError
-from sae.toy import SparseFeatures
+from sae.toy import Independent, SparseFeatures
 from sae.training import TrainConfig, train
 from sae.training.dead import FiringTracker, resample_
 from sae.training.losses import auxk_loss, mse_loss
@@ -15,7 +15,9 @@ from sae.training.schedules import warm_up, warm_up_and_decay
 
 
 def _features(seed: int = 0, batch_tokens: int = 64) -> SparseFeatures:
-    return SparseFeatures(torch.full((24,), 0.1), 12, batch_tokens=batch_tokens, seed=seed)
+    return SparseFeatures(
+        Independent(torch.full((24,), 0.1)), 12, batch_tokens=batch_tokens, seed=seed
+    )
 
 
 def _fit(dictionary: SAE, cfg: TrainConfig, batches: object = None) -> SAE:
@@ -186,7 +188,7 @@ def test_several_dictionaries_get_what_each_would_get_alone() -> None:
 
 def test_each_dictionary_takes_its_own_site_from_a_stream_of_several() -> None:
     def two_sites() -> list[dict[str, torch.Tensor]]:
-        wide = SparseFeatures(torch.full((24,), 0.1), 20, batch_tokens=64, seed=5)
+        wide = SparseFeatures(Independent(torch.full((24,), 0.1)), 20, batch_tokens=64, seed=5)
         pairs = zip(itertools.islice(_features(), 10), wide, strict=False)
         return [{"narrow": narrow, "wide": other} for narrow, other in pairs]
 

@@ -1,47 +1,132 @@
-"""Activations made of known sparse features, so that a dictionary can be held against the truth."""
-# Shapes: G = true features.
+"""Synthetic sparse features: how often each is active, and which are active together.
 
-from collections.abc import Iterator
-from typing import Any
+Strengths are uniform in [0, 1] where a feature is active, and 0 elsewhere. A distribution with
+probabilities [settings, ...] has several settings. All of them are made of the same random numbers,
+so that what differs between two settings is never the luck of the draw.
+"""
+# Shapes: S = settings, B = tokens, G = features.
+
+from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae.errors import InputError
 
-class SparseFeatures:
-    """An endless stream of x = sum of strengths * directions, usable by `train`.
 
-    Every direction is a random unit vector. Feature i is active with probability
-    `probabilities[i]`, independently of the others, with a strength uniform in [0, 1]. Sharkey et
-    al. 2022, "Taking features out of superposition with sparse autoencoders".
+class Features(ABC):
+    """A distribution of the strengths of features."""
+
+    n_features: int
+
+    @abstractmethod
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
+        """Strengths of independent tokens, on the device of the generator."""
+
+
+class Independent(Features):
+    """Features that are active independently of each other.
+
+    `probabilities` is [G] or [settings, G]. Strengths are uniform in [0, 1], or in [-1, 1] where
+    they are `signed`.
     """
 
-    def __init__(
-        self,
-        probabilities: Float[Tensor, " G"],
-        d_in: int,
-        *,
-        batch_tokens: int = 1024,
-        seed: int = 0,
-    ) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-        self._probabilities = probabilities
-        self._batch_tokens = batch_tokens
-        directions = torch.randn(len(probabilities), d_in, generator=self._generator)
-        self.directions: Float[Tensor, "G d_in"] = directions / directions.norm(dim=1, keepdim=True)
+    def __init__(self, probabilities: Float[Tensor, "*S G"], *, signed: bool = False) -> None:
+        self.probabilities = checked(probabilities)
+        self.signed = signed
+        self.n_features = probabilities.shape[-1]
 
-    def __iter__(self) -> Iterator[Float[Tensor, "batch d_in"]]:
-        while True:
-            yield self.sample_strengths(self._batch_tokens) @ self.directions
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
+        """One draw decides both: below p a feature is active, and how far below is its strength."""
+        u = torch.rand(n_tokens, self.n_features, generator=generator, device=generator.device)
+        tiny = torch.finfo(u.dtype).tiny  # u = 0 and p = 0 make -inf, not NaN
+        p = self.probabilities.to(u.device)[..., None, :].clamp_min(tiny)
+        if self.signed:
+            return (1.0 - 2.0 * u / p) * (u < p)
+        return torch.addcdiv(u.new_ones(()), u, p, value=-1.0).clamp_min_(0.0)
 
-    def sample_strengths(self, n_tokens: int) -> Float[Tensor, "n_tokens G"]:
-        shape = (n_tokens, len(self._probabilities))
-        active = torch.rand(shape, generator=self._generator) < self._probabilities
-        return torch.rand(shape, generator=self._generator) * active
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"generator": self._generator.get_state()}
+class CorrelatedSets(Features):
+    """Sets of features that are active together; their strengths are independent.
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._generator.set_state(state["generator"])
+    Feature i is in set i // `set_size`; `probabilities` is [n_sets] or [settings, n_sets]. Elhage
+    et al. 2022, "Correlated and anticorrelated features".
+    """
+
+    def __init__(self, probabilities: Float[Tensor, "*S sets"], set_size: int) -> None:
+        self.probabilities = checked(probabilities)
+        self.set_size = set_size
+        self.n_features = set_size * probabilities.shape[-1]
+
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
+        on = _sets_on(self.probabilities, n_tokens, generator)
+        strengths = torch.rand(
+            n_tokens, self.n_features, generator=generator, device=generator.device
+        )
+        return strengths * on.repeat_interleave(self.set_size, dim=-1)
+
+
+class AnticorrelatedSets(CorrelatedSets):
+    """Sets of which, where they are active, one member is, chosen at random."""
+
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
+        shape, device = (n_tokens, self.n_features // self.set_size), generator.device
+        chosen = torch.randint(self.set_size, shape, generator=generator, device=device)
+        is_chosen = chosen[..., None] == torch.arange(self.set_size, device=device)
+        return super().sample(n_tokens, generator) * is_chosen.flatten(-2)
+
+
+class Hierarchical(Features):
+    """Features that can be active only where their parent is.
+
+    `parents` has the index of every feature's parent, which comes before it, or -1 for a root;
+    `probabilities` [G] is how often a feature is active where its parent is.
+    """
+
+    def __init__(self, probabilities: Float[Tensor, " G"], parents: list[int]) -> None:
+        self.probabilities = checked(probabilities)
+        self.parents = parents
+        self.n_features = len(probabilities)
+        if len(parents) != self.n_features or any(p >= i for i, p in enumerate(parents)):
+            raise InputError(
+                f"parents {parents} are not one for each of {self.n_features} features, each "
+                f"before its children: give -1 for a root"
+            )
+
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
+        strengths = Independent(self.probabilities).sample(n_tokens, generator)
+        for feature, parent in enumerate(self.parents):
+            if parent >= 0:
+                strengths[:, feature] *= strengths[:, parent] > 0
+        return strengths
+
+
+def zipf(n_features: int, mean_active: float, exponent: float = 1.0) -> Float[Tensor, " G"]:
+    """Probabilities that fall as a power of the rank, `mean_active` features at a time."""
+    return _scaled(torch.arange(1.0, n_features + 1) ** -exponent, mean_active)
+
+
+def geometric(n_features: int, mean_active: float, ratio: float = 0.99) -> Float[Tensor, " G"]:
+    """Probabilities that fall by a factor from one feature to the next (Sharkey et al. 2022)."""
+    return _scaled(ratio ** torch.arange(float(n_features)), mean_active)
+
+
+def checked(probabilities: Float[Tensor, "*S G"]) -> Float[Tensor, "*S G"]:
+    """The same, or `InputError` where one is no probability."""
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        worst = probabilities.flatten()[(probabilities.flatten() - 0.5).abs().argmax()].item()
+        raise InputError(f"probabilities must lie in [0, 1], got {worst:g}")
+    return probabilities
+
+
+def _scaled(frequencies: Float[Tensor, " G"], mean_active: float) -> Float[Tensor, " G"]:
+    return checked(frequencies * (mean_active / frequencies.sum()))
+
+
+def _sets_on(
+    probabilities: Tensor, n_tokens: int, generator: torch.Generator
+) -> Bool[Tensor, "*S {n_tokens} sets"]:
+    shape, device = (n_tokens, probabilities.shape[-1]), generator.device
+    u = torch.rand(shape, generator=generator, device=device)
+    return u < probabilities.to(device)[..., None, :]

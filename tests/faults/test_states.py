@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae.architectures import BatchTopKConfig, ReLUConfig, TopKConfig
 from sae.base import SAE
-from sae.toy import SparseFeatures
+from sae.toy import Independent, SparseFeatures
 from sae.training import TrainConfig, Training
 from sae.training.checkpoint import read_state, write_state
 
@@ -34,7 +34,7 @@ class Drawn:
 
 
 def features() -> SparseFeatures:
-    return SparseFeatures(torch.full((24,), 0.1), 6, batch_tokens=16)
+    return SparseFeatures(Independent(torch.full((24,), 0.1)), 6, batch_tokens=16)
 
 
 def dictionaries() -> Sequence[SAE]:
