@@ -9,7 +9,10 @@ from sae.toy.features import (
     geometric,
     zipf,
 )
+from sae.toy.models import Kind, ToyConfig, ToyModels
+from sae.toy.strata import stratified
 from sae.toy.stream import SparseFeatures
+from sae.toy.training import ToyTrainConfig, train_toy
 
 __all__ = [
     "AnticorrelatedSets",
@@ -17,7 +20,13 @@ __all__ = [
     "Features",
     "Hierarchical",
     "Independent",
+    "Kind",
     "SparseFeatures",
+    "ToyConfig",
+    "ToyModels",
+    "ToyTrainConfig",
     "geometric",
+    "stratified",
+    "train_toy",
     "zipf",
 ]

@@ -2,14 +2,15 @@
 
 Strengths are uniform in [0, 1] where a feature is active, and 0 elsewhere. A distribution with
 probabilities [settings, ...] has several settings. All of them are made of the same random numbers,
-so that what differs between two settings is never the luck of the draw.
+so that what differs between two settings is never the luck of the draw. A feature's tokens lie
+together in memory, which is what products with few features want.
 """
 # Shapes: S = settings, B = tokens, G = features.
 
 from abc import ABC, abstractmethod
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from sae.errors import InputError
@@ -21,8 +22,8 @@ class Features(ABC):
     n_features: int
 
     @abstractmethod
-    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
-        """Strengths of independent tokens, on the device of the generator."""
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S G {n_tokens}"]:
+        """Strengths in independent tokens, on the device of the generator."""
 
 
 class Independent(Features):
@@ -37,11 +38,11 @@ class Independent(Features):
         self.signed = signed
         self.n_features = probabilities.shape[-1]
 
-    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S G {n_tokens}"]:
         """One draw decides both: below p a feature is active, and how far below is its strength."""
-        u = torch.rand(n_tokens, self.n_features, generator=generator, device=generator.device)
+        u = _uniform(self.n_features, n_tokens, generator)
         tiny = torch.finfo(u.dtype).tiny  # u = 0 and p = 0 make -inf, not NaN
-        p = self.probabilities.to(u.device)[..., None, :].clamp_min(tiny)
+        p = self.probabilities.to(u.device)[..., None].clamp_min(tiny)
         if self.signed:
             return (1.0 - 2.0 * u / p) * (u < p)
         return torch.addcdiv(u.new_ones(()), u, p, value=-1.0).clamp_min_(0.0)
@@ -59,22 +60,21 @@ class CorrelatedSets(Features):
         self.set_size = set_size
         self.n_features = set_size * probabilities.shape[-1]
 
-    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
-        on = _sets_on(self.probabilities, n_tokens, generator)
-        strengths = torch.rand(
-            n_tokens, self.n_features, generator=generator, device=generator.device
-        )
-        return strengths * on.repeat_interleave(self.set_size, dim=-1)
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S G {n_tokens}"]:
+        on = _uniform(self.probabilities.shape[-1], n_tokens, generator)
+        on = on < self.probabilities.to(on.device)[..., None]
+        strengths = _uniform(self.n_features, n_tokens, generator)
+        return strengths * on.repeat_interleave(self.set_size, dim=-2)
 
 
 class AnticorrelatedSets(CorrelatedSets):
     """Sets of which, where they are active, one member is, chosen at random."""
 
-    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
-        shape, device = (n_tokens, self.n_features // self.set_size), generator.device
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S G {n_tokens}"]:
+        shape, device = (self.n_features // self.set_size, 1, n_tokens), generator.device
         chosen = torch.randint(self.set_size, shape, generator=generator, device=device)
-        is_chosen = chosen[..., None] == torch.arange(self.set_size, device=device)
-        return super().sample(n_tokens, generator) * is_chosen.flatten(-2)
+        is_chosen = chosen == torch.arange(self.set_size, device=device)[:, None]
+        return super().sample(n_tokens, generator) * is_chosen.flatten(0, 1)
 
 
 class Hierarchical(Features):
@@ -94,11 +94,11 @@ class Hierarchical(Features):
                 f"before its children: give -1 for a root"
             )
 
-    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S {n_tokens} G"]:
+    def sample(self, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "*S G {n_tokens}"]:
         strengths = Independent(self.probabilities).sample(n_tokens, generator)
         for feature, parent in enumerate(self.parents):
             if parent >= 0:
-                strengths[:, feature] *= strengths[:, parent] > 0
+                strengths[feature] *= strengths[parent] > 0
         return strengths
 
 
@@ -124,9 +124,5 @@ def _scaled(frequencies: Float[Tensor, " G"], mean_active: float) -> Float[Tenso
     return checked(frequencies * (mean_active / frequencies.sum()))
 
 
-def _sets_on(
-    probabilities: Tensor, n_tokens: int, generator: torch.Generator
-) -> Bool[Tensor, "*S {n_tokens} sets"]:
-    shape, device = (n_tokens, probabilities.shape[-1]), generator.device
-    u = torch.rand(shape, generator=generator, device=device)
-    return u < probabilities.to(device)[..., None, :]
+def _uniform(n: int, n_tokens: int, generator: torch.Generator) -> Float[Tensor, "{n} {n_tokens}"]:
+    return torch.rand(n, n_tokens, generator=generator, device=generator.device)

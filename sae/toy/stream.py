@@ -41,7 +41,7 @@ class SparseFeatures:
 
     def sample_strengths(self, n_tokens: int) -> Float[Tensor, "{n_tokens} G"]:
         """Strengths of the next tokens, which `iter` would have made activations of."""
-        return self.features.sample(n_tokens, self._generator)
+        return self.features.sample(n_tokens, self._generator).mT
 
     def state_dict(self) -> dict[str, Any]:
         return {"generator": self._generator.get_state()}

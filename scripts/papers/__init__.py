@@ -1,0 +1,1 @@
+"""Reproductions: a script a paper, and what they share."""
