@@ -13,6 +13,7 @@ train-sweep         eight dictionaries on one stream, against one on one
 cache-harvest       harvesting into a cache, against harvesting into nothing
 cache-read          shuffled batches from a cache, against copying as many rows once
 peer-mixing-buffer  the shuffle buffer of the leading peer at 131,072 rows, against the same
+toy-instances       a thousand toy models in one process, against a process for each
 train-topk          with --peer: whole trainings on the same rows, ours and the peers', against
 train-relu          our dense float32 reference; with the fit on held-out rows
 
@@ -32,6 +33,7 @@ from benchmarks.measure import BenchFlags, Row
 from benchmarks.page import COLUMNS, cells, write_page
 from benchmarks.peers import peer_rows
 from benchmarks.stream import shuffle_rows, sweep_rows, train_stream_rows
+from benchmarks.toy import toy_rows
 from benchmarks.training import bookkeeping_rows, ceiling_rows, step_rows
 from cli import fail, parse, refuse_unwritable, run_script
 from rich.console import Console
@@ -52,6 +54,7 @@ BENCHMARKS = {
     sweep_rows: ("train-sweep",),
     cache_harvest_rows: ("cache-harvest",),
     cache_read_rows: ("cache-read", "peer-mixing-buffer"),
+    toy_rows: ("toy-instances",),
     peer_rows: ("train-topk", "train-relu"),
 }
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from cli import fail, parse, run_script
+from pages import put_into_page
 from peers.environments import ENVIRONMENTS, environment
 from rich.console import Console
 from rich.table import Table
@@ -43,8 +44,6 @@ SETTINGS = {
 }
 TOLERANCE = 1e-5
 """Of the largest feature, and of the largest number of a reconstruction."""
-BEGIN, END = "<!-- exchanged -->", "<!-- /exchanged -->"
-"""What the table of the page is between."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -211,13 +210,9 @@ def show(rows: list[Row]) -> None:
 
 
 def write_page(page: Path, rows: list[Row]) -> None:
-    text = page.read_text()
-    if BEGIN not in text or END not in text:
-        fail(f"{page} has no place for the table: put {BEGIN} and {END} into it")
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
     lines = [HEADINGS, ("---",) * len(HEADINGS), *map(cells, rows)]
     table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    page.write_text(f"{before}{BEGIN}\n\n{table}\n\n{END}{after}")
+    put_into_page(page, {"exchanged": table})
 
 
 if __name__ == "__main__":

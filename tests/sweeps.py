@@ -1,21 +1,16 @@
 """Small sweeps, and how to compare what they leave behind."""
 
-import contextlib
 import importlib
-import io
 import json
 import signal
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
-from unittest import mock
+from typing import Any
 
 import pytest
 import torch
-from cli import run_script
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,29 +33,6 @@ SMALL: Mapping[str, Any] = {
     "wandb": "off",
 }
 """Eight steps of a dictionary of 32 features."""
-
-
-class Done(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-def called(main: Callable[[], None], *arguments: object) -> Done:
-    """Run a script's main with arguments: exit code and output."""
-    out, err = io.StringIO(), io.StringIO()
-    code = 0
-    with (
-        mock.patch.object(sys, "argv", ["script", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            run_script(main)
-        except SystemExit as exit_:
-            assert isinstance(exit_.code, int)
-            code = exit_.code
-    return Done(code, out.getvalue(), err.getvalue())
 
 
 def grid_file(path: Path, grid: Sequence[Mapping[str, Any]], **shared: Any) -> Path:

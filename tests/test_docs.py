@@ -27,14 +27,20 @@ def _blocks(language: str) -> list[tuple[Path, str]]:
     return [(page, block) for page in PAGES for block in pattern.findall(page.read_text())]
 
 
-@pytest.mark.parametrize(("page", "code"), _blocks("python"), ids=lambda v: getattr(v, "name", ""))
-def test_every_python_snippet_runs(
-    page: Path, code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def _name(page: Path) -> str:
+    return page.name
+
+
+@pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in _blocks("python")), ids=_name)
+def test_every_python_snippet_runs_after_those_above_it_on_its_page(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
-    exec(compile(code, str(page), "exec"), names)
-    assert names.keys() > {"__builtins__"}, "it defines nothing: what does it show?"
+    for code in [code for its_page, code in _blocks("python") if its_page == page]:
+        before = set(names)
+        exec(compile(code, str(page), "exec"), names)
+        assert names.keys() > before | {"__builtins__"}, "it defines nothing: what does it show?"
 
 
 @pytest.mark.slow

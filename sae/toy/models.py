@@ -97,8 +97,12 @@ class ToyModels(nn.Module):
     def hidden(self, x: Float[Tensor, "S X n B"]) -> Float[Tensor, "S R m B"]:
         return _hidden(x, self.W, self.cfg)
 
+    def output(self, h: Float[Tensor, "S R m B"]) -> Float[Tensor, "S R n B"]:
+        """What the models say, given their hidden layer: their own or one put in its place."""
+        return _output(h, self.W_out, self.b, self.cfg)
+
     def forward(self, x: Float[Tensor, "S X n B"]) -> Float[Tensor, "S R n B"]:
-        return _output(self.hidden(x), self.W_out, self.b, self.cfg)
+        return self.output(self.hidden(x))
 
     @torch.no_grad()
     def losses(
@@ -106,9 +110,10 @@ class ToyModels(nn.Module):
         x: Float[Tensor, "S X n B"],
         importance: Float[Tensor, "*S n"],
         weights: Float[Tensor, "S B"] | None = None,
-        target: Float[Tensor, "S X n B"] | None = None,
+        target: Float[Tensor, "S Y n B"] | None = None,
     ) -> Float[Tensor, "S R"]:
-        """The loss of every model. `weights` of the tokens sum to 1; by default, all are equal."""
+        """The loss of every model. `weights` of the tokens sum to 1; by default, all are equal. The
+        target is what the kind of model has to say of `x`, unless it is given."""
         target = self.cfg.target(x) if target is None else target
         weights = x.new_full((1, x.shape[3]), 1 / x.shape[3]) if weights is None else weights
         losses = torch.zeros(self.W.shape[:2], dtype=torch.float64, device=x.device)
@@ -128,22 +133,23 @@ class ToyModels(nn.Module):
         importance: Float[Tensor, "*S n"],
         *,
         target: Float[Tensor, "S 1 n B"] | None = None,
-        l1_coeff: float = 0.0,
+        l1_coeffs: Float[Tensor, " S"] | None = None,
     ) -> None:
         """Set every parameter's gradient of the sum of all losses on these tokens.
 
         By hand, which takes half the time of autograd. The target is what the kind of model has to
-        say of `x`, unless it is given. `l1_coeff` weighs the mean over tokens of sum(|h|).
+        say of `x`, unless it is given. `l1_coeffs` weigh the mean over tokens of sum(|h|).
         """
         target = self.cfg.target(x) if target is None else target
         for parameter in self.parameters():
             if parameter.grad is None:
                 parameter.grad = torch.empty_like(parameter)
         for s, r in self._parts(x.shape[3]):
-            self._set_gradients_of_part(s, r, x, target, _column(importance, s), l1_coeff)
+            l1 = None if l1_coeffs is None else l1_coeffs[s, None, None, None] / x.shape[3]
+            self._set_gradients_of_part(s, r, x, target, _column(importance, s), l1)
 
     def _set_gradients_of_part(
-        self, s: slice, r: slice, x: Tensor, target: Tensor, importance: Tensor, l1_coeff: float
+        self, s: slice, r: slice, x: Tensor, target: Tensor, importance: Tensor, l1: Tensor | None
     ) -> None:
         x, target, W, W_out, b = _at((x, target, self.W, self.W_out, self.b), s, r)
         h = _hidden(x, W, self.cfg)
@@ -152,8 +158,8 @@ class ToyModels(nn.Module):
         if self.cfg.relu_output:
             grad.mul_(out.sign_())
         grad_h = W_out.mT @ grad
-        if l1_coeff:
-            grad_h.add_(h.sign(), alpha=l1_coeff / x.shape[3])
+        if l1 is not None:
+            grad_h.add_(h.sign() * l1)
         if self.cfg.relu_hidden:
             grad_h.mul_(h.sign())
         _grad(self.b)[s, r] = grad.sum(dim=3)

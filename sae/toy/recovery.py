@@ -139,8 +139,10 @@ def benchmark_b(
     )
 
 
-def recipe(n_tokens: int, *, lr: float = 2e-3, seed: int = 0) -> TrainConfig:
-    """How the dictionaries of a benchmark are fitted: on inputs as they are, with no warm-up."""
+def recipe(n_tokens: int, *, lr: float = 4e-3, seed: int = 0) -> TrainConfig:
+    """How the dictionaries of a benchmark are fitted: on inputs as they are, at the full rate from
+    the first step. In runs of 1,500 to 2,000 steps more features are found than at half this rate.
+    """
     return TrainConfig(
         n_tokens=n_tokens,
         lr=lr,

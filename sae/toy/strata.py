@@ -32,8 +32,8 @@ def stratified(
     return active.float() * strengths, weights.float()
 
 
-def poisson_binomial(p: Float[Tensor, "S n"]) -> Float[Tensor, "S n+1 n+1"]:
-    """Entry [f, k]: the probability that k of the first f features are active."""
+def poisson_binomial(p: Float[Tensor, "S n"]) -> Float[Tensor, "S f k"]:
+    """[S, n + 1, n + 1]: at [f, k], the probability that k of the first f features are active."""
     n = p.shape[1]
     table = p.new_zeros(len(p), n + 1, n + 1)
     table[:, 0, 0] = 1
@@ -44,7 +44,7 @@ def poisson_binomial(p: Float[Tensor, "S n"]) -> Float[Tensor, "S n+1 n+1"]:
 
 
 def _active_counts(
-    probabilities: Float[Tensor, "S n+1"], n_tokens: int
+    probabilities: Float[Tensor, "S k"], n_tokens: int
 ) -> Int[Tensor, "S {n_tokens}"]:
     """How many features are active in each token, in rising order."""
     shares = probabilities.sqrt() * torch.arange(probabilities.shape[1])
@@ -57,7 +57,7 @@ def _active_counts(
 
 def _patterns(
     p: Float[Tensor, "S n"],
-    table: Float[Tensor, "S n+1 n+1"],
+    table: Float[Tensor, "S f j"],
     k: Int[Tensor, "S B"],
     generator: torch.Generator,
 ) -> Float[Tensor, "S n B"]:

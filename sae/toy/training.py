@@ -27,10 +27,12 @@ class ToyTrainConfig:
     """Of the learning rate: linear and a quarter of a cosine fall to 0 at the last step."""
     weight_decay: float = 0.0
     """Decoupled, as in AdamW."""
-    l1_coeff: float = 0.0
-    """Weight of the mean over tokens of the summed absolute values of the hidden layer."""
-    adversarial_share: float = 0.0
-    """Train on the worst inputs near each token: at a distance of this share of the mean norm."""
+    l1_coeff: float | tuple[float, ...] = 0.0
+    """Weight of the mean over tokens of the summed absolute values of the hidden layer: one, or one
+    for each setting."""
+    adversarial_share: float | tuple[float, ...] = 0.0
+    """Train on the worst inputs near each token, at a distance of this share of the mean norm: one,
+    or one for each setting."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -63,12 +65,12 @@ def train_toy(
     optimizer = torch.optim.AdamW(
         models.parameters(), lr=cfg.lr, weight_decay=cfg.weight_decay, fused=True
     )
+    l1_coeffs = _per_setting(cfg.l1_coeff, models)
+    shares = _per_setting(cfg.adversarial_share, models)
     for step in range(cfg.n_steps):
         x = sample(features, cfg.batch_tokens, generator, models.settings)
-        seen = x
-        if cfg.adversarial_share:
-            seen = x + perturbations(models, x, weights, cfg.adversarial_share)
-        models.set_gradients_(seen, weights, target=models.cfg.target(x), l1_coeff=cfg.l1_coeff)
+        seen = x if shares is None else x + perturbations(models, x, weights, shares)
+        models.set_gradients_(seen, weights, target=models.cfg.target(x), l1_coeffs=l1_coeffs)
         optimizer.param_groups[0]["lr"] = cfg.learning_rate(step)
         optimizer.step()
         yield step + 1
@@ -83,12 +85,23 @@ def sample(
 
 
 def perturbations(
-    models: ToyModels, x: Float[Tensor, "S 1 n B"], importance: Tensor, share: float
+    models: ToyModels,
+    x: Float[Tensor, "S X n B"],
+    importance: Float[Tensor, "*S n"],
+    shares: Float[Tensor, " S"],
 ) -> Float[Tensor, "S R n B"]:
     """The step up each model's loss of each token that is as long as a share of the mean norm."""
     grad = models.input_gradients(x, importance)
-    length = share * x.norm(dim=2).mean(dim=2)[..., None, None]
+    length = (shares[:, None] * x.norm(dim=2).mean(dim=2))[..., None, None]
     return grad * (length / grad.norm(dim=2, keepdim=True).clamp_min(1e-12))
+
+
+def _per_setting(value: float | tuple[float, ...], models: ToyModels) -> Float[Tensor, " S"] | None:
+    """A value for each setting; None where all are 0."""
+    values = value if isinstance(value, tuple) else (value,) * models.settings
+    if len(values) != models.settings:
+        raise InputError(f"{len(values)} values are not one for each of {models.settings} settings")
+    return torch.tensor(values, device=models.W.device) if any(values) else None
 
 
 def _cosine(progress: float) -> float:

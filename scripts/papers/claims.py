@@ -10,6 +10,8 @@ from typing import Any
 
 from sae.runs.files import write_text
 
+RESULT = "result.json"
+
 Numbers = Mapping[str, Any]
 """What was measured on one seed, by name."""
 
@@ -32,6 +34,15 @@ class Claim:
     passed: bool
     """Whether it does; of a control, whether it fails on every seed, as it should."""
     control: bool = False
+
+    @property
+    def shown(self) -> str:
+        """Our value and its spread, to three digits."""
+        if self.ours is None or self.spread is None:
+            return "none"
+        low, high = self.spread
+        spread = "" if f"{low:.3g}" == f"{high:.3g}" else f" ({low:.3g} to {high:.3g})"
+        return f"{self.ours:.3g}{spread}"
 
 
 @dataclass(frozen=True)
@@ -92,12 +103,22 @@ def write_result(
     folder: Path, section: str, claims: Sequence[Claim], about: Mapping[str, Any]
 ) -> None:
     """Put a section's claims and numbers into `result.json`, in place of what it had of them."""
-    path = folder / "result.json"
-    result = json.loads(path.read_text()) if path.exists() else {"claims": [], "sections": {}}
+    result = _read(folder)
     others = [row for row in result["claims"] if row["section"] != section]
     result["claims"] = others + [asdict(claim) for claim in claims]
     result["sections"][section] = dict(about)
-    write_text(path, json.dumps(_finite(result), indent=2, allow_nan=False) + "\n")
+    write_text(folder / RESULT, json.dumps(_finite(result), indent=2, allow_nan=False) + "\n")
+
+
+def read_claims(folder: Path) -> list[Claim]:
+    """All claims in `result.json`."""
+    rows = _read(folder)["claims"]
+    return [Claim(**{**row, "spread": row["spread"] and tuple(row["spread"])}) for row in rows]
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    path = folder / RESULT
+    return json.loads(path.read_text()) if path.exists() else {"claims": [], "sections": {}}
 
 
 def _finite(node: Any) -> Any:
@@ -114,15 +135,6 @@ def markdown_table(claims: Iterable[Claim]) -> str:
     lines = ["| claim | paper | ours (spread) | gate | |", "|---|---|---|---|---|"]
     for row in claims:
         mark = "yes" if row.passed else "**no**"
-        cells = (row.claim, row.paper, shown(row), row.gate, mark)
+        cells = (row.claim, row.paper, row.shown, row.gate, mark)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
-
-
-def shown(claim: Claim) -> str:
-    """Our value and its spread, to three digits."""
-    if claim.ours is None or claim.spread is None:
-        return "none"
-    low, high = claim.spread
-    spread = "" if f"{low:.3g}" == f"{high:.3g}" else f" ({low:.3g} to {high:.3g})"
-    return f"{claim.ours:.3g}{spread}"

@@ -20,7 +20,7 @@ from bad_dictionaries import BAD_DICTIONARIES
 from bad_flags import BAD_FLAGS
 from bad_models import BAD_MODELS
 from bad_places import BAD_PLACES
-from sweeps import Done, called
+from in_process import Done, called
 from workshop import Bad, Workshop
 
 from activation_cache import LanguageModel, load_model

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import train as train_script
+from in_process import called
 from resuming import Maker, assert_same, bad_steps, checkpoints_in, refused, sit
-from sweeps import MLP, RESID, SMALL, called, logged
+from sweeps import MLP, RESID, SMALL, logged
 
 import sae
 from sae.runs import run

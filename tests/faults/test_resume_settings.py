@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import train as train_script
+from in_process import called
 from resuming import (
     Maker,
     assert_same,
@@ -17,7 +18,7 @@ from resuming import (
     state_of,
     told,
 )
-from sweeps import MLP, RESID, SMALL, called, listed
+from sweeps import MLP, RESID, SMALL, listed
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
 from sae.runs import RunSettings, run

@@ -7,7 +7,7 @@ import convert as convert_script
 import interop as interop_script
 import pytest
 import torch
-from sweeps import called
+from in_process import called
 
 import sae
 from sae.architectures import ARCHITECTURES, TopKConfig

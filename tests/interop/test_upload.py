@@ -11,8 +11,8 @@ import upload as upload_script
 from forks import Done
 from hub_stand_in import TOKEN, Hub, Repository, serving
 from huggingface_hub import constants
+from in_process import called
 from refusals import refusal_of
-from sweeps import called
 
 import sae
 from sae.architectures import TopKConfig

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import sweep as sweep_script
+from in_process import called
 from refusals import refusal_of
-from sweeps import called, listed
+from sweeps import listed
 
 from sae.errors import InputError
 from sae.runs.grid import member_settings, read_grid

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import sweep as sweep_script
+from in_process import called
 from refusals import refusal_of
-from sweeps import called
 
 from sae.runs.grid import member_settings, read_grid
 from sae.runs.settings import RunSettings

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 import sweep as sweep_script
-from sweeps import (
-    MLP,
-    called,
-    member,
-)
+from in_process import called
+from sweeps import MLP, member
 
 from sae.runs import SweepSettings, sweep
 from sae.runs.errors import BAD_INPUT

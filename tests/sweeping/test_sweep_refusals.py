@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 import sweep as sweep_script
-from sweeps import MLP, RESID, TWO, Grid, called, count_steps, listed
+from in_process import called
+from sweeps import MLP, RESID, TWO, Grid, count_steps, listed
 
 from activation_cache import ActivationCache
 from sae.runs import SweepSettings

@@ -66,13 +66,13 @@ def test_twice_as_many_directions_as_features_are_unique_by_half_at_most() -> No
 
 
 def test_no_training_finds_what_a_guess_does_not() -> None:
-    """Measured before: 0.32, 0.39 and 0.70. No gate below 0.9 says anything."""
+    """Of five seeds the means are 0.32, 0.38 and 0.68. No gate below 0.9 says anything."""
     stream = benchmark_a(seed=0)
     guesses = baselines(stream, 128, seed=0)
     scores = {name: alignment(stream.directions, found).mmcs for name, found in guesses.items()}
     assert scores["random"] == pytest.approx(0.32, abs=0.03)
-    assert scores["principal_components"] == pytest.approx(0.39, abs=0.03)
-    assert scores["data_points"] == pytest.approx(0.70, abs=0.04)
+    assert scores["principal_components"] == pytest.approx(0.38, abs=0.03)
+    assert scores["data_points"] == pytest.approx(0.68, abs=0.04)
     assert all(found.shape == (128, 64) for found in guesses.values())
 
 

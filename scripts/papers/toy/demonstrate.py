@@ -1,14 +1,16 @@
 """Section 2: a linear model keeps the most important features, one with a ReLU more of them."""
 
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
-from papers.claims import Gate, judge
+from papers.claims import Gate, Numbers, judge
 from papers.toy.section import Outcome, Scale, fit
 from sae.toy import Independent, Kind, ToyConfig, ToyModels, ToyTrainConfig, stratified
 from sae.toy.geometry import interference, is_represented, norms
@@ -77,119 +79,128 @@ GATES = (
 
 
 def run(scale: Scale) -> Outcome:
-    n, m, ratio = SIZES["small"]
-    n, m = scale.n or n, scale.m or m
     densities = scale.densities or DENSITIES
-    fits = [_fits(scale, n, m, ratio, densities, seed) for seed in scale.seeds]
-    untrained = [
-        {
-            kind: ToyModels(models.cfg, settings=len(densities), seed=seed)
-            for kind, models in f.items()
-        }
-        for f, seed in zip(fits, scale.seeds, strict=True)
-    ]
-    as_linear = [{"linear": f["linear"], "relu_output": f["linear"]} for f in fits]
-    measured, of_untrained, of_linear = (
-        [
-            _numbers(models, ratio, densities, seed)
-            for models, seed in zip(many, scale.seeds, strict=True)
-        ]
-        for many in (fits, untrained, as_linear)
-    )
-    of_dense = [
-        {
-            "worst_sparse_ratio": v["ratios"][0],
-            "represented_sparse": v["represented"][0],
-            "represented_sparsest": v["represented"][0],
-        }
-        for v in measured
-    ]
-    controls = {"untrained": of_untrained, "linear": of_linear, "dense": of_dense}
-    claims = judge("demonstrate", GATES, measured, controls) if scale.has_gates else []
-    figures = {"demonstrate": draw(fits[0], densities, f"n = {n}, m = {m}, importance {ratio}^i")}
+    n, m, ratio = SIZES["small"]
+    size = scale.n or n, scale.m or m, ratio
+    measured: list[Numbers] = []
+    controls: dict[str, list[Numbers]] = {name: [] for name in CONTROLS}
+    figures: dict[str, Figure] = {}
+    for seed in scale.seeds:
+        models = _models(scale, size, len(densities), seed)
+        controls["untrained"].append(_numbers(models, ratio, densities, seed))
+        _train(models, scale, ratio, densities, seed)
+        measured.append(_numbers(models, ratio, densities, seed))
+        linear = {"linear": models["linear"], "relu_output": models["linear"]}
+        controls["linear"].append(_numbers(linear, ratio, densities, seed))
+        controls["dense"].append(_of_the_densest(measured[-1]))
+        if not figures:
+            figures["demonstrate"] = draw(models, densities, size)
     if scale.has_gates:
-        n, m, ratio = SIZES["large"]
-        large = _fits(scale, n, m, ratio, densities, scale.seeds[0])
-        figures["demonstrate-large"] = draw(
-            large, densities, f"n = {n}, m = {m}, importance {ratio}^i"
-        )
+        large = _models(scale, SIZES["large"], len(densities), scale.seeds[0])
+        _train(large, scale, SIZES["large"][2], densities, scale.seeds[0])
+        figures["demonstrate-large"] = draw(large, densities, SIZES["large"])
+    claims = judge("demonstrate", GATES, measured, controls) if scale.has_gates else []
     return Outcome(claims, figures, {"densities": list(densities), "by_seed": measured})
 
 
-def _fits(
-    scale: Scale, n: int, m: int, ratio: float, densities: tuple[float, ...], seed: int
-) -> dict[Kind, ToyModels]:
-    """Linear and ReLU models, a setting a density."""
-    features = Independent(torch.tensor(densities)[:, None].expand(-1, n))
-    cfg = ToyTrainConfig(
-        n_steps=scale.steps or scale.choose(5000, 1500),
-        batch_tokens=scale.choose(1024, 512),
-        lr=scale.choose(5, 10) * 1e-3,
-        seed=seed,
-    )
+def _models(
+    scale: Scale, size: tuple[int, int, float], settings: int, seed: int
+) -> dict[str, ToyModels]:
+    """A linear and a ReLU model for every density."""
+    n, m, _ = size
     kinds: tuple[Kind, ...] = ("linear", "relu_output")
-    models = {
+    restarts = scale.instances or 1
+    return {
         kind: ToyModels(
             ToyConfig(n_features=n, n_hidden=m, kind=kind),
-            settings=len(densities),
-            restarts=scale.instances or 1,
+            settings=settings,
+            restarts=restarts,
             seed=seed,
         ).to(scale.device)
         for kind in kinds
     }
-    importance = ratio ** torch.arange(float(n))
-    return {kind: fit(of_kind, features, cfg, importance) for kind, of_kind in models.items()}
+
+
+def _train(
+    models: dict[str, ToyModels],
+    scale: Scale,
+    ratio: float,
+    densities: tuple[float, ...],
+    seed: int,
+) -> None:
+    for of_kind in models.values():
+        n = of_kind.cfg.n_features
+        is_large = n > SIZES["small"][0]
+        cfg = ToyTrainConfig(
+            n_steps=scale.steps or scale.choose(2000 if is_large else 5000, 1000),
+            batch_tokens=scale.choose(512 if is_large else 1024, 512),
+            lr=scale.choose(5, 10) * 1e-3,
+            seed=seed,
+        )
+        features = Independent(torch.tensor(densities)[:, None].expand(-1, n))
+        fit(of_kind, features, cfg, ratio ** torch.arange(float(n)))
 
 
 def _numbers(
-    models: dict[Kind, ToyModels], ratio: float, densities: tuple[float, ...], seed: int
-) -> dict[str, Any]:
-    """What the gates ask for, of the best restart of each density."""
-    linear, relu = models["linear"], models["relu_output"]
-    n, m = linear.cfg.n_features, linear.cfg.n_hidden
-    p = torch.tensor(densities)
-    importance = ratio ** torch.arange(float(n))
+    models: dict[str, ToyModels], ratio: float, densities: tuple[float, ...], seed: int
+) -> Numbers:
+    """What the gates ask for, of the best restart of every density."""
+    n, m = models["linear"].cfg.n_features, models["linear"].cfg.n_hidden
+    p, importance = torch.tensor(densities), ratio ** torch.arange(float(n))
     generator = torch.Generator().manual_seed(10_000 + seed)
     x, weights = stratified(Independent(p[:, None].expand(-1, n)), 100_000, generator)
     optimum = (p / 3 - p.square() / 4) * importance[m:].sum() / n
-    ratios = {}
+    best: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
     for kind, of_kind in models.items():
-        losses = of_kind.losses(
-            x[:, None].to(of_kind.W.device), importance, weights.to(of_kind.W.device)
-        )
-        ratios[kind] = losses.cpu().amin(dim=1) / optimum
-    W_linear, W_relu = linear.W[:, 0].detach().cpu(), relu.W[:, 0].detach().cpu()
-    wanted = torch.diag((torch.arange(n) < m).float())
-    represented = is_represented(W_relu).sum(dim=1)
-    sparse, sparsest = p <= 0.03, p <= 0.003
+        device = of_kind.W.device
+        losses = of_kind.losses(x[:, None].to(device), importance, weights.to(device)).cpu()
+        lowest, at = losses.min(dim=1)
+        rows = torch.arange(len(p))
+        W, b = of_kind.W.detach().cpu()[rows, at], of_kind.b.detach().cpu()[rows, at]
+        best[kind] = lowest / optimum, W, b
+    linear_ratios, W_linear, b_linear = best["linear"]
+    ratios, W, _ = best["relu_output"]
+    pca = torch.diag((torch.arange(n) < m).float())
+    represented = is_represented(W).sum(dim=1)
     return {
-        "linear_product_error": (W_linear.mT @ W_linear - wanted).abs().max().item(),
-        "linear_bias_error": (linear.b[:, 0].cpu() - p[:, None] / 2)[:, m:].abs().max().item(),
-        "linear_loss_error": (ratios["linear"] - 1).abs().max().item(),
-        "dense_product_error": (W_relu[0].T @ W_relu[0] - wanted).abs().max().item(),
-        "worst_sparse_ratio": ratios["relu_output"][sparse].max().item(),
-        "represented_sparse": represented[sparse].min().item(),
-        "represented_sparsest": represented[sparsest].min().item(),
-        "ratios": ratios["relu_output"].tolist(),
+        "linear_product_error": (W_linear.mT @ W_linear - pca).abs().max().item(),
+        "linear_bias_error": (b_linear - p[:, None] / 2)[:, m:].abs().max().item(),
+        "linear_loss_error": (linear_ratios - 1).abs().max().item(),
+        "dense_product_error": (W[0].T @ W[0] - pca).abs().max().item(),
+        "worst_sparse_ratio": _over(ratios[p <= 0.03], max),
+        "represented_sparse": _over(represented[p <= 0.03], min),
+        "represented_sparsest": _over(represented[p <= 0.003], min),
+        "ratios": ratios.tolist(),
         "represented": represented.tolist(),
     }
 
 
-def draw(models: dict[Kind, ToyModels], densities: tuple[float, ...], title: str) -> Figure:
+def _over(values: Tensor, choose: Callable[[list[float]], float]) -> float:
+    return choose(values.tolist()) if len(values) else float("nan")
+
+
+def _of_the_densest(numbers: Numbers) -> Numbers:
+    """The same claims, of the model at p = 1."""
+    return {
+        "worst_sparse_ratio": numbers["ratios"][0],
+        "represented_sparse": numbers["represented"][0],
+        "represented_sparsest": numbers["represented"][0],
+    }
+
+
+def draw(
+    models: dict[str, ToyModels], densities: tuple[float, ...], size: tuple[int, int, float]
+) -> Figure:
     """The paper's panels: W'W beside b, and below, norms coloured by superposition."""
     columns = [("linear", models["linear"], 0)]
     columns += [(f"ReLU, p = {p:g}", models["relu_output"], i) for i, p in enumerate(densities)]
     figure = Figure(figsize=(2.2 * len(columns), 5.8), layout="constrained")
-    figure.suptitle(title)
+    figure.suptitle("n = {}, m = {}, importance {:g}^i".format(*size))
     above, below = figure.subplots(2, len(columns), height_ratios=(1.0, 1.4), squeeze=False)
     for i, (name, of_kind, setting) in enumerate(columns):
         W, b = of_kind.W[setting, 0].detach().cpu(), of_kind.b[setting, 0].detach().cpu()
-        image = above[i].imshow(
-            torch.cat((W.T @ W, b[:, None].expand(-1, len(b) // 10)), dim=1),
-            cmap="RdBu",
-            vmin=-1.2,
-            vmax=1.2,
-        )
+        with_bias = torch.cat((W.T @ W, b[:, None].expand(-1, max(1, len(b) // 10))), dim=1)
+        above[i].imshow(with_bias.numpy(), cmap="RdBu", vmin=-1.2, vmax=1.2)
         above[i].axvline(len(b) - 0.5, color="black", linewidth=1)
         above[i].set_title(name, fontsize=10)
         colours = colormaps["viridis"](interference(W).clamp(max=1.0).numpy())
@@ -197,9 +208,13 @@ def draw(models: dict[Kind, ToyModels], densities: tuple[float, ...], title: str
         below[i].set(xlim=(0, 1.4), ylim=(len(b) - 0.5, -0.5), xlabel="|W_f|")
         for panel in (above[i], below[i]):
             panel.tick_params(labelleft=i == 0, labelsize=8)
+            panel.yaxis.set_major_locator(MaxNLocator(integer=True))
     above[0].set_ylabel("W'W  |  b")
     below[0].set_ylabel("feature")
-    figure.colorbar(image, ax=list(above), fraction=0.015)
-    of_interference = ScalarMappable(Normalize(0, 1), "viridis")
-    figure.colorbar(of_interference, ax=list(below), fraction=0.015, label="interference")
+    for panels, limits, colours, label in (
+        (above, (-1.2, 1.2), "RdBu", ""),
+        (below, (0.0, 1.0), "viridis", "interference"),
+    ):
+        scale = ScalarMappable(Normalize(*limits), colours)
+        figure.colorbar(scale, ax=list(panels), fraction=0.015, label=label)
     return figure

@@ -48,8 +48,13 @@ class Outcome:
     """By file name, without its end."""
     numbers: dict[str, Any] = field(default_factory=dict)
     """For `result.json`: what the figures are made of."""
+    tables: dict[str, str] = field(default_factory=dict)
+    """For pages of the documentation, by the name of their place there."""
 
-    def write_figures(self, folder: Path) -> None:
+    def write(self, folder: Path) -> None:
+        """Figures in both formats, and tables in Markdown."""
+        for name, table in self.tables.items():
+            (folder / f"{name}.md").write_text(table + "\n")
         for name, figure in self.figures.items():
             for kind in ("png", "svg"):
                 figure.savefig(folder / f"{name}.{kind}", dpi=150)

@@ -1,0 +1,130 @@
+"""Reproduce Toy Models of Superposition (Elhage et al. 2022): every figure, every claim.
+
+    python scripts/papers/toy_models.py all --quick
+    python scripts/papers/toy_models.py geometry --n 400 --m 30 --instances 20
+
+Figures and `result.json` are written to --out. docs/papers/toy_models.md says what was found.
+"""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+sys.path.append(str(Path(__file__).parents[1]))  # the folder of scripts, where `cli` is
+
+import tyro
+from cli import parse, refuse_unwritable, run_script
+from pages import put_into_page
+from rich.console import Console
+from rich.table import Table
+
+from activation_cache.loading import resolve_device
+from papers.claims import Claim, markdown_table, read_claims, write_result
+from papers.toy.section import Scale
+from papers.toy.work import Finished, Section, finished_sections
+from sae.errors import InputError
+from sae.runs.files import only_user
+
+SECTIONS: tuple[Section, ...] = get_args(Section)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flags:
+    """Reproduce Toy Models of Superposition: figures, numbers, and a table of claims.
+
+    Thresholds belong to the paper's sizes: with --n, --m or --densities, figures and numbers are
+    made, but no claims are judged.
+    """
+
+    section: Annotated[Literal["all"] | Section, tyro.conf.Positional] = "all"
+    """Which part of the paper."""
+    quick: bool = False
+    """Seconds instead of minutes: fewer seeds, restarts and steps."""
+    seed: int = 0
+    """The first seed."""
+    seeds: int | None = None
+    """How many seeds, counted from --seed; by default 5, or 2 with --quick."""
+    n: int | None = None
+    """Features, where a section has one model."""
+    m: int | None = None
+    """Hidden dimensions, where a section has one model."""
+    densities: tuple[float, ...] = ()
+    """Probabilities that a feature is active, instead of the section's."""
+    instances: int | None = None
+    """Restarts of a setting; of geometry, densities on the curve."""
+    steps: int | None = None
+    """Optimiser steps."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    workers: int | None = None
+    """Sections at a time, each on one core; by default one for each core."""
+    out: Path = Path("runs/toy-models")
+    """Folder for figures and result.json; what other sections have written there is kept."""
+    page: Path | None = None
+    """Put the table of claims, and others, into this Markdown file, where it has their markers."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "n", "m", "instances", "steps", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} must be at least 1, got {value}")
+        for density in self.densities:
+            if not 0 < density <= 1:
+                raise InputError(f"--densities must lie in (0, 1], got {density:g}")
+
+    @property
+    def scale(self) -> Scale:
+        n_seeds = self.seeds or (2 if self.quick else 5)
+        return Scale(
+            quick=self.quick,
+            seeds=tuple(range(self.seed, self.seed + n_seeds)),
+            n=self.n,
+            m=self.m,
+            densities=self.densities or None,
+            instances=self.instances,
+            steps=self.steps,
+            device=str(resolve_device(self.device)),
+        )
+
+
+def main() -> None:
+    flags = parse(Flags, sys.argv[1:])
+    if flags.page is not None:
+        refuse_unwritable(flags.page)
+    console = Console()
+    names = SECTIONS if flags.section == "all" else (flags.section,)
+    with only_user(flags.out):
+        flags.out.mkdir(parents=True, exist_ok=True)
+        for done in finished_sections(names, flags.scale, flags.out, flags.workers):
+            write_result(flags.out, done.section, done.claims, done.about)
+            show(done, console)
+    claims = read_claims(flags.out)
+    if flags.page is not None:
+        tables = {path.stem: path.read_text().rstrip() for path in flags.out.glob("*.md")}
+        put_into_page(flags.page, {"claims": markdown_table(claims), **tables})
+    console.print(f"{summary(claims)}\nwritten to {flags.out}", soft_wrap=True, markup=False)
+
+
+def show(done: Finished, console: Console) -> None:
+    table = Table(title=f"{done.section}: {done.cpu_seconds:.0f} CPU seconds", title_justify="left")
+    for column in ("claim", "paper", "ours (spread)", "gate", ""):
+        table.add_column(column)
+    for claim in done.claims:
+        if not claim.control or not claim.passed:
+            mark = "[green]yes" if claim.passed else "[red]no"
+            table.add_row(claim.claim, claim.paper, claim.shown, claim.gate, mark)
+    console.print(table)
+
+
+def summary(claims: list[Claim]) -> str:
+    ours = [claim.passed for claim in claims if not claim.control]
+    controls = [claim.passed for claim in claims if claim.control]
+    return (
+        f"{sum(ours)} of {len(ours)} claims hold; "
+        f"{sum(controls)} of {len(controls)} negative controls fail as they should"
+    )
+
+
+if __name__ == "__main__":
+    run_script(main)

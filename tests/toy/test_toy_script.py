@@ -1,0 +1,74 @@
+"""`scripts/papers/toy_models.py`: what a reader of the paper types and gets."""
+
+import json
+from pathlib import Path
+
+import pytest
+from in_process import called
+from papers import toy_models
+from papers.toy.work import LONGEST_FIRST
+from refusals import refusal_of
+
+SMALL = ("demonstrate", "--quick", "--seeds", 1, "--n", 6, "--m", 2, "--steps", 30)
+
+
+def test_a_section_leaves_figures_in_two_formats_and_its_numbers(tmp_path: Path) -> None:
+    done = called(toy_models.main, *SMALL, "--densities", 0.5, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert f"written to {tmp_path / 'run'}" in done.out
+    assert (tmp_path / "run" / "demonstrate.png").read_bytes().startswith(b"\x89PNG")
+    assert "<svg" in (tmp_path / "run" / "demonstrate.svg").read_text()
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["sections"]["demonstrate"]["seeds"] == [0]
+    assert result["sections"]["demonstrate"]["numbers"]["densities"] == [0.5]
+
+
+def test_other_sizes_than_the_papers_make_figures_but_no_claims(tmp_path: Path) -> None:
+    """The thresholds are not for them."""
+    called(toy_models.main, *SMALL, "--out", tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["claims"] == []
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
+    texts: list[str] = []
+    for name in ("first", "again"):
+        called(toy_models.main, *SMALL, "--seed", 7, "--out", tmp_path / name)
+        section = json.loads((tmp_path / name / "result.json").read_text())["sections"]
+        texts.append(json.dumps(section["demonstrate"]["numbers"]))
+    assert texts[0] == texts[1]
+
+
+def test_the_claims_of_a_page_are_put_between_its_markers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- claims -->old<!-- /claims -->\nafter\n")
+    called(toy_models.main, *SMALL, "--out", tmp_path / "run", "--page", page)
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    assert "| claim | paper | ours (spread) | gate | |" in text
+    assert "old" not in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--m", 0), "--m must be at least 1, got 0"),
+        (("--seeds", -1), "--seeds must be at least 1, got -1"),
+        (("--densities", 1.5), "--densities must lie in (0, 1], got 1.5"),
+        (("--device", "tpu"), "tpu"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused_by_value(
+    tmp_path: Path, flags: tuple[object, ...], message: str
+) -> None:
+    out = tmp_path / "run"
+    done = called(toy_models.main, "geometry", *flags, "--out", out)
+    assert message in refusal_of(done, out)
+
+
+def test_a_section_that_is_not_in_the_paper_is_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert "topology" in refusal_of(called(toy_models.main, "topology", "--out", out), out)
+
+
+def test_every_section_has_its_place_in_the_order_of_work() -> None:
+    assert sorted(LONGEST_FIRST) == sorted(toy_models.SECTIONS)
