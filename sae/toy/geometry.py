@@ -117,8 +117,7 @@ def _rank(W: Float[Tensor, "m k"]) -> int:
 
 
 def turned(W: Float[Tensor, "2 n"]) -> Float[Tensor, "2 n"]:
-    """The same arrangement in the plane, its longest direction up and its features from there on
-    against the clock in rising order where that is the shorter way: for drawing."""
+    """The same arrangement in the plane with its longest direction up: for drawing."""
     first = int(norms(W).argmax())
     angle = torch.atan2(W[0, first], W[1, first])
     cos, sin = angle.cos(), angle.sin()

@@ -115,7 +115,8 @@ class ToyModels(nn.Module):
         """The loss of every model. `weights` of the tokens sum to 1; by default, all are equal. The
         target is what the kind of model has to say of `x`, unless it is given."""
         target = self.cfg.target(x) if target is None else target
-        weights = x.new_full((1, x.shape[3]), 1 / x.shape[3]) if weights is None else weights
+        if weights is None:
+            weights = x.new_full((len(x), x.shape[3]), 1 / x.shape[3])
         losses = torch.zeros(self.W.shape[:2], dtype=torch.float64, device=x.device)
         for tokens in torch.arange(x.shape[3], device=x.device).split(TOKENS_AT_ONCE):
             b = slice(int(tokens[0]), int(tokens[-1]) + 1)

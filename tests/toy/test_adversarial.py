@@ -24,7 +24,7 @@ def test_the_direction_of_a_feature_is_what_the_model_makes_of_it() -> None:
 
 
 def test_a_linear_model_that_keeps_one_of_two_features_passes_the_step_on() -> None:
-    """It says (x_0, 0) of (3, 4): an error of 16, and a step of a tenth of |x| = 5 makes it 16.25."""
+    """It says (x_0, 0) of (3, 4), an error of 16. A step of a tenth of |x| = 5 makes it 16.25."""
     found = vulnerability(_models([[1.0, 0.0]], "linear"), torch.tensor([[[[3.0], [4.0]]]]))
     assert found.epsilon.tolist() == pytest.approx([0.5])
     assert found.clean.item() == pytest.approx(16.0)

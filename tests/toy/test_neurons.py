@@ -22,7 +22,7 @@ def test_a_neuron_has_the_features_with_weights_beyond_a_share_of_its_largest() 
 
 
 def test_length_does_not_matter_to_any_measure() -> None:
-    weights = torch.tensor([[[3.0, -1.0, 0.5]]])
+    weights = torch.tensor([[3.0, -1.0, 0.5]])
     for measure in (features_of_neurons, top_share, participation_ratio):
         assert measure(7.0 * weights).tolist() == pytest.approx(measure(weights).tolist())
 

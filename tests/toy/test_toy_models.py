@@ -106,6 +106,15 @@ def test_parts_that_fit_a_cache_make_the_models_of_one_product(
     torch.testing.assert_close(in_parts.W, whole.W, atol=1e-5, rtol=1e-4)
 
 
+def test_losses_in_parts_are_those_of_one_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    models, x = _models(settings=3, restarts=2), torch.rand(3, 1, 6, 11)
+    whole = models.losses(x, torch.ones(6))
+    monkeypatch.setitem(VALUES_AT_ONCE, "cpu", 6 * 11)  # one model at a time
+    torch.testing.assert_close(models.losses(x, torch.ones(6)), whole)
+    monkeypatch.setattr("sae.toy.models.TOKENS_AT_ONCE", 4)
+    torch.testing.assert_close(models.losses(x, torch.ones(6)), whole)
+
+
 def test_initial_weights_are_as_large_whatever_the_number_of_instances() -> None:
     """Unlike Xavier's initialisation of the stacked tensor, as in the paper's notebook."""
     for settings, restarts in ((1, 1), (4, 50)):

@@ -1,4 +1,4 @@
-"""Run sections, several at a time: each on one core, in a process of its own."""
+"""Run sections, several at a time: each on one core."""
 
 import importlib
 import multiprocessing
@@ -71,7 +71,7 @@ def finished_sections(
         (name, scale, folder) for name in LONGEST_FIRST if name in names
     ]
     context = multiprocessing.get_context("spawn")
-    with context.Pool(n_workers, initializer=_start_worker, maxtasksperchild=1) as pool:
+    with context.Pool(n_workers, initializer=_start_worker) as pool:
         yield from pool.imap_unordered(run_section, jobs)
 
 
