@@ -1,5 +1,6 @@
-"""Tables that a script makes, in the pages of the documentation."""
+"""Tables and figures that a script makes, in the pages of the documentation."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -22,3 +23,13 @@ def put_into_page(page: Path, tables: Mapping[str, str]) -> None:
         before, after = content.split(begin)[0], content.split(end)[1]
         content = f"{before}{begin}\n\n{tables[name]}\n\n{end}{after}"
     page.write_text(content)
+
+
+def put_figures_beside(page: Path, folder: Path) -> None:
+    """Copy the PNG files of a folder that the page shows to where it looks for them."""
+    content = page.read_text()
+    for figure in sorted(folder.glob("*.png")):
+        shown = f"{page.stem}/{figure.name}"
+        if f"]({shown})" in content:
+            (page.parent / page.stem).mkdir(exist_ok=True)
+            shutil.copyfile(figure, page.parent / shown)

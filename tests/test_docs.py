@@ -49,6 +49,7 @@ def test_every_command_runs_as_written_and_in_order(tmp_path: Path) -> None:
     (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     commands = [line for _, block in _blocks("bash") for line in block.splitlines()]
     commands = [line for line in commands if line and not line.startswith("make ")]
+    commands = list(dict.fromkeys(commands))  # pages may show the same one
     assert len(commands) >= 5
     for command in commands:
         program, *arguments = shlex.split(command, comments=True)

@@ -130,11 +130,28 @@ def _finite(node: Any) -> Any:
     return None if isinstance(node, float) and not math.isfinite(node) else node
 
 
-def markdown_table(claims: Iterable[Claim]) -> str:
-    """The claims as a table for a page."""
-    lines = ["| claim | paper | ours (spread) | gate | |", "|---|---|---|---|---|"]
+def markdown_table(claims: Sequence[Claim]) -> str:
+    """The claims as a table for a page: a row each, with what the controls measure at its end."""
+    lines = [
+        "| claim | paper | ours (spread) | gate | holds | controls, which fail |",
+        "|---" * 6 + "|",
+    ]
     for row in claims:
-        mark = "yes" if row.passed else "**no**"
-        cells = (row.claim, row.paper, row.shown, row.gate, mark)
+        if row.control:
+            continue
+        controls = [c for c in claims if c.control and c.id.startswith(f"{row.id}/")]
+        cells = (
+            row.claim,
+            row.paper,
+            row.shown,
+            row.gate,
+            "yes" if row.passed else "**no**",
+            "; ".join(map(_control_cell, controls)),
+        )
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
+
+
+def _control_cell(control: Claim) -> str:
+    name = control.id.rsplit("/", 1)[1]
+    return f"{name} {control.shown}" if control.passed else f"**{name} {control.shown} passes**"

@@ -15,7 +15,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # the folder of scripts, where 
 
 import tyro
 from cli import parse, refuse_unwritable, run_script
-from pages import put_into_page
+from pages import put_figures_beside, put_into_page
 from rich.console import Console
 from rich.table import Table
 
@@ -62,7 +62,8 @@ class Flags:
     out: Path = Path("runs/toy-models")
     """Folder for figures and result.json; what other sections have written there is kept."""
     page: Path | None = None
-    """Put the table of claims, and others, into this Markdown file, where it has their markers."""
+    """Put the table of claims, and others, into this Markdown file where it has their markers, and
+    the figures that it shows beside it."""
 
     def __post_init__(self) -> None:
         for name in ("seeds", "n", "m", "instances", "steps", "workers"):
@@ -103,6 +104,7 @@ def main() -> None:
     if flags.page is not None:
         tables = {path.stem: path.read_text().rstrip() for path in flags.out.glob("*.md")}
         put_into_page(flags.page, {"claims": markdown_table(claims), **tables})
+        put_figures_beside(flags.page, flags.out)
     console.print(f"{summary(claims)}\nwritten to {flags.out}", soft_wrap=True, markup=False)
 
 

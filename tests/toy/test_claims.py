@@ -55,10 +55,16 @@ def test_a_section_replaces_what_the_file_had_of_it_and_nothing_else(tmp_path: P
     assert names == set(json.loads(text)["claims"][0])
 
 
-def test_the_table_says_which_claims_do_not_hold() -> None:
+def test_the_table_has_a_row_a_claim_and_says_which_do_not_hold() -> None:
     table = markdown_table(judge("section", [GATE], [{"size": 2.5}], _untrained(9)))
-    assert table.splitlines()[2] == "| it is small | about 1 | 2.5 | < 2 | **no** |"
-    assert "control: untrained" in table
+    assert table.splitlines()[2:] == [
+        "| it is small | about 1 | 2.5 | < 2 | **no** | untrained 9 |"
+    ]
+
+
+def test_a_control_that_the_gate_lets_pass_is_shown_as_such() -> None:
+    table = markdown_table(judge("section", [GATE], [{"size": 1.0}], _untrained(1.5)))
+    assert table.endswith("| yes | **untrained 1.5 passes** |")
 
 
 def test_bars_in_a_cell_do_not_end_it() -> None:
