@@ -67,7 +67,8 @@ class ToyModels(nn.Module):
     `W` [S, R, m, n] is the paper's: a feature's direction is a column. `W_out` [S, R, n, m] is its
     transpose but for untied kinds, `b` [S, R, n] the bias of the output. The restarts of a setting
     differ in their initial weights, which are normal with variance 2 / (n + m), and see the same
-    tokens. Untied models start with W_out = |W|', so that no output is dead behind its ReLU.
+    tokens. Untied models start with neurons in pairs of opposite weights and W_out = |W|': from
+    other weights, outputs are dead behind their ReLU, or see one sign of their feature for good.
     """
 
     def __init__(
@@ -78,6 +79,8 @@ class ToyModels(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         n, m = cfg.n_features, cfg.n_hidden
         W = torch.randn(settings, restarts, m, n, generator=generator) * math.sqrt(2 / (n + m))
+        if not cfg.is_tied:
+            W[:, :, m // 2 : 2 * (m // 2)] = -W[:, :, : m // 2]
         self.W = nn.Parameter(W)
         self.untied_W_out = None if cfg.is_tied else nn.Parameter(W.mT.abs().contiguous())
         self.b = nn.Parameter(torch.zeros(settings, restarts, n))

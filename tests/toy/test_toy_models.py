@@ -123,6 +123,12 @@ def test_initial_weights_are_as_large_whatever_the_number_of_instances() -> None
         assert W.std().item() == pytest.approx((2 / 250) ** 0.5, rel=0.03)
 
 
+def test_untied_models_start_with_neurons_in_opposite_pairs_that_all_outputs_hear() -> None:
+    models = ToyModels(ToyConfig(n_features=3, n_hidden=5, kind="absolute"), restarts=2)
+    assert torch.equal(models.W[:, :, 2:4], -models.W[:, :, :2])
+    assert torch.equal(models.W_out, models.W.mT.abs())
+
+
 def test_training_is_reproducible_and_another_seed_sees_other_tokens() -> None:
     first, again, other = (_train(_models(), seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first.W, again.W)

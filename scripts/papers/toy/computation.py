@@ -132,27 +132,18 @@ def _weights(models: ToyModels, restart: int) -> Weights:
     return (W[0], W_out[0]) if models.settings == 1 else (W, W_out)
 
 
-@torch.no_grad()
-def mirrored(
+def _models(
     scale: Scale, name: str, size: tuple[int, int], counts: tuple[int, int], seed: int
 ) -> ToyModels:
-    """Models that start with neurons in pairs of opposite weights.
-
-    From other weights, outputs of important features are often blind to one sign for good, behind
-    their ReLU: then what remains of the loss is a matter of luck.
-    """
     cfg_class = SaysX if name == "says x" else ToyConfig
     cfg = cfg_class(n_features=size[0], n_hidden=size[1], kind="absolute")
     models = ToyModels(cfg, settings=counts[0], restarts=counts[1], seed=seed)
-    half = size[1] // 2
-    models.W[:, :, half : 2 * half] = -models.W[:, :, :half]
-    models.W_out.copy_(models.W.mT.abs())
     return models.to(scale.device)
 
 
 def _small(scale: Scale, name: str, seed: int) -> ToyModels:
     n, m, density = SMALL
-    models = mirrored(scale, name, (n, m), (1, scale.choose(32, 12)), seed)
+    models = _models(scale, name, (n, m), (1, scale.choose(32, 12)), seed)
     if name == "untrained":
         return models
     features = Independent(torch.full((n,), density), signed=True)
@@ -187,7 +178,7 @@ def _rank_gap(scale: Scale, name: str, seed: int) -> float:
     if not scale.has_gates:
         return torch.nan
     n = N
-    models = mirrored(scale, name, (n, M), (1, scale.choose(4, 2)), seed)
+    models = _models(scale, name, (n, M), (1, scale.choose(4, 2)), seed)
     if name != "untrained":
         features = Independent(torch.full((n,), BETWEEN), signed=True)
         steps = scale.choose(2000, 800)
@@ -204,7 +195,7 @@ def _large(scale: Scale, name: str, densities: tuple[float, ...], seed: int) -> 
     """Losses are divided by the density, so that gradients of the sparsest are no smaller."""
     n, m = scale.n or N, scale.m or M
     p = torch.tensor(densities)[:, None]
-    models = mirrored(scale, name, (n, m), (len(p), scale.instances or 1), seed)
+    models = _models(scale, name, (n, m), (len(p), scale.instances or 1), seed)
     if name == "untrained":
         return models
     n_steps = scale.steps or scale.choose(4000, 1000)
