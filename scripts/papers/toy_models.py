@@ -100,7 +100,7 @@ def main() -> None:
         for done in finished_sections(names, flags.scale, flags.out, flags.workers):
             write_result(flags.out, done.section, done.claims, done.about)
             show(done, console)
-    claims = read_claims(flags.out)
+    claims = sorted(read_claims(flags.out), key=lambda claim: SECTIONS.index(claim.section))
     if flags.page is not None:
         tables = {path.stem: path.read_text().rstrip() for path in flags.out.glob("*.md")}
         put_into_page(flags.page, {"claims": markdown_table(claims), **tables})

@@ -80,7 +80,7 @@ def _recovers(id: str, row: str, mmcs: float, share: float, paper: str, claim: s
     )
 
 
-GOLDILOCKS = "a 'Goldilocks zone' of near-perfect recovery (figure; Sharkey et al., 2501.17727)"
+GOLDILOCKS = "near-perfect in a 'Goldilocks zone' of penalties (figure; arXiv 2501.17727)"
 GATES = (
     _recovers("relu", "relu, l1 0.1", 0.98, 0.95, GOLDILOCKS, "an L1 dictionary finds them"),
     _recovers(

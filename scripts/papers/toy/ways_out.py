@@ -32,7 +32,7 @@ GATES = (
     Gate(
         "ways-out/l1",
         "an L1 penalty on the hidden layer leads out of superposition, at a price",
-        "'it's actually quite easy', at a cost in loss",
+        "possible, at a cost in loss",
         "at the largest penalty < 1 feature per dimension, at > 3 times the loss",
         "l1_features_per_dimension",
         lambda v: v["l1_features_per_dimension"] < 1 and v["l1_price"] > 3,
