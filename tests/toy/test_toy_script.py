@@ -38,14 +38,29 @@ def test_the_same_seed_gives_the_same_numbers(tmp_path: Path) -> None:
     assert texts[0] == texts[1]
 
 
-def test_the_claims_of_a_page_are_put_between_its_markers(tmp_path: Path) -> None:
+def test_a_page_gets_its_claims_between_markers_and_the_figures_that_it_shows(
+    tmp_path: Path,
+) -> None:
     page = tmp_path / "page.md"
-    page.write_text("before\n<!-- claims -->old<!-- /claims -->\nafter\n")
+    shown = "![it](page/demonstrate.png)"
+    page.write_text(f"before\n<!-- claims -->stale<!-- /claims -->\n{shown}\nafter\n")
     called(toy_models.main, *SMALL, "--out", tmp_path / "run", "--page", page)
     text = page.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    assert text.startswith("before\n") and text.endswith(f"{shown}\nafter\n")
     assert "| claim | paper | ours (spread) | gate | holds |" in text
-    assert "old" not in text
+    assert "stale" not in text
+    figures = [path.name for path in (tmp_path / "page").iterdir()]
+    assert figures == ["demonstrate.png"]  # those that the page shows, beside it
+
+
+def test_a_page_without_a_place_for_the_table_is_refused_by_name(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing\n")
+    done = called(toy_models.main, *SMALL, "--out", tmp_path / "run", "--page", page)
+    assert done.code == 2
+    assert (
+        "has no place for the table: put <!-- claims --> and <!-- /claims --> into it" in done.err
+    )
 
 
 @pytest.mark.parametrize(
