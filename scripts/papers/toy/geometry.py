@@ -124,7 +124,7 @@ def _trained(
     models = _models(size, len(points), seed, kind).to(scale.device)
     features = Independent((1 / torch.tensor(points))[:, None].expand(-1, size[0]))
     cfg = ToyTrainConfig(
-        n_steps=scale.steps or (1000 if kind == "linear" else scale.choose(2500, 1000)),
+        n_steps=scale.steps or (1000 if kind == "linear" else scale.choose(2500, 1500)),
         batch_tokens=scale.choose(512, 256),
         lr=scale.choose(5, 10) * 1e-3,
         seed=seed,
