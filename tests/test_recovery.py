@@ -132,7 +132,7 @@ def _planted(
 
     The published coefficients belong to the mean over d_in, so ours is 32 times as large.
     """
-    features = SparseFeatures(Independent(geometric(64, mean_active=5)), d_in=32, seed=7)
+    features = SparseFeatures(Independent(geometric(64, mean_active=5.0)), d_in=32, seed=7)
     cfg = ReLUConfig(d_sae=64, l1_coeff=32 * l1_mean_d, tied=True)
     dictionary = cfg.build(32, seed=seed)
     config = TrainConfig(

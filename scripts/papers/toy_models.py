@@ -120,6 +120,8 @@ def show(done: Finished, console: Console) -> None:
 
 
 def summary(claims: list[Claim]) -> str:
+    if not claims:
+        return "no claim was judged: thresholds are for the paper's sizes"
     ours = [claim.passed for claim in claims if not claim.control]
     controls = [claim.passed for claim in claims if claim.control]
     return (

@@ -25,7 +25,8 @@ def test_a_section_leaves_figures_in_two_formats_and_its_numbers(tmp_path: Path)
 
 def test_other_sizes_than_the_papers_make_figures_but_no_claims(tmp_path: Path) -> None:
     """The thresholds are not for them."""
-    called(toy_models.main, *SMALL, "--out", tmp_path / "run")
+    done = called(toy_models.main, *SMALL, "--out", tmp_path / "run")
+    assert "no claim was judged" in done.out
     assert json.loads((tmp_path / "run" / "result.json").read_text())["claims"] == []
 
 
