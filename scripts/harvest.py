@@ -28,6 +28,7 @@ from rich.table import Table
 
 from activation_cache import ActivationCache, CacheConfig, load_model
 from activation_cache.codec import CodecName
+from activation_cache.precision import emulation_warning
 from activation_cache.text import DOCSTRINGS
 from activation_cache.writer import OnProgress
 from activation_cache.writer import Progress as Step
@@ -103,6 +104,9 @@ def progress_bar(console: Console, cache_rows: int) -> Iterator[OnProgress]:
 
 def harvest(flags: HarvestFlags, console: Console) -> ActivationCache:
     model = load_model(flags.model, device=flags.device, dtype=DTYPES[flags.dtype])
+    warning = emulation_warning("--dtype", model.dtype, model.device)
+    if warning is not None:
+        console.print(warning, markup=False, soft_wrap=True)
     sites = flags.hook_name or (f"blocks.{model.n_layers // 2}.hook_resid_pre",)
     cfg = flags.cache_config(sites)
     with progress_bar(console, cfg.n_tokens + cfg.held_out_tokens) as tell:

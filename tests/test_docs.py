@@ -43,21 +43,44 @@ def test_every_python_snippet_runs_after_those_above_it_on_its_page(
         assert names.keys() > before | {"__builtins__"}, "it defines nothing: what does it show?"
 
 
+TESTED_ELSEWHERE = {"python scripts/papers/toy_models.py all --quick"}  # tests/toy/test_toy_script
+
+
+def _commands() -> dict[Path, list[str]]:
+    """The commands of each page, without those of earlier pages; `make` is what runs them."""
+    found: dict[Path, list[str]] = {}
+    seen = set(TESTED_ELSEWHERE)
+    for page, block in _blocks("bash"):
+        lines = [line for line in block.splitlines() if line and not line.startswith("make ")]
+        found.setdefault(page, []).extend(line for line in lines if line not in seen)
+        seen |= set(lines)
+    return {page: commands for page, commands in found.items() if commands}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds nothing but the scripts, and what the pages before have made."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "scripts").symlink_to(ROOT / "scripts")
+    return folder
+
+
 @pytest.mark.slow
-def test_every_command_runs_as_written_and_in_order(tmp_path: Path) -> None:
-    """In a folder that holds nothing but the scripts; `make` is what runs these tests."""
-    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
-    commands = [line for _, block in _blocks("bash") for line in block.splitlines()]
-    commands = [line for line in commands if line and not line.startswith("make ")]
-    commands = list(dict.fromkeys(commands))  # pages may show the same one
-    assert len(commands) >= 5
-    for command in commands:
+@pytest.mark.parametrize("page", _commands(), ids=_name)
+def test_every_command_of_a_page_runs_as_written_after_the_pages_before(
+    page: Path, workplace: Path
+) -> None:
+    for command in _commands()[page]:
         program, *arguments = shlex.split(command, comments=True)
         assert program == "python", command
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+            [sys.executable, *arguments], cwd=workplace, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_the_documentation_shows_commands() -> None:
+    assert sum(len(commands) for commands in _commands().values()) > 15
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

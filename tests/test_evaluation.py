@@ -17,6 +17,7 @@ from sae.errors import InputError
 from sae.evaluation import CONVENTIONS, evaluate, evaluate_reconstruction
 from sae.evaluation.evaluate import TextBatch
 from sae.evaluation.splice import SplicedCrossEntropy
+from sae.runs.evaluation import held_out_batches
 
 SITE = "blocks.2.hook_resid_pre"
 
@@ -199,3 +200,15 @@ def test_text_in_which_nothing_counts_is_refused(tiny: LanguageModel) -> None:
     nothing = counted_positions(separators, special_ids(tiny.tokenizer))
     with pytest.raises(InputError, match="no token counts"):
         evaluate(Identity(), tiny, [(separators, nothing)], SITE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "contexts"), [(1, [1]), (32, [1]), (33, [2]), (4096, [128]), (4097, [128, 1])]
+)
+def test_held_out_text_is_as_long_as_asked_for_in_whole_contexts(
+    asked: int, contexts: list[int], tiny: LanguageModel
+) -> None:
+    metadata = {"hook_name": SITE, "dataset_path": "docstrings", "context_size": 32}
+    batches = held_out_batches(tiny, metadata | {"eval_tokens": asked})
+    assert [tokens.shape for tokens, _ in batches] == [(n, 32) for n in contexts]
+    assert all(tokens.shape == counted.shape for tokens, counted in batches)

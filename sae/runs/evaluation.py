@@ -1,5 +1,6 @@
 """Evaluate a dictionary on the held-out text that its metadata names."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -74,7 +75,10 @@ def evaluate_on_held_out_text(
 
 
 def held_out_batches(model: LanguageModel, metadata: Mapping[str, Any]) -> list[TextBatch]:
-    """The first `eval_tokens` tokens of the held-out text, with the positions that count."""
+    """The first `eval_tokens` tokens of the held-out text, with the positions that count.
+
+    Contexts are whole, so there may be more tokens, by less than a context.
+    """
     cfg = SourceConfig(
         hook_names=(metadata["hook_name"],),
         dataset=metadata["dataset_path"],
@@ -85,10 +89,11 @@ def held_out_batches(model: LanguageModel, metadata: Mapping[str, Any]) -> list[
     )
     source = ActivationSource(model, cfg)
     batches: list[TextBatch] = []
-    n_tokens = 0
+    n_contexts = math.ceil(metadata["eval_tokens"] / metadata["context_size"])
     for tokens in source.token_blocks("held_out", repeat=False):
+        tokens = tokens[:n_contexts]
         batches.append((tokens, source.counted(tokens)))
-        n_tokens += tokens.numel()
-        if n_tokens >= metadata["eval_tokens"]:
+        n_contexts -= len(tokens)
+        if n_contexts == 0:
             break
     return batches

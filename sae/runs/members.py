@@ -5,8 +5,10 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
+from activation_cache.precision import emulation_warning
 from activation_cache.prefetch import Prefetch
 from sae.base import SAE
 from sae.evaluation import EvalReport
@@ -18,7 +20,7 @@ from sae.runs.member import Member
 from sae.runs.origin import Origin
 from sae.runs.report import write_report
 from sae.runs.session import Evaluate, Session, State, refuse_other_form, restore
-from sae.runs.settings import RunSettings, describe
+from sae.runs.settings import DTYPES, RunSettings, describe
 from sae.runs.signals import Interrupted
 from sae.serialization import save
 from sae.training import Training
@@ -82,6 +84,7 @@ def train_members(
     n_tokens = max(member.n_tokens for member in members)
     saes = [origin.build(member.settings) for member in members]
     stream = origin.stream(hook_names, n_tokens)
+    _warn_of_emulation(members, origin, console)
     console.print(f"reading text from {origin.settings.dataset}", markup=False)
     _ = origin.held_out
     with ExitStack() as closing:
@@ -115,6 +118,17 @@ def train_members(
             logs.finish(i, report.metrics())
             write_report(member.folder)
             yield RunResult(member.hook_name, member.folder, saes[i], report)
+
+
+def _warn_of_emulation(members: Sequence[Member], origin: Origin, console: Console) -> None:
+    """Tell where the model, or the products of a member, are in a data type that is slow here."""
+    asked = [("--dtype", DTYPES[origin.settings.dtype])]
+    if any(member.settings.products != "float32" for member in members):
+        asked.append(("--products", torch.bfloat16))
+    for flag, dtype in asked:
+        line = emulation_warning(flag, dtype, origin.model.device)
+        if line is not None:
+            console.print(line, markup=False, soft_wrap=True)
 
 
 def _begin(members: Sequence[Member], also: Mapping[Path, RunSettings]) -> None:

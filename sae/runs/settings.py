@@ -77,8 +77,9 @@ class RunSettings:
     eval_tokens: int = 65_536
     """Held-out tokens to evaluate on."""
     products: Products = "float32"
-    """What dense products of the training are taken in: bfloat16 is faster, weights and sums stay
-    in float32; `screened` lets bfloat16 propose features, and float32 decide."""
+    """What dense products of the training are taken in: bfloat16 is faster where the hardware has
+    it, weights and sums stay in float32; `screened` lets bfloat16 propose features, and float32
+    decide."""
     start_from: str | None = None
     """Folder of a trained dictionary whose weights are the start, of a neighbouring layer, say."""
     seed: int = 0

@@ -1,0 +1,69 @@
+"""Sixteen bits are slow on a CPU without instructions for them, and whoever asks is told."""
+
+from pathlib import Path
+
+import harvest as harvest_script
+import pytest
+import torch
+import train as train_script
+from in_process import called
+
+from activation_cache.precision import emulation_warning
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda")
+SMALL = (
+    *("--n-tokens", 512, "--batch-tokens", 256, "--buffer-tokens", 512, "--eval-tokens", 128),
+    *("--d-sae", 64, "--wandb", "off", "--device", "cpu"),
+)
+
+
+def cpu_is(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sixteen_bits_are_emulated_by_an_x86_cpu_without_avx512_alone(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu_is(monkeypatch, "AVX2")
+    warning = emulation_warning("--dtype", dtype, CPU)
+    assert warning is not None and warning.endswith("leave --dtype at float32")
+    assert emulation_warning("--dtype", torch.float32, CPU) is None
+    assert emulation_warning("--dtype", dtype, GPU) is None
+    for capability in ("AVX512", "NEON", "DEFAULT"):
+        cpu_is(monkeypatch, capability)
+        assert emulation_warning("--dtype", dtype, CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("capability", "flags", "told"),
+    [
+        ("AVX2", ("--products", "screened"), ["--products"]),
+        ("AVX2", ("--products", "bfloat16", "--dtype", "float16"), ["--dtype", "--products"]),
+        ("AVX2", (), []),
+        ("AVX512", ("--products", "bfloat16"), []),
+    ],
+)
+def test_a_training_tells_which_flag_is_slow(
+    capability: str,
+    flags: tuple[str, ...],
+    told: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cpu_is(monkeypatch, capability)
+    done = called(train_script.main, *SMALL, *flags, "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    warnings = [line for line in done.out.splitlines() if line.startswith("warning: this CPU")]
+    assert [line.split()[-3] for line in warnings] == told
+
+
+def test_a_harvest_tells_that_its_data_type_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu_is(monkeypatch, "AVX2")
+    sizes = ("--n-tokens", 256, "--held-out-tokens", 128, "--device", "cpu")
+    flags = (*sizes, "--dtype", "bfloat16", "--out", tmp_path / "cache")
+    done = called(harvest_script.main, *flags)
+    assert done.code == 0, done.err
+    assert "no instructions for bfloat16" in done.out
