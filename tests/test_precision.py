@@ -15,6 +15,7 @@ SMALL = (
     *("--n-tokens", 512, "--batch-tokens", 256, "--buffer-tokens", 512, "--eval-tokens", 128),
     *("--d-sae", 64, "--wandb", "off", "--device", "cpu"),
 )
+FROM_CACHE = (*SMALL, "--n-tokens", 256, "--cache")
 
 
 def cpu_is(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
@@ -58,7 +59,7 @@ def test_a_training_tells_which_flag_is_slow(
     assert [line.split()[-3] for line in warnings] == told
 
 
-def test_a_harvest_tells_that_its_data_type_is_slow(
+def test_a_harvest_tells_that_its_data_type_is_slow_and_a_training_from_it_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cpu_is(monkeypatch, "AVX2")
@@ -67,3 +68,7 @@ def test_a_harvest_tells_that_its_data_type_is_slow(
     done = called(harvest_script.main, *flags)
     assert done.code == 0, done.err
     assert "no instructions for bfloat16" in done.out
+
+    trained = called(train_script.main, *FROM_CACHE, tmp_path / "cache", "--out", tmp_path / "run")
+    assert trained.code == 0, trained.err
+    assert "no instructions" not in trained.out  # it could not be helped any more

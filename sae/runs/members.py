@@ -121,8 +121,11 @@ def train_members(
 
 
 def _warn_of_emulation(members: Sequence[Member], origin: Origin, console: Console) -> None:
-    """Tell where the model, or the products of a member, are in a data type that is slow here."""
-    asked = [("--dtype", DTYPES[origin.settings.dtype])]
+    """Tell where the model, or the products of a member, are in a data type that is slow here.
+
+    Of a cache, the data type is what it was harvested in, and no flag changes it.
+    """
+    asked = [("--dtype", DTYPES[origin.settings.dtype])] if origin.cache is None else []
     if any(member.settings.products != "float32" for member in members):
         asked.append(("--products", torch.bfloat16))
     for flag, dtype in asked:
