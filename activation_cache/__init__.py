@@ -1,13 +1,13 @@
 """Text to tokens to activations to shuffled batches. Knows no dictionary."""
 
-from activation_cache.errors import InputError
-from activation_cache.harvest import ActivationStream, HarvestConfig, harvest
-from activation_cache.loading import load_model
-from activation_cache.manifest import CacheConfig
-from activation_cache.models import LanguageModel
-from activation_cache.source import SourceConfig
-from activation_cache.statistics import ActivationStatistics
-from activation_cache.store import ActivationCache
+from activation_cache.cache.manifest import CacheConfig
+from activation_cache.cache.statistics import ActivationStatistics
+from activation_cache.cache.store import ActivationCache
+from activation_cache.common.errors import InputError
+from activation_cache.model.language_model import LanguageModel
+from activation_cache.model.loading import load_model
+from activation_cache.stream.harvest import ActivationStream, HarvestConfig, harvest
+from activation_cache.stream.source import SourceConfig
 
 __all__ = [
     "ActivationCache",

@@ -1,11 +1,11 @@
 """Sparse dictionaries: build, train, evaluate, save and load them. Knows no text and no model."""
 
+from activation_cache.common.errors import InputError
 from sae.architectures import AnySAEConfig
 from sae.base import SAE, SAEConfig
 from sae.codes import Codes
-from sae.errors import InputError
 from sae.evaluation import EvalReport, evaluate, evaluate_reconstruction
-from sae.interop import load
+from sae.loading import load
 from sae.serialization import save
 from sae.training import StepRecord, TrainConfig, train
 

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from activation_cache.common.errors import InputError
 from sae.codes import Codes, indices_of
-from sae.errors import InputError
 from sae.kernels import values_at
 from sae.selection import PRE_ACTS_AT_ONCE, Products, Shadow, select
 

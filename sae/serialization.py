@@ -7,21 +7,26 @@ Files come from strangers: nothing is allocated before the config and the shapes
 and what the config says twice must be said alike.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
+from activation_cache.common.files import write_json, write_together
+from activation_cache.common.schema import LARGEST, convert, listed, parse_json, shown
 from sae.architectures import ARCHITECTURES, AnySAEConfig
 from sae.base import SAE
-from sae.errors import InputError
-from sae.files import REMEDY, plain, read_config, write_files, write_json
+
+LARGEST_CONFIG = 2**20
+"""Bytes of a config that are read; one that was saved has about a thousand."""
+
+REMEDY = "restore it from a copy, or train the dictionary again"
 
 CONFIG_FILE = "cfg.json"
 WEIGHTS_FILE = "sae_weights.safetensors"
@@ -49,13 +54,13 @@ def save(sae: SAE, folder: str | Path) -> None:
             f"sae.interop.export in a layout that can express it"
         )
     tensors = {
-        name: plain(tensor) for name, tensor in (*_stored(sae).items(), ("W_enc", sae.W_enc))
+        name: contiguous(tensor) for name, tensor in (*_stored(sae).items(), ("W_enc", sae.W_enc))
     }
     files = {
         WEIGHTS_FILE: lambda path: save_file(tensors, path),
         CONFIG_FILE: lambda path: write_json(path, _to_json(sae)),
     }
-    write_files(Path(folder), files)
+    write_together(Path(folder), files)
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> SAE:
@@ -77,6 +82,25 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> SAE:
     _refuse_contradictions(config, _to_json(sae), folder / CONFIG_FILE)
     sae.is_fresh = False
     return sae.to(device)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object from an untrusted file; `InputError` where it is none."""
+    with path.open("rb") as file:
+        data = file.read(LARGEST_CONFIG + 1)
+    if len(data) > LARGEST_CONFIG:
+        raise InputError(f"{path} has more than {LARGEST_CONFIG:,} bytes: no config; {REMEDY}")
+    try:
+        return parse_json(data, path.name)
+    except InputError as error:
+        raise InputError(
+            f"the dictionary at {path.parent} is damaged: {error}; {REMEDY}"
+        ) from error
+
+
+def contiguous(tensor: Tensor) -> Tensor:
+    """A tensor as files hold it: in memory of its own order, with nothing attached."""
+    return tensor.detach().cpu().contiguous()
 
 
 def is_native(path: Path) -> bool:
@@ -141,61 +165,16 @@ def _from_json(config: dict[str, Any], path: Path) -> tuple[AnySAEConfig, int, d
         known = ", ".join(ARCHITECTURES)
         raise InputError(
             f"{path.parent} holds a dictionary of the unknown architecture "
-            f"{_shown(architecture)}: known are {known}"
+            f"{shown(architecture)}: known are {known}"
         )
     d_in: Any = config.get("d_in")
-    if not _fits(int, d_in):
-        raise InputError(f"{path} has {_shown(d_in)} for d_in, which is no whole number; {REMEDY}")
-    given = _settings(ARCHITECTURES[architecture], own["config"], path)
+    if not isinstance(d_in, int) or isinstance(d_in, bool) or d_in >= LARGEST:
+        raise InputError(f"{path} has {shown(d_in)} for d_in, which is no whole number; {REMEDY}")
     try:
-        return ARCHITECTURES[architecture](**given), d_in, metadata
+        cfg = convert(ARCHITECTURES[architecture], own["config"], "its config")
     except InputError as error:
         raise InputError(f"{path} cannot be used: {error}; {REMEDY}") from error
-
-
-def _settings(cls: type[AnySAEConfig], content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What a config is built from, every value of the kind that it has to be."""
-    kinds = get_type_hints(cls)
-    unknown = set(content) - {field.name for field in fields(cls)}
-    if unknown:
-        raise InputError(f"{path} has unknown keys: {_listed(unknown)}; {REMEDY}")
-    missing = {f.name for f in fields(cls) if f.default is MISSING} - set(content)
-    if missing:
-        raise InputError(f"{path} lacks the keys {_listed(missing)}; {REMEDY}")
-    for name, value in content.items():
-        if not _fits(kinds[name], value):
-            raise InputError(
-                f"{path} has {_shown(value)} for {name}, which is no {_kind(kinds[name])}; {REMEDY}"
-            )
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
-
-
-def _fits(kind: Any, value: Any) -> bool:
-    """Whether JSON's value is of the kind that a config annotates."""
-    if get_origin(kind) is tuple:
-        return isinstance(value, list) and all(_fits(get_args(kind)[0], item) for item in value)
-    if kind is bool:
-        return isinstance(value, bool)
-    if isinstance(value, bool):
-        return False
-    if isinstance(value, int):
-        return abs(value) < 2**63
-    return kind is float and isinstance(value, float) and math.isfinite(value)
-
-
-def _kind(kind: Any) -> str:
-    names = {bool: "truth value (true or false)", int: "whole number", float: "finite number"}
-    return names.get(kind, "list of whole numbers")
-
-
-def _shown(value: Any) -> str:
-    """A value of a file for an error message, however long it is."""
-    text = f"a {type(value).__name__}" if isinstance(value, dict | list) else repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}..."
-
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names))[:200]
+    return cfg, d_in, metadata
 
 
 def _refuse_contradictions(
@@ -205,11 +184,11 @@ def _refuse_contradictions(
     own, known = (of["metadata"]["featureloom"] for of in (config, layout))
     unknown = (set(config) - set(layout)) | (set(own) - set(known))
     if unknown:
-        raise InputError(f"{path} has unknown keys: {_listed(unknown)}; {REMEDY}")
+        raise InputError(f"{path} has unknown keys: {listed(unknown)}; {REMEDY}")
     for name, value in layout.items():
         if name not in ("metadata", "device") and config.get(name, value) != value:
             raise InputError(
-                f"{path} says {name} {_shown(config[name])}, and the dictionary in it has "
+                f"{path} says {name} {shown(config[name])}, and the dictionary in it has "
                 f"{value!r}; {REMEDY}"
             )
 
@@ -242,7 +221,7 @@ def _fill(sae: SAE, file: Any, path: Path) -> None:
     unknown = set(file.keys()) - {*expected, "W_enc"}
     if unknown:
         raise InputError(
-            f"{path} does not fit its config: it has unknown tensors {_listed(unknown)}; {REMEDY}"
+            f"{path} does not fit its config: it has unknown tensors {listed(unknown)}; {REMEDY}"
         )
     expected["W_enc"] = sae.W_enc
     for name, ours in expected.items():

@@ -31,7 +31,7 @@ from faults.runs import Outcome
 from rich.console import Console
 from rich.table import Table
 
-from activation_cache.text import documents
+from activation_cache.text.documents import documents
 
 TEXT_CHARS = 1_000_000
 """Characters that the runs read."""

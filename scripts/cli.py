@@ -12,8 +12,8 @@ from typing import NoReturn, TypeVar
 
 import tyro
 
-from activation_cache.memory import keep_freed_memory
-from sae.runs.errors import BAD_INPUT
+from activation_cache.common.errors import InputError
+from activation_cache.common.memory import keep_freed_memory
 from sae.runs.signals import interrupted_by_sigterm
 
 Flags = TypeVar("Flags")
@@ -65,7 +65,7 @@ def run_script(main: Callable[[], None]) -> None:
     try:
         with interrupted_by_sigterm():
             main()
-    except BAD_INPUT as error:
+    except InputError as error:
         fail(str(error))
     except KeyboardInterrupt as interrupt:
         message = f"interrupted {interrupt}".strip()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import sae
 from activation_cache import InputError, SourceConfig, load_model
-from activation_cache.source import ActivationSource
+from activation_cache.stream.source import ActivationSource
 from sae.interop import export
 from sae.interop.compare import Differences, compare
 

@@ -10,11 +10,12 @@ from cli import fail, parse, refuse_unwritable, run_script
 from rich.console import Console
 
 import sae
-from activation_cache.text import DOCSTRINGS
-from sae.interop.releases import load_release, locate
+from activation_cache.common.files import write_file
+from activation_cache.text.documents import DOCSTRINGS
+from sae.hub.releases import locate
+from sae.loading import load_release
 from sae.runs import evaluate_dictionary
-from sae.runs.files import write_text
-from sae.runs.summary import summary_table
+from sae.runs.sinks.summary import summary_table
 
 UNSAID: dict[str, Any] = {"dataset_path": DOCSTRINGS, "eval_tokens": 65_536, "context_size": 128}
 """What a dictionary of another project is evaluated on, where it does not say."""
@@ -85,7 +86,7 @@ def main() -> None:
     where = f"{dictionary.hook_name} of {dictionary.metadata['model_name']}"
     console.print(summary_table(report, f"{dictionary.cfg.architecture} dictionary on {where}"))
     if flags.out is not None:
-        write_text(flags.out, report.to_json() + "\n")
+        write_file(flags.out, report.to_json() + "\n")
         console.print(f"written to {flags.out}", soft_wrap=True, markup=False)
 
 

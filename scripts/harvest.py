@@ -27,12 +27,11 @@ from rich.progress import (
 from rich.table import Table
 
 from activation_cache import ActivationCache, CacheConfig, load_model
-from activation_cache.codec import CodecName
-from activation_cache.precision import emulation_warning
-from activation_cache.text import DOCSTRINGS
-from activation_cache.writer import OnProgress
-from activation_cache.writer import Progress as Step
-from sae.runs.settings import DTYPES
+from activation_cache.cache.codec import CodecName
+from activation_cache.cache.writer import OnProgress
+from activation_cache.cache.writer import Progress as Step
+from activation_cache.common.dtypes import DTYPES, emulation_warning
+from activation_cache.text.documents import DOCSTRINGS
 
 
 @dataclass(frozen=True, kw_only=True)

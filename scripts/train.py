@@ -11,8 +11,8 @@ from cli import config_argument, parse, run_script
 from rich.console import Console
 
 from sae.runs import RunSettings, run
-from sae.runs.settings import settings_from_file
-from sae.runs.summary import summary_table
+from sae.runs.settings.run_settings import settings_from_file
+from sae.runs.sinks.summary import summary_table
 
 
 @dataclass(frozen=True, kw_only=True)

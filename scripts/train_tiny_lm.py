@@ -20,8 +20,8 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from activation_cache.errors import InputError
-from activation_cache.text import documents
+from activation_cache.common.errors import InputError
+from activation_cache.text.documents import documents
 
 SEPARATOR = "<|endoftext|>"
 LEAST_VOCABULARY = 257

@@ -10,9 +10,9 @@ from cli import fail, parse, run_script
 from rich.console import Console
 
 import sae
-from sae.interop.card import model_card
-from sae.interop.hub import SCHEME, HubPath, publish
-from sae.runs.run_files import read_run
+from sae.hub.card import model_card
+from sae.hub.transfer import SCHEME, HubPath, publish
+from sae.pages.run_files import read_run
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE, is_native
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from activation_cache import ActivationCache, CacheConfig, InputError
-from activation_cache.text import Split, documents, is_held_out
+from activation_cache.text.documents import Split, documents, is_held_out
 
 RESID = "blocks.2.hook_resid_pre"
 MLP = "blocks.1.mlp.hook_post"

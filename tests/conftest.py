@@ -22,7 +22,7 @@ from small_models import saved, small_gpt2, small_llama
 from torch import Tensor
 
 from activation_cache import LanguageModel, load_model
-from activation_cache.storage import Storage
+from activation_cache.cache.storage import Storage
 
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)

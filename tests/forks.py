@@ -267,7 +267,7 @@ def _child(request: dict[str, Any]) -> None:
 
 
 def _hold(request: dict[str, Any]) -> int:
-    from activation_cache.storage import Storage
+    from activation_cache.cache.storage import Storage
 
     with Storage(request["url"]).only_writer():
         _say("held")
@@ -302,7 +302,7 @@ def _count_moments(request: dict[str, Any]) -> list[int]:
     At moment `kill_at` the process kills or stops itself, as `kill -9` would. `half_written` leaves
     half of a file that was about to be synced, as if that had come in the midst of writing it.
     """
-    from activation_cache.source import ActivationSource
+    from activation_cache.stream.source import ActivationSource
 
     n_moments = [0]
 

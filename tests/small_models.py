@@ -18,8 +18,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from activation_cache.loading import TINY_FOLDER
-from activation_cache.models import SITES
+from activation_cache.model.language_model import SITES
+from activation_cache.model.loading import TINY_FOLDER
 
 LAYER = 1
 NAMES = [f"blocks.{LAYER}.{site}" for site in SITES]

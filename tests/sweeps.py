@@ -16,7 +16,7 @@ from torch import Tensor
 
 from activation_cache import LanguageModel
 from sae.runs import SweepSettings, run, sweep
-from sae.runs.settings import settings_from_file
+from sae.runs.settings.run_settings import settings_from_file
 from sae.training.trainer import Trainer
 
 RESID, MLP = "blocks.1.hook_resid_pre", "blocks.0.mlp.hook_post"
@@ -84,8 +84,8 @@ def loaded(gpt2: LanguageModel) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sae.runs.origin.load_model", load)
-        patch.setattr("activation_cache.store.load_model", load)
-        patch.setattr("sae.runs.settings.git_commit", lambda: None)
+        patch.setattr("activation_cache.cache.store.load_model", load)
+        patch.setattr("sae.runs.settings.run_settings.git_commit", lambda: None)
         # By its name, the module is hidden behind the function.
         module = importlib.import_module("sae.runs.sweep")
         patch.setattr(module, "write_plot", lambda _rows, _out: None)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from activation_cache.common.errors import InputError
 from sae.architectures import (
     BatchTopKConfig,
     GatedConfig,
@@ -15,7 +16,6 @@ from sae.architectures import (
 )
 from sae.base import SAE, TrainingPass
 from sae.codes import Codes
-from sae.errors import InputError
 
 
 def _set(dictionary: SAE, **weights: list[float] | list[list[float]]) -> None:

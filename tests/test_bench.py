@@ -12,8 +12,8 @@ from benchmarks.measure import BenchFlags
 from benchmarks.training import Shape, trainer_of
 from peers import environments
 
+from activation_cache.common.errors import InputError
 from sae.architectures import ARCHITECTURES
-from sae.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 SMALL = {"d_in": 16, "d_sae": 64, "k": 4, "batch_tokens": 32, "repeats": 1, "buffer_tokens": 64}

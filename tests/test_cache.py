@@ -22,9 +22,9 @@ from caches import (
 from torch import Tensor
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel, load_model
-from activation_cache.manifest import SPLITS
-from activation_cache.text import Split, documents, is_held_out
-from activation_cache.tokens import counted_positions, special_ids
+from activation_cache.cache.manifest import SPLITS
+from activation_cache.text.blocks import counted_positions, special_ids
+from activation_cache.text.documents import Split, documents, is_held_out
 
 
 @pytest.fixture(scope="module")

@@ -22,9 +22,9 @@ from caches import (
 from torch import Tensor
 
 from activation_cache import ActivationCache, HarvestConfig, LanguageModel, harvest, load_model
-from activation_cache.codec import CODECS, CodecName
-from activation_cache.manifest import SPLITS, Manifest
-from activation_cache.shuffle import Rows, ShuffleBuffer
+from activation_cache.cache.codec import CODECS, CodecName
+from activation_cache.cache.manifest import SPLITS, Manifest
+from activation_cache.stream.shuffle import Rows, ShuffleBuffer
 from sae import SAE, TrainConfig, train
 from sae.architectures import TopKConfig
 

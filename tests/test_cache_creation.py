@@ -11,9 +11,9 @@ import torch
 from caches import MLP, RESID, config, files, refusal, write_texts
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel, load_model
-from activation_cache.source import ActivationSource
-from activation_cache.storage import Storage
-from activation_cache.writer import Progress
+from activation_cache.cache.storage import Storage
+from activation_cache.cache.writer import Progress
+from activation_cache.stream.source import ActivationSource
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import torch
 from caches import MLP, RESID, all_rows, config, damage, files, refusal, rewrite, write_texts
 
 from activation_cache import ActivationCache, LanguageModel
-from activation_cache.codec import CODECS, CodecName
-from activation_cache.manifest import SPLITS
-from activation_cache.shard import DamagedShard
-from activation_cache.text import Split
+from activation_cache.cache.codec import CODECS, CodecName
+from activation_cache.cache.manifest import SPLITS
+from activation_cache.cache.shard import DamagedShard
+from activation_cache.text.documents import Split
 
 URL = "memory://featureloom-tests/cache"
 

@@ -23,7 +23,7 @@ from caches import (
 from tokenizers.normalizers import Lowercase
 
 from activation_cache import ActivationCache, LanguageModel, load_model
-from activation_cache.writer import Progress
+from activation_cache.cache.writer import Progress
 
 SHARDS = ["held_out/000000", *(f"train/00000{i}" for i in range(3))]
 SHARD_FILES = [f"{name}.safetensors" for name in SHARDS]

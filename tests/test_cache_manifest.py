@@ -11,8 +11,8 @@ import xxhash
 from caches import MLP, RESID, all_rows, config, packed, refusal, rewrite, write_texts
 
 from activation_cache import ActivationCache, LanguageModel
-from activation_cache.source import ActivationSource
-from activation_cache.versions import library_versions
+from activation_cache.common.versions import library_versions
+from activation_cache.stream.source import ActivationSource
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from caches import (
 from torch import Tensor
 
 from activation_cache import ActivationCache, LanguageModel
-from activation_cache.prefetch import Prefetch
-from activation_cache.reader import POOL_SHARDS
-from activation_cache.shard import DamagedShard
-from activation_cache.shuffle import Rows
+from activation_cache.cache.reader import POOL_SHARDS
+from activation_cache.cache.shard import DamagedShard
+from activation_cache.stream.prefetch import Prefetch
+from activation_cache.stream.shuffle import Rows
 
 
 @pytest.fixture(scope="module")

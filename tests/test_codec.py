@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from activation_cache.codec import (
-    CASTS,
+from activation_cache.cache.codec import (
     CODECS,
     CodecCost,
     CodecName,
@@ -18,6 +17,7 @@ from activation_cache.codec import (
     encode,
     measure_cost,
 )
+from activation_cache.common.dtypes import DTYPES
 
 U = 2.0**-24
 """Half the distance from 1 to the next float32: the relative error of one operation."""
@@ -63,8 +63,8 @@ def test_a_cast_stores_what_torch_casts_to(codec: CodecName) -> None:
     encoded = encode(rows, codec, RESID)
     assert list(encoded.parts) == ["values"]
     assert encoded.n_rows == 20
-    assert torch.equal(encoded.parts["values"], rows.to(CASTS[codec]))
-    assert torch.equal(decoded(encoded, 8), rows.to(CASTS[codec]).float())
+    assert torch.equal(encoded.parts["values"], rows.to(DTYPES[codec]))
+    assert torch.equal(decoded(encoded, 8), rows.to(DTYPES[codec]).float())
 
 
 def test_float32_is_exact_down_to_the_smallest_numbers() -> None:

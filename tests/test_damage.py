@@ -11,9 +11,9 @@ from forks import files, flip, refusal, write_text
 from torch import Tensor
 
 from activation_cache import ActivationCache, CacheConfig, InputError, LanguageModel
-from activation_cache.codec import CodecName
-from activation_cache.manifest import FILE
-from activation_cache.text import Split
+from activation_cache.cache.codec import CodecName
+from activation_cache.cache.manifest import FILE
+from activation_cache.text.documents import Split
 
 RESID = "blocks.2.hook_resid_pre"
 MLP = "blocks.1.mlp.hook_post"

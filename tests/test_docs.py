@@ -11,11 +11,11 @@ import pytest
 
 import activation_cache
 import sae
-from activation_cache.models import SITES
+from activation_cache.model.language_model import SITES
 from sae.architectures import ARCHITECTURES
 from sae.evaluation import CONVENTIONS
 from sae.runs import RunSettings
-from sae.runs.summary import MEANINGS
+from sae.runs.sinks.summary import MEANINGS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from activation_cache import LanguageModel, SourceConfig
-from activation_cache.source import ActivationSource
-from activation_cache.tokens import counted_positions, special_ids
+from activation_cache.common.errors import InputError
+from activation_cache.stream.source import ActivationSource
+from activation_cache.text.blocks import counted_positions, special_ids
 from sae.architectures import ReLUConfig
 from sae.codes import Codes
-from sae.errors import InputError
 from sae.evaluation import CONVENTIONS, evaluate, evaluate_reconstruction
 from sae.evaluation.evaluate import TextBatch
 from sae.evaluation.splice import SplicedCrossEntropy

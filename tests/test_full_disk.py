@@ -16,7 +16,7 @@ from forks import (
 )
 
 from activation_cache import ActivationCache
-from activation_cache.storage import LOCK_FILE, TEMPORARY
+from activation_cache.cache.storage import LOCK_FILE, TEMPORARY
 
 
 @pytest.fixture(scope="module")

@@ -13,9 +13,9 @@ from caches import refusal
 from torch import Tensor
 
 from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
-from activation_cache.source import ActivationSource
-from activation_cache.text import documents
-from activation_cache.tokens import counted_positions, special_ids
+from activation_cache.stream.source import ActivationSource
+from activation_cache.text.blocks import counted_positions, special_ids
+from activation_cache.text.documents import documents
 
 EMBED = "blocks.0.hook_resid_pre"
 RESID = "blocks.2.hook_resid_pre"

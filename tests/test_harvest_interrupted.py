@@ -11,8 +11,8 @@ from forks import Forks, files, flags
 from harvests import Undisturbed, harvest_undisturbed
 
 from activation_cache import ActivationCache
-from activation_cache.manifest import FILE
-from activation_cache.storage import LOCK_FILE, TEMPORARY
+from activation_cache.cache.manifest import FILE
+from activation_cache.cache.storage import LOCK_FILE, TEMPORARY
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from forks import Forks, files, flags, flip
 from harvests import Undisturbed, harvest_undisturbed, refused
 
-from activation_cache.manifest import FILE
+from activation_cache.cache.manifest import FILE
 
 
 @pytest.fixture(scope="module")

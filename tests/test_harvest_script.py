@@ -15,7 +15,7 @@ from forks import HARVEST, Forks, files, flags, flip
 from harvests import Undisturbed, harvest_undisturbed, refused
 
 from activation_cache import ActivationCache
-from activation_cache.manifest import FILE
+from activation_cache.cache.manifest import FILE
 
 RESID = "blocks.2.hook_resid_pre"
 

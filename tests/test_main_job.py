@@ -13,12 +13,12 @@ from sklearn.decomposition import PCA
 from torch import Tensor
 
 from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
-from activation_cache.loading import TINY_FOLDER
+from activation_cache.model.loading import TINY_FOLDER
 from sae.codes import Codes
 from sae.evaluation import evaluate_reconstruction
 from sae.evaluation.splice import SplicedCrossEntropy
 from sae.runs import RunSettings, SweepSettings, run, sweep
-from sae.runs.settings import settings_from_file
+from sae.runs.settings.run_settings import settings_from_file
 
 SITE = "blocks.2.hook_resid_pre"
 

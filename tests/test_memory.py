@@ -8,7 +8,7 @@ import pytest
 # 64 MB each: blocks of up to 32 MiB glibc learns to keep by itself.
 FAULTS = """
 import resource, torch
-from activation_cache.memory import keep_freed_memory
+from activation_cache.common.memory import keep_freed_memory
 if {keep}:
     assert keep_freed_memory()
 for _ in range(3):

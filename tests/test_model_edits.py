@@ -7,7 +7,7 @@ import torch
 from small_models import LAYER, MLP_OUT, RESID_MID, RESID_POST, assert_close
 from torch import Tensor
 
-from activation_cache.models import SITES, LanguageModel
+from activation_cache.model.language_model import SITES, LanguageModel
 
 
 def activations_under(

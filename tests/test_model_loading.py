@@ -9,9 +9,9 @@ import torch
 from small_models import copy_of_tiny, saved, small_ctrl, small_neox
 from torch import Tensor
 
-from activation_cache.errors import InputError
-from activation_cache.loading import load_model, resolve_device
-from activation_cache.models import SITES, LanguageModel
+from activation_cache.common.errors import InputError
+from activation_cache.model.language_model import SITES, LanguageModel
+from activation_cache.model.loading import load_model, resolve_device
 
 
 @pytest.fixture

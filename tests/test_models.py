@@ -10,8 +10,8 @@ import torch
 from small_models import NAMES, assert_close, flat
 from torch import Tensor, nn
 
-from activation_cache.loading import load_model
-from activation_cache.models import SITES, LanguageModel
+from activation_cache.model.language_model import SITES, LanguageModel
+from activation_cache.model.loading import load_model
 
 
 def test_every_site_holds_what_transformer_lens_has_in_its_cache(

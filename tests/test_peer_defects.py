@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sae
-from activation_cache.text import documents
+from activation_cache.text.documents import documents
 from sae.architectures import ARCHITECTURES, ReLUConfig, TopKConfig
 from sae.evaluation.metrics import ReconstructionMetrics
 from sae.runs import RunSettings

@@ -8,7 +8,7 @@ import torch
 import train as train_script
 from in_process import called
 
-from activation_cache.precision import emulation_warning
+from activation_cache.common.dtypes import emulation_warning
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SMALL = (

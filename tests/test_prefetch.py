@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from activation_cache import HarvestConfig, LanguageModel, harvest
-from activation_cache.prefetch import Prefetch
-from activation_cache.shuffle import Rows
+from activation_cache.stream.prefetch import Prefetch
+from activation_cache.stream.shuffle import Rows
 
 
 class Counting:

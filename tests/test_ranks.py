@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from forks import HARVEST, Done, Forks, files, flags, flip, free_port, write_text
+from forks import HARVEST, Done, Forks, files, flags, flip, free_port
 
 from activation_cache import ActivationCache
-from activation_cache.storage import LOCK_FILE, TEMPORARY
+from activation_cache.cache.storage import LOCK_FILE, TEMPORARY
 
 pytestmark = pytest.mark.slow
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from activation_cache.codec import Encoded
-from activation_cache.reader import CHUNK_ROWS, POOL_SHARDS, CacheReader, ReadingOrder
-from activation_cache.shuffle import Rows
+from activation_cache.cache.codec import Encoded
+from activation_cache.cache.reader import CHUNK_ROWS, POOL_SHARDS, CacheReader, ReadingOrder
+from activation_cache.stream.shuffle import Rows
 
 
 class Numbered:

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from sae.errors import InputError
-from sae.runs.charts import (
+from activation_cache.common.errors import InputError
+from sae.pages.charts import (
     Series,
     compact,
     histogram,
@@ -20,7 +20,7 @@ from sae.runs.charts import (
     log_ticks,
     power_of_ten,
 )
-from sae.runs.report import write_report
+from sae.pages.run_report import write_report
 
 SETTINGS: dict[str, Any] = {
     "model": "tiny",

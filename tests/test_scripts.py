@@ -20,7 +20,7 @@ from cli import run_script
 from refusals import refusal_of
 
 import sae
-from activation_cache.loading import TINY_FOLDER
+from activation_cache.model.loading import TINY_FOLDER
 
 SMALL = [
     *("--n-tokens", "4096", "--batch-tokens", "256", "--buffer-tokens", "2048"),

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activation_cache.seen import Seen
+from activation_cache.text.dedup import Seen
 
 
 @given(st.lists(st.text(max_size=3)), st.sampled_from([1, 4, 64]))

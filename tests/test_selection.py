@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from activation_cache.common.errors import InputError
 from sae import selection
 from sae.architectures import AnySAEConfig, BatchTopKConfig, JumpReLUConfig, ReLUConfig, TopKConfig
 from sae.base import SAE
-from sae.errors import InputError
 from sae.selection import Products
 from sae.training import TrainConfig, Trainer
 

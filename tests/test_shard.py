@@ -9,10 +9,10 @@ from caches import damage, refusal, rewrite
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activation_cache.codec import CODECS, CodecName, Encoded, decode_into, encode
-from activation_cache.manifest import ShardEntry
-from activation_cache.shard import DamagedShard, Shard, pack, tensor_name, version_of
-from activation_cache.source import Origins
+from activation_cache.cache.codec import CODECS, CodecName, Encoded, decode_into, encode
+from activation_cache.cache.manifest import ShardEntry
+from activation_cache.cache.shard import DamagedShard, Shard, pack, tensor_name, version_of
+from activation_cache.stream.source import Origins
 
 A, B = "blocks.0.hook_resid_pre", "blocks.1.mlp.hook_post"
 N_ROWS = 3

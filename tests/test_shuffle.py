@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activation_cache.shuffle import Rows, ShuffleBuffer
+from activation_cache.stream.shuffle import Rows, ShuffleBuffer
 
 
 def numbered(n_rows: int, chunk_rows: int = 1, dtype: torch.dtype = torch.float32) -> list[Rows]:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activation_cache.statistics import ActivationStatistics
+from activation_cache.cache.statistics import ActivationStatistics
 
 
 def statistics_of(*chunks: torch.Tensor) -> ActivationStatistics:

@@ -13,7 +13,7 @@ from forks import (
 )
 
 from activation_cache import InputError
-from activation_cache.storage import TEMPORARY, Storage
+from activation_cache.cache.storage import TEMPORARY, Storage
 
 # Files -------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from forks import (
 )
 
 from activation_cache import InputError
-from activation_cache.storage import LOCK_FILE, Storage
+from activation_cache.cache.storage import LOCK_FILE, Storage
 
 HOST = socket.gethostname()
 

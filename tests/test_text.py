@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from activation_cache.errors import InputError
-from activation_cache.text import (
+from activation_cache.common.errors import InputError
+from activation_cache.text.documents import (
     DOCSTRINGS,
     HELD_OUT_EVERY,
     PLAIN_TEXT_DOCUMENT_CHARS,
@@ -184,7 +184,8 @@ def test_the_docstrings_come_in_the_same_order_in_every_process(
     held_out_docstrings: list[str],
 ) -> None:
     code = (
-        "import json; from itertools import islice; from activation_cache.text import documents;"
+        "import json; from itertools import islice;"
+        "from activation_cache.text.documents import documents;"
         "print(json.dumps(list(islice(documents('docstrings', 'held_out'), 20))))"
     )
     other = subprocess.run(

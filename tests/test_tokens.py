@@ -12,8 +12,8 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from transformers import PreTrainedTokenizerFast
 
-from activation_cache.errors import InputError
-from activation_cache.tokens import TokenBlocks, counted_positions, special_ids
+from activation_cache.common.errors import InputError
+from activation_cache.text.blocks import TokenBlocks, counted_positions, special_ids
 
 BOS, EOS, PAD = 90, 91, 92
 

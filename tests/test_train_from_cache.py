@@ -10,9 +10,9 @@ import pytest
 
 import sae
 from activation_cache import ActivationCache, CacheConfig, InputError, LanguageModel
-from activation_cache.loading import TINY_FOLDER
-from activation_cache.manifest import FILE
-from activation_cache.storage import Storage
+from activation_cache.cache.manifest import FILE
+from activation_cache.cache.storage import Storage
+from activation_cache.model.loading import TINY_FOLDER
 from sae.runs import RunSettings, run
 from sae.runs.evaluation import evaluate_dictionary
 
@@ -71,7 +71,7 @@ def test_epochs_read_the_cache_again(settings: Callable[..., RunSettings]) -> No
 def test_a_run_from_a_cache_is_repeated_by_its_config(
     settings: Callable[..., RunSettings], tmp_path: Path
 ) -> None:
-    from sae.runs.settings import settings_from_file
+    from sae.runs.settings.run_settings import settings_from_file
 
     (first,) = run(settings(hook_name=(RESID,)))
     again = settings_from_file(first.folder / "config.json")

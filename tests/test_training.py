@@ -4,9 +4,9 @@ import math
 import pytest
 import torch
 
+from activation_cache.common.errors import InputError
 from sae.architectures import JumpReLUConfig, ReLUConfig, TopKConfig
 from sae.base import SAE, TrainingPass
-from sae.errors import InputError
 from sae.toy import Independent, SparseFeatures
 from sae.training import TrainConfig, train
 from sae.training.dead import FiringTracker, resample_

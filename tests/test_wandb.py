@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from offline_wandb import history_of
 
-from sae.runs import RunSettings, run, wandb_sink
-from sae.runs.wandb_sink import WandBSink, default_mode
+from sae.runs import RunSettings, run
+from sae.runs.sinks import wandb_sink
+from sae.runs.sinks.wandb_sink import WandBSink, default_mode
 
 
 def rows_of(path: Path) -> list[dict[str, float]]:

@@ -17,9 +17,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE, Revival, SAEConfig, TrainingPass
 from sae.codes import indices_of
-from sae.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,11 +14,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
 from sae.architectures.batch_topk import BatchTopK
 from sae.architectures.topk import FixedL0Config
 from sae.base import TrainingPass
 from sae.codes import Codes
-from sae.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

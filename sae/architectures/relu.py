@@ -12,8 +12,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE, Revival, SAEConfig, TrainingPass
-from sae.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

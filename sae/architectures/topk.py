@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE, Revival, SAEConfig
 from sae.codes import Codes, top_k
-from sae.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)

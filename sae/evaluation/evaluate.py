@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE
 from sae.codes import Codes
-from sae.errors import InputError
 from sae.evaluation.metrics import ReconstructionMetrics
 from sae.evaluation.report import EvalReport
 from sae.evaluation.splice import SpliceableModel, SplicedCrossEntropy

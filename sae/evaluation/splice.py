@@ -1,13 +1,13 @@
 """What the model loses when an activation is replaced: by its reconstruction, zero, or the mean."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Edit = Callable[[Tensor], Tensor]
+from activation_cache.common.types import Edit
 
 
 @runtime_checkable

@@ -6,15 +6,13 @@ files, not by their names alone.
 
 from pathlib import Path
 
-import torch
-
+from activation_cache.common.errors import InputError
 from sae.base import SAE
-from sae.errors import InputError
-from sae.interop import (
+from sae.interop.layout import Layout, WritableLayout
+from sae.interop.layouts import (
     dictionary_learning,
     gemma_scope,
     hook_z,
-    hub,
     openai,
     openmoss,
     saelens,
@@ -23,13 +21,10 @@ from sae.interop import (
     sparse_coding,
     sparsify,
 )
-from sae.interop.layouts import Hints, Layout, WritableLayout
 from sae.interop.pretrained import Moments, PretrainedConfig, PretrainedSAE
 from sae.interop.sources import PLACES, Source
-from sae.serialization import is_native
-from sae.serialization import load as load_native
 
-__all__ = ["LAYOUTS", "Moments", "PretrainedConfig", "PretrainedSAE", "export", "load"]
+__all__ = ["LAYOUTS", "Moments", "PretrainedConfig", "PretrainedSAE", "export", "layout_of"]
 
 LAYOUTS: tuple[Layout, ...] = (
     saelens_checkpoint,
@@ -45,52 +40,6 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 
-def load(
-    path: str | Path,
-    *,
-    device: str | torch.device = "cpu",
-    norm_scaling_factor: float | None = None,
-    index: int | None = None,
-) -> SAE:
-    """Load a dictionary: one of ours, of a run, or of another project in any layout of `LAYOUTS`.
-
-    `path` is a folder, a file or an address on the hub, hf://user/repo[@revision]/path; of what was
-    fetched, `metadata` says the `source` and the commit as `revision`.
-    One of ours comes back bit for bit. One of another project computes the features and the
-    reconstruction of the original, in float32, and says in `metadata` what its files say of its
-    model and site. `norm_scaling_factor` is for files that leave out what activations were scaled
-    by; `index` chooses from a file of several. Raises `InputError` where there is no dictionary, or
-    one that cannot be had exactly, with the reason.
-    """
-    hints = Hints(norm_scaling_factor=norm_scaling_factor, index=index)
-    if not hub.is_on_hub(path):
-        return _load_local(Path(path), hints).to(device)
-    fetched = hub.fetch(str(path))
-    try:
-        sae = _load_local(fetched.path, hints)
-    except InputError as error:
-        raise InputError(f"{path} (commit {fetched.revision[:8]}): {error}") from error
-    sae.metadata |= {"source": str(path), "revision": fetched.revision}
-    return sae.to(device)
-
-
-def _load_local(path: Path, hints: Hints) -> SAE:
-    try:
-        if is_native(path):
-            return load_native(path)
-        source = Source(path)
-        return _layout_of(source).read(source, hints)
-    except OSError as error:
-        raise InputError(
-            f"cannot read the dictionary at {path} ({error.strerror or error}): {PLACES}"
-        ) from error
-    except InputError as error:  # which may repeat a stranger's words, and not know the file
-        said = str(error) if str(path) in str(error) else f"{path} cannot be loaded: {error}"
-        raise InputError(
-            "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
-        ) from error
-
-
 def export(sae: SAE, folder: str | Path, *, to: str) -> None:
     """Write a dictionary in the layout of another project, by the layout's `NAME`.
 
@@ -102,7 +51,8 @@ def export(sae: SAE, folder: str | Path, *, to: str) -> None:
     writers[to].write(sae, Path(folder))
 
 
-def _layout_of(source: Source) -> Layout:
+def layout_of(source: Source) -> Layout:
+    """The layout of some files, by what is in them; `InputError` where it is none that is known."""
     failures: list[InputError] = []
     for layout in LAYOUTS:
         try:

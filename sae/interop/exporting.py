@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE
-from sae.errors import InputError
 from sae.interop.pretrained import VECTORS, Activation, PretrainedConfig, PretrainedSAE
 
 ACTIVATIONS: Mapping[str, Activation] = {

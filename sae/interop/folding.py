@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 from sae.interop.pretrained import PretrainedSAE
 
 

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE, SAEConfig, TrainingPass
 from sae.codes import Codes
-from sae.errors import InputError
 from sae.interop.matching_pursuit import matching_pursuit
 from sae.selection import Shadow
 

@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import torch
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 
 LARGEST_PICKLE = 2**22
 """Bytes of instructions that are read; a hundred dictionaries take about a hundred thousand."""

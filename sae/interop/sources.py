@@ -16,9 +16,9 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from sae.errors import InputError
-from sae.files import read_config
+from activation_cache.common.errors import InputError
 from sae.interop import restricted_pickle
+from sae.serialization import read_config
 
 PLACES = "name the --out of a run, or the folder or file of a dictionary"
 DOWNLOAD = "get it anew from where it was published"

@@ -3,7 +3,7 @@
 from sae.runs.evaluation import evaluate_dictionary
 from sae.runs.members import RunResult
 from sae.runs.run import run
-from sae.runs.settings import RunSettings
+from sae.runs.settings.run_settings import RunSettings
 from sae.runs.sweep import SweepSettings, sweep
 
 __all__ = [

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae.runs.files import refuse_gone
-from sae.training.checkpoint import UNFINISHED, DamagedCheckpoint, read_state, write_state
+from activation_cache.common.errors import InputError
+from activation_cache.common.files import remove_leftovers
+from sae.training.checkpoint import DamagedCheckpoint, read_state, write_state
 
 DIGITS = 12
 """Of the token count that is a checkpoint's name, so that names sort as numbers do."""
@@ -106,9 +107,10 @@ class Checkpoints:
             is_best = path == best and _mean_delta_ce(path) < math.inf
             if not is_best and not self._is_milestone(path, paths[i - 1] if i else None):
                 shutil.rmtree(path, ignore_errors=True)
-        later = [path for path in self.paths() if path > self._path]  # damaged ones, which
-        for path in (*later, *self.folder.glob(f"*{UNFINISHED}")):  # `newest` has skipped
-            shutil.rmtree(path, ignore_errors=True)
+        for path in self.paths():
+            if path > self._path:  # damaged: `newest` has skipped it
+                shutil.rmtree(path, ignore_errors=True)
+        remove_leftovers(self.folder)
 
     def _is_milestone(self, path: Path, before: Path | None) -> bool:
         every = self.policy.keep_every_tokens
@@ -123,3 +125,12 @@ def _mean_delta_ce(checkpoint: Path) -> float:
         return statistics.fmean(m.get("delta_ce", math.inf) for m in found) if found else math.inf
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return math.inf
+
+
+def refuse_gone(folder: Path) -> None:
+    """`InputError` where the folder of a run is no longer there: to write would make it anew."""
+    if not folder.is_dir():
+        raise InputError(
+            f"the folder {folder} is gone, with the log of this training: bring it back and go on "
+            f"with --resume"
+        )

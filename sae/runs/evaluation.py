@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from activation_cache import LanguageModel, SourceConfig, load_model
-from activation_cache.models import Processing
-from activation_cache.source import ActivationSource
+from activation_cache.common.dtypes import DTYPES, DtypeName
+from activation_cache.common.errors import InputError
+from activation_cache.common.schema import convert
+from activation_cache.model.language_model import Processing
+from activation_cache.stream.source import ActivationSource
 from sae.base import SAE
-from sae.errors import InputError
 from sae.evaluation import EvalReport, evaluate_all
 from sae.evaluation.evaluate import TextBatch
-from sae.runs.settings import DTYPES
-from sae.runs.values import as_setting
 
 NEEDED = ("model_name", "hook_name", "dataset_path", "context_size", "eval_tokens")
 """What the metadata of a dictionary must say for it to be evaluated."""
@@ -22,7 +22,7 @@ KINDS: Mapping[str, Any] = {
     **dict.fromkeys(("model_name", "hook_name", "dataset_path", "text_column"), str),
     **dict.fromkeys(("context_size", "eval_tokens"), int),
     **dict.fromkeys(("prepend_bos", "all_positions"), bool),
-    "model_dtype": Literal["float32", "bfloat16", "float16"],
+    "model_dtype": DtypeName,
     "processing": Processing,
 }
 """What it says is from a file, or a flag, and anything at first."""
@@ -38,7 +38,7 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
         raise InputError(f"the dictionary does not say its {', '.join(missing)}: give it as a flag")
     for name, kind in KINDS.items():
         if name in sae.metadata:
-            given = as_setting(f"{name} of the dictionary", kind, sae.metadata[name])
+            given = convert(kind, sae.metadata[name], f"{name} of the dictionary", lenient=True)
             if given == "" or (kind is int and given < 1):
                 raise InputError(f"{name} of the dictionary cannot be {given!r}: give it as a flag")
             sae.metadata[name] = given

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae.runs.settings import RunSettings
+from sae.runs.settings.run_settings import RunSettings
 
 
 @dataclass(frozen=True)

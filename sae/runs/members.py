@@ -8,20 +8,20 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from activation_cache.precision import emulation_warning
-from activation_cache.prefetch import Prefetch
+from activation_cache.common.dtypes import emulation_warning
+from activation_cache.common.files import write_file
+from activation_cache.stream.prefetch import Prefetch
 from sae.base import SAE
 from sae.evaluation import EvalReport
-from sae.runs.checkpoints import CheckpointPolicy, Checkpoints
+from sae.pages.run_report import write_report
+from sae.runs.checkpoints import CheckpointPolicy, Checkpoints, refuse_gone
 from sae.runs.evaluation import evaluate_on_held_out_text
-from sae.runs.files import refuse_gone, write_text
-from sae.runs.log import Logs, Positions
 from sae.runs.member import Member
 from sae.runs.origin import Origin
-from sae.runs.report import write_report
 from sae.runs.session import Evaluate, Session, State, refuse_other_form, restore
-from sae.runs.settings import DTYPES, RunSettings, describe
+from sae.runs.settings.run_settings import DTYPES, RunSettings, describe
 from sae.runs.signals import Interrupted
+from sae.runs.sinks.logs import Logs, Positions
 from sae.serialization import save
 from sae.training import Training
 
@@ -114,7 +114,7 @@ def train_members(
         console.print("evaluating on held-out text")
         for i, report in evaluate(saes):
             member = members[i]
-            write_text(member.folder / "eval.json", report.to_json() + "\n")
+            write_file(member.folder / "eval.json", report.to_json() + "\n")
             logs.finish(i, report.metrics())
             write_report(member.folder)
             yield RunResult(member.hook_name, member.folder, saes[i], report)
@@ -140,7 +140,7 @@ def _begin(members: Sequence[Member], also: Mapping[Path, RunSettings]) -> None:
         for name in ("report.html", "eval.json"):  # of a run that goes on for longer
             (member.folder / name).unlink(missing_ok=True)
     for folder, settings in {**also, **{m.folder: m.settings for m in members}}.items():
-        write_text(folder / "config.json", describe(settings) + "\n")
+        write_file(folder / "config.json", describe(settings) + "\n")
 
 
 def _save(members: Sequence[Member], training: Training) -> None:

@@ -15,13 +15,13 @@ from activation_cache import (
     harvest,
     load_model,
 )
-from activation_cache.loading import TINY
-from activation_cache.prefetch import Prefetch
+from activation_cache.common.errors import InputError
+from activation_cache.model.loading import TINY
+from activation_cache.stream.prefetch import Prefetch
 from sae.base import SAE
-from sae.errors import InputError
 from sae.evaluation.evaluate import TextBatch
 from sae.runs.evaluation import held_out_batches
-from sae.runs.settings import DTYPES, RunSettings
+from sae.runs.settings.run_settings import DTYPES, RunSettings
 from sae.serialization import load
 
 

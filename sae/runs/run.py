@@ -11,16 +11,15 @@ from typing import Any
 
 from rich.console import Console
 
-from activation_cache.storage import TEMPORARY
-from activation_cache.versions import library_versions
-from sae.errors import InputError
-from sae.runs.errors import BAD_INPUT
+from activation_cache.common.errors import InputError, disk_errors_as_input_errors
+from activation_cache.common.files import TEMPORARY, remove_leftovers, write_file
+from activation_cache.common.lock import folder_lock
+from activation_cache.common.versions import library_versions
 from sae.runs.evaluation import evaluate_on_held_out_text
-from sae.runs.files import only_user, told_of_the_disk, write_text
 from sae.runs.member import Member
 from sae.runs.members import RunResult, check, checkpoints_of, train_members
 from sae.runs.origin import Origin
-from sae.runs.settings import RunSettings, changed_setting, describe
+from sae.runs.settings.run_settings import RunSettings, changed_setting, describe
 from sae.runs.signals import told_how_to_go_on
 from sae.serialization import load
 
@@ -44,11 +43,12 @@ def run(
         )
     is_new = not os.path.lexists(out)
     with (
-        only_user(out),
+        folder_lock(out),
         _removed_if_refused(out, is_new),
-        told_of_the_disk(out),
+        disk_errors_as_input_errors(out),
         told_how_to_go_on(settings.stop_signal),
     ):
+        remove_leftovers(out)
         _refuse_foreign(out)
         origin = Origin.open(settings, console)
         settings = replace(origin.settings, hook_name=origin.hook_names)
@@ -68,7 +68,7 @@ def run(
             )
         check(members, origin)  # a site that is none could name a folder elsewhere
         if state is None:  # so that --resume knows of it, whatever comes now
-            write_text(out / "config.json", describe(settings) + "\n")
+            write_file(out / "config.json", describe(settings) + "\n")
         for member in members:
             member.folder.mkdir(parents=True, exist_ok=True)
         also = {out: settings}
@@ -154,7 +154,7 @@ def _removed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
     """Leave no new folder behind where nothing was trained in it."""
     try:
         yield
-    except BAD_INPUT:
+    except InputError:
         if is_new and not _holds_work(out):
             shutil.rmtree(out, ignore_errors=True)
         raise

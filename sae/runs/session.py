@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE
-from sae.errors import InputError
 from sae.evaluation import EvalReport
 from sae.runs.checkpoints import Checkpoints
-from sae.runs.log import Logs
 from sae.runs.member import Member
-from sae.runs.settings import changed_setting
+from sae.runs.settings.run_settings import changed_setting
 from sae.runs.signals import Interrupted, deferred
+from sae.runs.sinks.logs import Logs
 from sae.serialization import save
 from sae.training import NotFinite, Training
 

@@ -11,17 +11,18 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from sae.errors import InputError
-from sae.runs.files import only_user, told_of_the_disk, write_text
-from sae.runs.grid import Grid, member_settings, read_grid
+from activation_cache.common.errors import InputError, disk_errors_as_input_errors
+from activation_cache.common.files import remove_leftovers, write_file
+from activation_cache.common.lock import folder_lock
+from activation_cache.common.numbers import format_number
+from sae.pages.pareto import SweepRow, mark_fronts, write_plot
 from sae.runs.member import Member
 from sae.runs.members import check, checkpoints_of, train_members
 from sae.runs.origin import Origin
-from sae.runs.pareto import SweepRow, mark_fronts, write_plot
 from sae.runs.session import State
-from sae.runs.settings import RunSettings, changed_setting
+from sae.runs.settings.grid import Grid, member_settings, read_grid
+from sae.runs.settings.run_settings import RunSettings, changed_setting
 from sae.runs.signals import told_how_to_go_on
-from sae.runs.sinks import format_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +68,11 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     check(members, origin)
     stop_signal = origin.settings.stop_signal
     with (
-        only_user(settings.out),
-        told_of_the_disk(settings.out),
+        folder_lock(settings.out),
+        disk_errors_as_input_errors(settings.out),
         told_how_to_go_on(stop_signal),
     ):
+        remove_leftovers(settings.out)
         _train(settings, members, origin, console)
         return _write_results(settings.out, grid, members)
 
@@ -170,7 +172,7 @@ def _write_results(out: Path, grid: Grid, members: Sequence[Member]) -> list[Swe
         for member, point in zip(members, grid.points, strict=True)
     )
     content = [row.to_dict() for row in rows]
-    write_text(out / "results.json", json.dumps(content, indent=2) + "\n")
+    write_file(out / "results.json", json.dumps(content, indent=2) + "\n")
     write_plot(rows, out)
     return rows
 

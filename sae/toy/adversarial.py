@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 from sae.toy.models import VALUES_AT_ONCE, ToyModels
 
 

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 
 
 class Features(ABC):

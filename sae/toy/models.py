@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 
 Kind = Literal["linear", "relu_output", "relu_hidden", "absolute"]
 

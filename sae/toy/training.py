@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 from sae.toy.features import Features
 from sae.toy.models import ToyModels
 

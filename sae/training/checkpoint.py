@@ -7,10 +7,7 @@ both are what was written. Nothing is pickled.
 
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +16,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
+from activation_cache.common.files import replacing
 
 STATE_FILE, TENSORS_FILE, CHECKSUMS_FILE = "state.json", "state.safetensors", "checksums.json"
 UNREADABLE = (SafetensorError, RecursionError)
 """What files that are nested too deeply, or are no tensors, make their readers raise."""
-UNFINISHED = ".unfinished"
-"""Ends the name of a folder that is being written; one that is left over means nothing."""
 
 
 class DamagedCheckpoint(InputError):
@@ -41,26 +37,12 @@ def write_state(
     """
     tensors: dict[str, Tensor] = {}
     content = json.dumps(_without_tensors(state, "", tensors), allow_nan=False)
-    aside = folder.with_name(folder.name + UNFINISHED)
-    shutil.rmtree(aside, ignore_errors=True)
-    try:
-        folder.parent.mkdir(exist_ok=True)
+    with replacing(folder) as aside:
         aside.mkdir()
         save_file(tensors, aside / TENSORS_FILE)
         (aside / STATE_FILE).write_text(content)
         also(aside)
         (aside / CHECKSUMS_FILE).write_text(json.dumps(_checksums(aside), indent=2))
-        for path in (*aside.rglob("*"), aside):
-            _sync(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
-        _sync(folder.parent)
-    except BaseException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        if isinstance(error, SafetensorError):  # what its library makes of a full disk
-            raise OSError(str(error)) from error
-        raise
 
 
 def read_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -123,13 +105,3 @@ def _checksums(folder: Path) -> dict[str, str]:
                 digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16))
             found[path.relative_to(folder).as_posix()] = digest.hexdigest()
     return found
-
-
-def _sync(path: Path) -> None:
-    """Have the disk itself hold a file, or the names in a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems cannot sync folders
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -4,9 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import get_args
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
+from activation_cache.common.types import OnNaN
 from sae.selection import Products
-from sae.training.health import OnNaN
 from sae.training.losses import LossReduction
 
 SHORT_RUN = 1_600_000

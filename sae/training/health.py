@@ -1,15 +1,13 @@
 """Losses that jump, and batches that nothing finite can be learned from."""
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae.errors import InputError
-
-OnNaN = Literal["stop", "skip"]
-"""What to do with a batch whose loss or gradient is NaN or Inf."""
+from activation_cache.common.errors import InputError
+from activation_cache.common.types import OnNaN
 
 SPIKE = 3.0
 """Times the running mean from which a loss counts as a spike."""

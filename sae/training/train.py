@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE
-from sae.errors import InputError
 from sae.training.config import TrainConfig
 from sae.training.health import NotFinite
 from sae.training.trainer import StepRecord, Trainer

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE, SAEConfig, TrainingPass
 from sae.codes import fire_counts
-from sae.errors import InputError
 from sae.training.config import TrainConfig
 from sae.training.dead import FiringTracker, resample_
 from sae.training.health import Health, not_finite

@@ -10,7 +10,7 @@ from typing import Literal
 
 import torch
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 
 POSITIVE = (
     *("context_size", "forward_tokens", "buffer_tokens", "d_in", "d_sae", "k", "batch_tokens"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.measure import BenchFlags, Row
-from sae.runs.settings import git_commit
+from sae.runs.settings.run_settings import git_commit
 
 COLUMNS = (
     *("row", "d_sae", "k", "batch", "dtype", "tokens/s", "per CPU s", "of the floor", "MB"),

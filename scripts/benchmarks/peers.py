@@ -13,9 +13,9 @@ from typing import Any
 from peers.environments import environment
 from safetensors.torch import save_file
 
+from activation_cache.common.errors import InputError
 from benchmarks.contenders.common import synthetic_rows
 from benchmarks.measure import BenchFlags, Row
-from sae.errors import InputError
 
 CONTENDERS = Path(__file__).parent / "contenders"
 HELD_OUT_ROWS = 8192

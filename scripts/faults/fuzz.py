@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from activation_cache.common.errors import InputError
 from faults.targets import Target, targets
-from sae.runs.errors import BAD_INPUT
 
 TURN = 50
 """Inputs of one target after the other, so that all get the same share of the time."""
@@ -78,7 +78,7 @@ def _tried(target: Target, data: bytes, crashes: Path) -> str:
             target.read(data)
     except KeyboardInterrupt:
         raise
-    except BAD_INPUT:
+    except InputError:
         outcome = "refused"
     except BaseException:  # panics of libraries in Rust are no `Exception`
         _save(target, data, traceback.format_exc(), crashes)

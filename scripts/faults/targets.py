@@ -13,13 +13,19 @@ import xxhash
 from safetensors.torch import load as from_safetensors
 
 import sae
-from activation_cache.codec import CodecCost, encode
-from activation_cache.manifest import CacheConfig, Manifest, ShardEntry, SplitEntry, read_manifest
-from activation_cache.plausible import CURSOR_KEYS, HEADER
-from activation_cache.shard import Shard, pack
-from activation_cache.source import Origins
-from activation_cache.statistics import ActivationStatistics
-from activation_cache.storage import Storage
+from activation_cache.cache.codec import CodecCost, encode
+from activation_cache.cache.manifest import (
+    CacheConfig,
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+    read_manifest,
+)
+from activation_cache.cache.plausible import CURSOR_KEYS, HEADER
+from activation_cache.cache.shard import Shard, pack
+from activation_cache.cache.statistics import ActivationStatistics
+from activation_cache.cache.storage import Storage
+from activation_cache.stream.source import Origins
 from faults.foreign import FOREIGN
 from faults.mutate import (
     mutated_archive,
@@ -29,9 +35,9 @@ from faults.mutate import (
     to_bytes,
 )
 from sae.architectures import GatedConfig, JumpReLUConfig, MatryoshkaConfig, ReLUConfig, TopKConfig
-from sae.runs.grid import member_settings, read_grid
-from sae.runs.report import write_report
-from sae.runs.settings import RunSettings, settings_from_file
+from sae.pages.run_report import write_report
+from sae.runs.settings.grid import member_settings, read_grid
+from sae.runs.settings.run_settings import RunSettings, settings_from_file
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 from sae.training.checkpoint import (
     CHECKSUMS_FILE,

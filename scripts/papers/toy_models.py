@@ -15,16 +15,16 @@ sys.path.append(str(Path(__file__).parents[1]))  # the folder of scripts, where 
 
 import tyro
 from cli import parse, refuse_unwritable, run_script
-from pages import put_figures_beside, put_into_page
 from rich.console import Console
 from rich.table import Table
 
-from activation_cache.loading import resolve_device
-from papers.claims import Claim, markdown_table, read_claims, write_result
-from papers.toy.section import Scale
-from papers.toy.work import Finished, Section, finished_sections
-from sae.errors import InputError
-from sae.runs.files import only_user
+from activation_cache.common.errors import InputError
+from activation_cache.common.lock import folder_lock
+from activation_cache.model.loading import resolve_device
+from sae.pages.markdown import put_figures_beside, put_into_page
+from sae.papers.claims import Claim, markdown_table, read_claims, write_result
+from sae.papers.toy_models.section import Scale
+from sae.papers.toy_models.work import Finished, Section, finished_sections
 
 SECTIONS: tuple[Section, ...] = get_args(Section)
 
@@ -95,7 +95,7 @@ def main() -> None:
         refuse_unwritable(flags.page)
     console = Console()
     names = SECTIONS if flags.section == "all" else (flags.section,)
-    with only_user(flags.out):
+    with folder_lock(flags.out):
         flags.out.mkdir(parents=True, exist_ok=True)
         for done in finished_sections(names, flags.scale, flags.out, flags.workers):
             write_result(flags.out, done.section, done.claims, done.about)

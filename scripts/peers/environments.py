@@ -7,7 +7,7 @@ import tomllib
 import venv
 from pathlib import Path
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 
 RECIPES = Path(__file__).parent / "environments.toml"
 ENVIRONMENTS = Path.home() / ".cache" / "featureloom" / "peers"

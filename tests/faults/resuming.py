@@ -28,9 +28,8 @@ from torch import Tensor
 
 import sae.training.checkpoint as checkpoint_module
 from activation_cache import LanguageModel
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 from sae.runs import RunSettings, run
-from sae.runs.errors import BAD_INPUT
 from sae.training.trainer import Trainer
 
 STEPS = 8
@@ -173,7 +172,7 @@ def assert_same(run_folder: Path, other: Path) -> None:
 
 def leftovers(folder: Path) -> list[str]:
     """What a run must not leave behind."""
-    ends = (".tmp", ".part", ".unfinished", "writer.lock")
+    ends = (".tmp", "writer.lock")
     return [name for name in listed(folder) if name.endswith(ends)]
 
 
@@ -188,7 +187,7 @@ def state_of(folder: Path) -> object:
 
 def refused(act: Callable[[], object]) -> str:
     """The one line by which something is refused."""
-    with pytest.raises(BAD_INPUT) as raised:
+    with pytest.raises(InputError) as raised:
         act()
     assert "\n" not in str(raised.value)
     return str(raised.value)

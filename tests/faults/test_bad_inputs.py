@@ -25,7 +25,7 @@ from workshop import Bad, Workshop
 
 from activation_cache import LanguageModel, load_model
 
-BAD_INPUTS = {
+InputErrorS = {
     **BAD_FLAGS,
     **BAD_PLACES,
     **BAD_CONFIGS,
@@ -49,7 +49,7 @@ def quick(tiny: LanguageModel) -> Iterator[None]:
         raise AssertionError("the input was accepted: a training would begin now")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("sae.runs.origin", "sae.runs.evaluation", "activation_cache.store"):
+        for module in ("sae.runs.origin", "sae.runs.evaluation", "activation_cache.cache.store"):
             patch.setattr(importlib.import_module(module), "load_model", load)
         patch.setattr("sae.runs.session.Session.run", train)
         yield
@@ -79,13 +79,13 @@ def assert_refused(done: Done, says: str) -> None:
 
 
 def test_the_table_is_long_and_says_nothing_twice() -> None:
-    assert len(BAD_INPUTS) >= 80
+    assert len(InputErrorS) >= 80
     sizes = [len(part) for part in (BAD_FLAGS, BAD_PLACES, BAD_CONFIGS, BAD_DICTIONARIES)]
-    assert sum(sizes) + len(BAD_CACHES) + len(BAD_MODELS) == len(BAD_INPUTS)
+    assert sum(sizes) + len(BAD_CACHES) + len(BAD_MODELS) == len(InputErrorS)
 
 
 @pytest.mark.usefixtures("quick", "as_installed", "no_more_memory")
-@pytest.mark.parametrize("bad", BAD_INPUTS.values(), ids=BAD_INPUTS)
+@pytest.mark.parametrize("bad", InputErrorS.values(), ids=InputErrorS)
 def test_a_bad_input_is_told_in_one_line_and_leaves_nothing_behind(
     shop: Workshop, bad: Bad
 ) -> None:
@@ -106,7 +106,7 @@ PROCESSES = (
 
 @pytest.mark.parametrize("name", PROCESSES)
 def test_a_real_process_ends_with_code_2_and_the_same_line(shop: Workshop, name: str) -> None:
-    bad = BAD_INPUTS[name]
+    bad = InputErrorS[name]
     bad.prepare(shop)
     before = listed(shop.folder)
     command = [sys.executable, str(SCRIPTS / f"{bad.script}.py"), *shlex.split(bad.flags)]

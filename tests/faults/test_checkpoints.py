@@ -166,7 +166,7 @@ FULL, DENIED = OSError(28, "No space left on device"), PermissionError(13, "Perm
 FULL_IN_RUST = SafetensorError("Error while serializing: No space left on device (os error 28)")
 
 
-@pytest.mark.parametrize("function", ["save_file", "_checksums", "_sync"])
+@pytest.mark.parametrize("function", ["save_file", "_checksums"])
 @pytest.mark.parametrize("error", [FULL, DENIED, FULL_IN_RUST])
 def test_one_that_cannot_be_written_is_told_and_the_training_goes_on(
     make: Maker, function: str, error: Exception

@@ -191,8 +191,6 @@ def test_one_of_another_run_is_refused_in_one_line_and_nothing_is_touched(
 
 def test_what_was_not_finished_means_nothing_and_is_removed(died: RunSettings) -> None:
     for n in (320, 999):
-        shutil.copytree(
-            checkpoints_in(died.out)[0], died.out / "checkpoints" / f"{n:012}.unfinished"
-        )
+        shutil.copytree(checkpoints_in(died.out)[0], died.out / "checkpoints" / f"{n:012}.77-1.tmp")
     run(died, resume=True)
     assert_same(died.out, died.out.with_name("undisturbed"))

@@ -9,9 +9,10 @@ import torch
 from caches import refusal
 from flaky_datasets import ROWS, SOURCE, Flaky, without_pauses
 
-from activation_cache import HarvestConfig, InputError, LanguageModel, harvest, text
-from activation_cache.text import documents, is_held_out
-from activation_cache.tokens import TokenBlocks
+from activation_cache import HarvestConfig, InputError, LanguageModel, harvest
+from activation_cache.text import documents as text
+from activation_cache.text.blocks import TokenBlocks
+from activation_cache.text.documents import documents, is_held_out
 
 
 @pytest.fixture(autouse=True)

@@ -18,8 +18,8 @@ from flaky_datasets import RESET, ROWS, SOURCE, Flaky, without_pauses
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from yarl import URL
 
-from activation_cache import patience
-from activation_cache.patience import READ_AHEAD_ROWS, RETRY_AFTER_S, patient_rows
+from activation_cache.text import retries as patience
+from activation_cache.text.retries import READ_AHEAD_ROWS, RETRY_AFTER_S, patient_rows
 
 
 @pytest.fixture(autouse=True)

@@ -12,8 +12,8 @@ import pytest
 from caches import refusal
 from flaky_datasets import ROWS, SOURCE, texts_of, without_pauses
 
-from activation_cache import text
-from activation_cache.text import documents
+from activation_cache.text import documents as text
+from activation_cache.text.documents import documents
 
 
 @pytest.fixture(autouse=True)

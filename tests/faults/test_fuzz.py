@@ -12,9 +12,9 @@ from faults.targets import Target, targets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae.errors import InputError
-from sae.runs.grid import Grid, member_settings
-from sae.runs.settings import RunSettings, settings_from
+from activation_cache.common.errors import InputError
+from sae.runs.settings.grid import Grid, member_settings
+from sae.runs.settings.run_settings import RunSettings, settings_from
 
 pytestmark = pytest.mark.usefixtures("as_installed")
 

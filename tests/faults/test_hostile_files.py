@@ -18,12 +18,12 @@ from workshop import Workshop, header_of, refusal, safetensors_of
 
 import sae
 from activation_cache import ActivationCache, LanguageModel
-from activation_cache.codec import encode
-from activation_cache.shard import DamagedShard, Shard, pack
+from activation_cache.cache.codec import encode
+from activation_cache.cache.shard import DamagedShard, Shard, pack
 from sae.architectures import ARCHITECTURES
 from sae.evaluation import evaluate_reconstruction
-from sae.runs.report import write_report
-from sae.runs.summary import summary_table
+from sae.pages.run_report import write_report
+from sae.runs.sinks.summary import summary_table
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 pytestmark = pytest.mark.usefixtures("as_installed", "no_more_memory")
@@ -164,10 +164,9 @@ def test_a_harvest_deletes_and_empties_nothing_behind_a_link(
 
 
 def test_a_folder_with_the_name_of_an_address_is_a_folder(shop: Workshop) -> None:
-    from sae.runs.files import write_text
 
     (shop.folder / "a::b").mkdir()
-    write_text(Path("a::b") / "file", "mine")
+    write_file(Path("a::b") / "file", "mine")
     assert (shop.folder / "a::b" / "file").read_text() == "mine"
     assert not (shop.folder / "a:").exists()
 

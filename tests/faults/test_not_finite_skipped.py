@@ -20,9 +20,9 @@ from not_finite_rows import (
 )
 
 from activation_cache import HarvestConfig, LanguageModel, harvest
-from activation_cache.finite import all_finite
+from activation_cache.common.finite import all_finite
 
-HARVEST = import_module("activation_cache.harvest")  # which the function of that name hides
+HARVEST = import_module("activation_cache.stream.harvest")  # which the function of that name hides
 
 
 @pytest.fixture(scope="module")

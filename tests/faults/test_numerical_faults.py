@@ -13,6 +13,7 @@ from resuming import refused
 from sweeps import RESID
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
 from sae.architectures import (
     AnySAEConfig,
     BatchTopKConfig,
@@ -22,7 +23,6 @@ from sae.architectures import (
     ReLUConfig,
     TopKConfig,
 )
-from sae.errors import InputError
 from sae.training import NotFinite, StepRecord, TrainConfig, Trainer, Training, train
 from sae.training.health import Health
 

@@ -10,9 +10,9 @@ from workshop import MakesFolder, Workshop, pickled, refusal
 
 import sae
 from activation_cache import ActivationCache, load_model
-from activation_cache.text import documents
-from sae.runs.grid import read_grid
-from sae.runs.settings import settings_from_file
+from activation_cache.text.documents import documents
+from sae.runs.settings.grid import read_grid
+from sae.runs.settings.run_settings import settings_from_file
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 from sae.training.checkpoint import read_state, write_state
 

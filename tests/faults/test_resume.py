@@ -165,11 +165,11 @@ def test_it_does_not_matter_when_how_often_and_by_what_it_was_cut_short(
 @pytest.mark.parametrize(
     ("place", "n"),
     [
-        ("sae.runs.members:write_text", 1),
+        ("sae.runs.members:write_file", 1),
         ("sae.runs.members:Logs", 1),
         ("sae.runs.members:save", 1),
         ("sae.runs.members:evaluate_on_held_out_text", 1),
-        ("sae.runs.members:write_text", 2),
+        ("sae.runs.members:write_file", 2),
         ("sae.runs.members:write_report", 1),
         ("sae.runs.members:write_report", 2),
     ],

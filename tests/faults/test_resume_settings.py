@@ -21,9 +21,9 @@ from resuming import (
 from sweeps import MLP, RESID, SMALL, listed
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
+from activation_cache.common.errors import InputError
 from sae.runs import RunSettings, run
-from sae.runs.errors import BAD_INPUT
-from sae.runs.settings import MAY_CHANGE
+from sae.runs.settings.run_settings import MAY_CHANGE
 
 CHANGES: dict[str, Any] = {
     "model": "other", "hook_name": (MLP,), "dataset": "other.txt", "text_column": "body",
@@ -108,7 +108,7 @@ def test_without_its_config_a_run_goes_on_as_asked_or_is_refused_in_one_line(
     damage(died.out / "config.json", content)
     try:
         run(died, resume=True)
-    except BAD_INPUT as error:
+    except InputError as error:
         assert "\n" not in str(error) and str(died.out) in str(error)
     else:
         assert_same(died.out, finished)

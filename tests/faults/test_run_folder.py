@@ -28,9 +28,9 @@ from resuming import (
 )
 from sweeps import listed
 
-from activation_cache.storage import Storage
+from activation_cache.cache.storage import Storage
+from activation_cache.common.errors import InputError
 from sae.runs import RunSettings, run
-from sae.runs.errors import BAD_INPUT
 
 # Others in the folder ----------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ def test_a_full_disk_costs_warnings_or_the_run_but_nothing_that_was_saved(
             fill(disk, free_kb * 1024)
         try:
             run(settings, console)
-        except BAD_INPUT as error:
+        except InputError as error:
             assert "\n" not in str(error) and str(settings.out) in str(error), error
         else:
             assert_same(settings.out, finished)

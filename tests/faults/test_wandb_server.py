@@ -22,7 +22,7 @@ from pathlib import Path
 for name in ("sae", "sae.runs"):  # without what they import
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [name.replace(".", "/")]
-from sae.runs import wandb_sink
+from sae.runs.sinks import wandb_sink
 
 given = json.loads(sys.argv[1])
 vars(wandb_sink).update(given["patience"])

@@ -19,8 +19,8 @@ from torch import Tensor
 
 import sae
 from activation_cache import ActivationCache, LanguageModel
+from activation_cache.common.errors import InputError
 from sae.architectures import TopKConfig
-from sae.runs.errors import BAD_INPUT
 
 TEXT = "texts.jsonl"
 """The text that lies in every workshop."""
@@ -146,7 +146,7 @@ class Workshop:
 
 def refusal(act: Callable[[], object]) -> str:
     """The one line with which something is refused."""
-    with pytest.raises(BAD_INPUT) as raised:
+    with pytest.raises(InputError) as raised:
         act()
     assert "\n" not in str(raised.value)
     return str(raised.value)

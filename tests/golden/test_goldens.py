@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 import sae
 from activation_cache import ActivationCache
+from sae.pages.run_report import write_report
 from sae.runs import evaluate_dictionary, run
-from sae.runs.report import write_report
-from sae.runs.settings import settings_from_file
+from sae.runs.settings.run_settings import settings_from_file
 
 BEFORE = Path(__file__).with_name("before")
 DICTIONARIES = sorted(path.name for path in (BEFORE / "dictionaries").iterdir() if path.is_dir())

@@ -32,7 +32,8 @@ from sae.architectures import (
     TopKConfig,
 )
 from sae.base import SAE, SAEConfig
-from sae.interop import PretrainedConfig, PretrainedSAE, dictionary_learning, export
+from sae.interop import PretrainedConfig, PretrainedSAE, export
+from sae.interop.layouts import dictionary_learning
 
 METADATA = {
     **{"model_name": "gpt2", "hook_name": SITE, "context_size": 128, "processing": "centred"},

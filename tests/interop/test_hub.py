@@ -10,7 +10,7 @@ from huggingface_hub import constants
 
 import sae
 from sae.architectures import TopKConfig
-from sae.interop.hub import HubPath, fetch
+from sae.hub.transfer import HubPath, fetch
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import torch
 from hub_stand_in import Hub, Repository, serving
 
 import sae
+from sae import loading as module
 from sae.architectures import TopKConfig
-from sae.interop import releases as module
-from sae.interop.hub import HubPath
-from sae.interop.releases import load_release, locate, releases
+from sae.hub.releases import locate, releases
+from sae.hub.transfer import HubPath
+from sae.loading import load_release
 
 GPT2 = {
     "gpt2-small-res-jb": 13,

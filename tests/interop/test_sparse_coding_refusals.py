@@ -20,7 +20,7 @@ from sparse_coding_files import (
 
 import sae
 from sae.interop import PretrainedSAE, restricted_pickle
-from sae.interop.sparse_coding import CLASSES
+from sae.interop.layouts.sparse_coding import CLASSES
 
 
 @pytest.fixture(autouse=True)

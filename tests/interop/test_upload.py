@@ -17,8 +17,8 @@ from refusals import refusal_of
 import sae
 from sae.architectures import TopKConfig
 from sae.evaluation.report import CONVENTIONS
-from sae.interop.card import model_card, plain
-from sae.interop.hub import HubPath
+from sae.hub.card import model_card, plain
+from sae.hub.transfer import HubPath
 
 WHERE = HubPath(repo="user/repo")
 

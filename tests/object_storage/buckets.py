@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from activation_cache import ActivationCache
-from activation_cache.storage import Storage
+from activation_cache.cache.storage import Storage
 
 RESID = "blocks.2.hook_resid_pre"
 

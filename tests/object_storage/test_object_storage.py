@@ -16,8 +16,8 @@ from buckets import objects, rows, settings
 from forks import files, flags, refusal, shared_forks
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
-from activation_cache.storage import LOCK_FILE, Storage
-from activation_cache.writer import Progress
+from activation_cache.cache.storage import LOCK_FILE, Storage
+from activation_cache.cache.writer import Progress
 
 # A cache as anywhere else ------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ from buckets import objects, rows
 from forks import files
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
-from activation_cache.manifest import FILE
-from activation_cache.storage import Storage
+from activation_cache.cache.manifest import FILE
+from activation_cache.cache.storage import Storage
 
 
 def test_a_shard_is_downloaded_once_for_all_readers(

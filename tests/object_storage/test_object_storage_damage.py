@@ -7,8 +7,8 @@ from buckets import damage, objects, rows
 from forks import files, refusal
 
 from activation_cache import ActivationCache, LanguageModel
-from activation_cache.manifest import FILE
-from activation_cache.storage import Storage
+from activation_cache.cache.manifest import FILE
+from activation_cache.cache.storage import Storage
 
 
 def test_damage_to_an_object_is_found_although_there_is_a_good_copy_here(

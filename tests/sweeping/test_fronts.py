@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sweeps import RESID
 
-from sae.runs.pareto import SweepRow, mark_fronts, write_plot
+from sae.pages.pareto import SweepRow, mark_fronts, write_plot
 from sae.runs.sweep import results_table
 
 # Fronts -------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from in_process import called
 from refusals import refusal_of
 from sweeps import listed
 
-from sae.errors import InputError
-from sae.runs.grid import member_settings, read_grid
-from sae.runs.settings import RunSettings, settings_from_file
+from activation_cache.common.errors import InputError
+from sae.runs.settings.grid import member_settings, read_grid
+from sae.runs.settings.run_settings import RunSettings, settings_from_file
 
 
 def members(path: Path, **given: Any) -> dict[str, RunSettings]:

@@ -9,8 +9,8 @@ import sweep as sweep_script
 from in_process import called
 from refusals import refusal_of
 
-from sae.runs.grid import member_settings, read_grid
-from sae.runs.settings import RunSettings
+from sae.runs.settings.grid import member_settings, read_grid
+from sae.runs.settings.run_settings import RunSettings
 
 
 def members(path: Path, **given: Any) -> dict[str, RunSettings]:

@@ -14,8 +14,8 @@ import pytest
 import sweep as sweep_script
 from sweeps import MLP, NAMES, RESID, TWO, count_steps, differences, grid_file, interrupt, member
 
+from activation_cache.common.errors import InputError
 from sae.runs import SweepSettings, sweep
-from sae.runs.errors import BAD_INPUT
 
 
 def times(folder: Path) -> dict[str, int]:
@@ -144,7 +144,7 @@ def test_settings_that_have_changed_are_refused_and_nothing_is_touched(
         **{"n_tokens": 192, **changes, "resume": True},
     )
     before = times(undisturbed.out)
-    with pytest.raises(BAD_INPUT, match=re.escape(message)) as raised:
+    with pytest.raises(InputError, match=re.escape(message)) as raised:
         sweep(changed)
     assert "\n" not in str(raised.value)
     assert times(undisturbed.out) == before
@@ -183,7 +183,7 @@ def test_a_damaged_member_is_trained_again_or_refused_by_name(
     before = times(member(undisturbed, "topk"))
     try:
         sweep(replace(undisturbed, resume=True))
-    except BAD_INPUT as error:
+    except InputError as error:
         assert "relu" in str(error) and "\n" not in str(error)
     else:
         assert_equal_sweeps(undisturbed, finished)

@@ -10,6 +10,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
 from sae.architectures import (
     AnySAEConfig,
     BatchTopKConfig,
@@ -20,7 +21,6 @@ from sae.architectures import (
     TopKConfig,
 )
 from sae.base import SAE
-from sae.errors import InputError
 from sae.training import TrainConfig, train
 
 CONFIGS: Sequence[AnySAEConfig] = [

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 from sae.toy import Kind, ToyConfig, ToyModels
 from sae.toy.adversarial import Vulnerability, feature_directions, vulnerability
 

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from papers.claims import Gate, judge, markdown_table, read_claims, write_result
+
+from sae.papers.claims import Gate, judge, markdown_table, read_claims, write_result
 
 GATE = Gate(
     "section/small",

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sae.errors import InputError
+from activation_cache.common.errors import InputError
 from sae.toy import Independent, Kind, ToyConfig, ToyModels, ToyTrainConfig, stratified, train_toy
 from sae.toy.models import VALUES_AT_ONCE
 from sae.toy.training import perturbations

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from in_process import called
 from papers import toy_models
-from papers.toy.work import LONGEST_FIRST
 from refusals import refusal_of
+
+from sae.papers.toy_models.work import LONGEST_FIRST
 
 SMALL = ("demonstrate", "--quick", "--seeds", 1, "--n", 6, "--m", 2, "--steps", 30)
 

@@ -22,7 +22,7 @@ PRODUCTS: dict[str, Any] = {
 
 
 def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
-    from activation_cache.memory import keep_freed_memory
+    from activation_cache.common.memory import keep_freed_memory
     from sae.architectures import ARCHITECTURES
     from sae.training import TrainConfig, Trainer
 

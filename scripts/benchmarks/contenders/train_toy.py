@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from activation_cache.memory import keep_freed_memory
+from activation_cache.common.memory import keep_freed_memory
 from sae.toy import Independent, ToyConfig, ToyModels, ToyTrainConfig, train_toy
 
 

@@ -1,0 +1,218 @@
+"""What a cache says about itself: manifest.json, which cannot be edited unnoticed."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, get_type_hints
+
+import xxhash
+
+from activation_cache.cache.codec import CODECS, CodecCost, CodecName
+from activation_cache.cache.plausible import LARGEST_SHARD, refuse_impossible
+from activation_cache.cache.storage import Storage
+from activation_cache.common.errors import InputError
+from activation_cache.common.schema import convert, parse_json
+from activation_cache.stream.source import SourceConfig
+from activation_cache.text.documents import Split
+
+FILE = "manifest.json"
+FORMAT = "featureloom activation cache"
+VERSION = 1
+REMEDY = "restore it from a copy, or harvest anew"
+SPLITS: tuple[Split, ...] = ("held_out", "train")
+"""In the order in which they are harvested: a cache that is being filled can be evaluated on."""
+
+MODEL_IDENTITY = ("weights", "dtype", "processing")
+"""Where a model was loaded from may differ as long as these do not."""
+
+SHARD_NAME = re.compile(r"(train|held_out)/(\d{6,})\.safetensors")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheConfig(SourceConfig):
+    """Which activations a cache holds, how many, and how they are stored."""
+
+    n_tokens: int = 1_000_000
+    """Rows of the training split; fewer where the text ends before."""
+    held_out_tokens: int = 65_536
+    """Rows of the held-out split, from other documents; 0 for none."""
+    codec: CodecName = "bfloat16"
+    """float32, bfloat16, float16, or int8 with scales for channels and rows."""
+    shard_tokens: int = 65_536
+    """Rows in each shard, rounded up to whole forward passes. What a kill can lose at most."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, least in (("n_tokens", 1), ("held_out_tokens", 0), ("shard_tokens", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("shard_tokens", "forward_tokens"):
+            if getattr(self, name) > LARGEST_SHARD:
+                raise InputError(
+                    f"{name} must be at most {LARGEST_SHARD:,}, got {getattr(self, name)}: that "
+                    f"many rows are in memory at one time"
+                )
+        if self.codec not in CODECS:
+            raise InputError(f"unknown codec {self.codec!r}: use one of {', '.join(CODECS)}")
+
+    def wanted(self, split: Split) -> int:
+        """Rows asked for of a split."""
+        return self.n_tokens if split == "train" else self.held_out_tokens
+
+
+@dataclass(frozen=True)
+class ShardEntry:
+    """One shard: its rows, where in the text they begin, and a checksum of every byte."""
+
+    n_rows: int
+    cursor: dict[str, int]
+    """Of the token blocks, before the shard."""
+    checksums: dict[str, str]
+    """XXH3 of the file's header and of each tensor: together, of every byte."""
+    costs: dict[str, CodecCost]
+    """What the codec loses at each site, measured on a sample of the shard."""
+
+
+@dataclass(frozen=True)
+class SplitEntry:
+    shards: tuple[ShardEntry, ...] = ()
+    cursor: dict[str, int] | None = None
+    """Of the token blocks, behind the last shard."""
+    complete: bool = False
+    """Whether all rows asked for are there, or the text has ended."""
+
+    @property
+    def n_rows(self) -> int:
+        return sum(shard.n_rows for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything about a cache but its rows."""
+
+    config: CacheConfig
+    model: dict[str, str]
+    """name, fingerprint of the weights, dtype and processing."""
+    tokenizer: dict[str, str]
+    versions: dict[str, str]
+    widths: dict[str, int]
+    splits: dict[str, SplitEntry] = field(
+        default_factory=lambda: {split: SplitEntry() for split in SPLITS}
+    )
+    statistics: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of the training split, by site: n_rows, mean_norm, mean and variance of each channel."""
+
+    @property
+    def complete(self) -> bool:
+        return all(split.complete for split in self.splits.values())
+
+    def codec_fvu(self, site: str) -> float:
+        """The fraction of the variance at a site that the codec loses, over all shards."""
+        shards = (shard for split in self.splits.values() for shard in split.shards)
+        return sum((shard.costs[site] for shard in shards), CodecCost()).fvu
+
+    def with_split(self, name: Split, split: SplitEntry) -> "Manifest":
+        return replace(self, splits={**self.splits, name: split})
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for two harvests to be parts of one cache."""
+        return {
+            **asdict(self.config),
+            **{f"model {name}": self.model[name] for name in MODEL_IDENTITY},
+            "tokenizer": self.tokenizer,
+        }
+
+    def to_bytes(self) -> bytes:
+        content = {
+            "format": FORMAT,
+            "version": VERSION,
+            **{f.name: _plain(getattr(self, f.name)) for f in fields(self)},
+            "codec_fvu": {site: self.codec_fvu(site) for site in self.widths},
+            "n_rows": {name: split.n_rows for name, split in self.splits.items()},
+        }
+        return _with_checksum(content)
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> "Manifest":
+        """Parse a manifest; `InputError` where it was changed, damaged or made by a newer version.
+
+        The bytes must be the very ones that this content is written as.
+        """
+        content = _parse(data, where)
+        kinds = get_type_hints(cls)
+        try:
+            parts = {name: convert(kind, content.get(name), name) for name, kind in kinds.items()}
+            refuse_impossible(content)
+            manifest = cls(**parts)
+            _refuse_contradictions(content, manifest)
+        except InputError as error:
+            raise InputError(
+                f"the manifest of {where} cannot be used: {error}; {REMEDY}"
+            ) from error
+        return manifest
+
+
+def shard_name(split: Split, number: int) -> str:
+    """The path of a shard in the cache. Manifests hold no paths, so none can point elsewhere."""
+    return f"{split}/{number:06d}.safetensors"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, CacheConfig | SplitEntry):
+        return asdict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _refuse_contradictions(content: Mapping[str, Any], manifest: Manifest) -> None:
+    """What a manifest says for those who read it must follow from what it says for us."""
+    written = json.loads(manifest.to_bytes())
+    unknown = set(content) ^ set(written)
+    if unknown:
+        raise InputError(f"it has or lacks {', '.join(sorted(unknown))[:80]}")
+    for name in ("codec_fvu", "n_rows"):
+        if content[name] != written[name]:
+            raise InputError(f"its {name} does not follow from its shards")
+
+
+def _with_checksum(content: dict[str, Any]) -> bytes:
+    checksum = xxhash.xxh3_128_hexdigest(_serialise(content))
+    return _serialise({**content, "checksum": checksum})
+
+
+def _serialise(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _parse(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        content = parse_json(data, FILE)
+    except InputError as error:
+        raise InputError(f"the {FILE} of {where} is damaged ({error}): {REMEDY}") from error
+    if content.get("format") != FORMAT:
+        raise InputError(f"{where} is not an activation cache: its {FILE} is something else")
+    if content.get("version") != VERSION:
+        raise InputError(
+            f"{where} has version {content.get('version')} of the cache format, this program reads "
+            f"version {VERSION}: update featureloom"
+        )
+    unsigned = {name: value for name, value in content.items() if name != "checksum"}
+    if _with_checksum(unsigned) != data:
+        raise InputError(
+            f"the {FILE} of {where} was changed after it was written: its checksum does not fit; "
+            f"{REMEDY}"
+        )
+    return content
+
+
+def read_manifest(storage: Storage) -> Manifest:
+    try:
+        data = storage.read(FILE)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(
+            f"{storage.url} is not an activation cache: it has no {FILE}; make one with "
+            f"scripts/harvest.py --out {storage.url}"
+        ) from error
+    return Manifest.from_bytes(data, storage.url)

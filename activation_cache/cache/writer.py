@@ -1,0 +1,202 @@
+"""Harvest activations into the shards of a cache, alone or with other ranks under torchrun."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+import torch
+
+from activation_cache.cache.codec import encode, measure_cost
+from activation_cache.cache.manifest import (
+    FILE,
+    SPLITS,
+    CacheConfig,
+    Manifest,
+    ShardEntry,
+    SplitEntry,
+    read_manifest,
+    shard_name,
+)
+from activation_cache.cache.shard import pack
+from activation_cache.cache.statistics import ActivationStatistics
+from activation_cache.cache.storage import Storage
+from activation_cache.common.errors import InputError
+from activation_cache.common.ranks import all_gather, rank_and_world
+from activation_cache.common.versions import library_versions
+from activation_cache.stream.shuffle import Rows
+from activation_cache.stream.source import ActivationSource, Origins
+from activation_cache.text.blocks import TokenBatch
+from activation_cache.text.documents import Split
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What has just been done: rows that went through the model, or bytes that were written.
+
+    A harvest that goes on begins with the rows that are there.
+    """
+
+    split: Split
+    n_rows: int = 0
+    n_bytes: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """The token batches of a shard: what it will hold is decided before any forward pass."""
+
+    split: Split
+    number: int
+    batches: tuple[TokenBatch, ...]
+    n_rows: int
+    cursor: dict[str, int]
+    """Of the token blocks, before the shard."""
+    cursor_behind: dict[str, int]
+
+
+@dataclass(frozen=True)
+class HarvestedShard:
+    plan: ShardPlan
+    entry: ShardEntry
+    statistics: dict[str, dict[str, Any]]
+
+
+def plan_shards(
+    source: ActivationSource, cfg: CacheConfig, split: Split, done: SplitEntry
+) -> Iterator[ShardPlan]:
+    """The shards of a split behind those that are done, until there are enough rows or no text."""
+    blocks = source.token_blocks(split, repeat=False)
+    if done.cursor is not None:
+        blocks.load_state_dict(done.cursor)
+    number, n_rows = len(done.shards), done.n_rows
+    while (missing := cfg.wanted(split) - n_rows) > 0:
+        cursor = blocks.state_dict()
+        batches: list[TokenBatch] = []
+        held = 0
+        while held < min(cfg.shard_tokens, missing):
+            try:
+                batches.append(blocks.next_batch())
+            except StopIteration:
+                break
+            held += int(source.counted(batches[-1].tokens).sum())
+        if not held:
+            return
+        held = min(held, missing)
+        yield ShardPlan(split, number, tuple(batches), held, cursor, blocks.state_dict())
+        number, n_rows = number + 1, n_rows + held
+
+
+def harvest_shard(
+    source: ActivationSource, cfg: CacheConfig, plan: ShardPlan, tell: OnProgress
+) -> tuple[bytes, HarvestedShard]:
+    """Run the model over the shard's text: the shard's file, and what the manifest says of it."""
+    rows, origins = _forward(source, plan, tell)
+    encoded = {site: encode(x, cfg.codec, site) for site, x in rows.items()}
+    data, checksums = pack(origins, encoded)
+    costs = {site: measure_cost(x, encoded[site]) for site, x in rows.items()}
+    statistics = {}
+    for site, x in rows.items():
+        of_site = ActivationStatistics(x.shape[1])
+        of_site.update(x)
+        statistics[site] = of_site.to_dict()
+    entry = ShardEntry(plan.n_rows, plan.cursor, checksums, costs)
+    return data, HarvestedShard(plan, entry, statistics)
+
+
+def _forward(source: ActivationSource, plan: ShardPlan, tell: OnProgress) -> tuple[Rows, Origins]:
+    chunks: list[Rows] = []
+    held = 0
+    for batch in plan.batches:
+        chunks.append({site: x.cpu() for site, x in source.rows(batch).items()})
+        n_rows = min(len(next(iter(chunks[-1].values()))), plan.n_rows - held)
+        held += n_rows
+        tell(Progress(plan.split, n_rows=n_rows))
+    rows = {
+        site: torch.cat([chunk[site] for chunk in chunks])[: plan.n_rows] for site in source.widths
+    }
+    origins = [source.origins(batch) for batch in plan.batches]
+    return rows, Origins(*(torch.cat(part)[: plan.n_rows] for part in zip(*origins, strict=True)))
+
+
+def fill(
+    storage: Storage, source: ActivationSource, manifest: Manifest, tell: OnProgress
+) -> Manifest:
+    """Harvest the shards that are missing behind those that are there.
+
+    Under torch.distributed every rank plans all shards, which takes tokenising alone, and harvests
+    each world-size-th of them: the shards are those that one process would have written.
+    """
+    rank, world = rank_and_world()
+    is_begun = storage.exists(FILE)
+    for split in SPLITS:
+        plans = plan_shards(source, manifest.config, split, manifest.splits[split])
+        if manifest.splits[split].n_rows:
+            tell(Progress(split, n_rows=manifest.splits[split].n_rows))
+        while not manifest.splits[split].complete:
+            round_ = list(islice(plans, world))
+            if rank == 0 and round_ and not is_begun:  # not before it is known that there is text
+                storage.write(FILE, manifest.to_bytes())
+            is_begun = is_begun or bool(round_)
+            mine = round_[rank] if rank < len(round_) else None
+            harvested = None
+            if mine is not None:
+                data, harvested = harvest_shard(source, manifest.config, mine, tell)
+                storage.write(shard_name(split, mine.number), data)  # no manifest names it yet
+                tell(Progress(split, n_bytes=len(data)))
+            for shard in all_gather(harvested)[: len(round_)]:
+                assert shard is not None
+                manifest = _with_shard(manifest, shard)
+            if len(round_) < world or (
+                manifest.splits[split].n_rows == manifest.config.wanted(split)
+            ):
+                done = replace(manifest.splits[split], complete=True)
+                manifest = manifest.with_split(split, done)
+            if rank == 0 and is_begun:
+                storage.write(FILE, manifest.to_bytes())
+    return manifest
+
+
+def _with_shard(manifest: Manifest, shard: HarvestedShard) -> Manifest:
+    """The manifest with one more shard; its statistics are those of the training split.
+
+    They go through their plain form every time, so that a harvest that was interrupted ends with
+    the same bits as one that was not.
+    """
+    name = shard.plan.split
+    split = manifest.splits[name]
+    split = replace(split, shards=(*split.shards, shard.entry), cursor=shard.plan.cursor_behind)
+    manifest = manifest.with_split(name, split)
+    if name != "train":
+        return manifest
+    statistics = {}
+    for site, of_shard in shard.statistics.items():
+        so_far = ActivationStatistics.from_dict(manifest.statistics.get(site, of_shard))
+        if site in manifest.statistics:
+            so_far.merge(ActivationStatistics.from_dict(of_shard))
+        statistics[site] = so_far.to_dict()
+    return replace(manifest, statistics=statistics)
+
+
+def found_or_new(storage: Storage, source: ActivationSource, cfg: CacheConfig) -> Manifest:
+    wanted = Manifest(
+        config=cfg,
+        model=source.model.description,
+        tokenizer=source.model.tokenizer_description,
+        versions=library_versions(),
+        widths=source.widths,
+    )
+    if not storage.exists(FILE):
+        return wanted
+    found = read_manifest(storage)
+    ours, theirs = wanted.identity(), found.identity()
+    for name, value in ours.items():
+        if value != theirs[name]:
+            raise InputError(
+                f"the cache {storage.url} was begun with {name} {theirs[name]!r}, not {value!r}: "
+                f"give that, or another folder"
+            )
+    return found

@@ -1,0 +1,1 @@
+"""The ground that both packages stand on. Imports nothing of either."""

@@ -1,0 +1,12 @@
+"""Types that both packages share."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+
+Edit = Callable[[Tensor], Tensor]
+"""Maps activations to what the model shall use instead."""
+
+OnNaN = Literal["stop", "skip"]
+"""What becomes of rows or batches that hold NaN or Inf: an `InputError`, or they are left out."""

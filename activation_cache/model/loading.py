@@ -1,0 +1,112 @@
+"""Language models from the hub, a folder, a GGUF file, or the package itself."""
+
+import importlib.util
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from activation_cache.common.errors import InputError
+from activation_cache.common.network import hub_is_reachable
+from activation_cache.model.language_model import LanguageModel, Processing
+
+TINY = "tiny"
+TINY_FOLDER = Path(__file__).parents[1] / "data" / "tiny_lm"
+
+
+def load_model(
+    source: str,
+    *,
+    device: str = "auto",
+    dtype: torch.dtype = torch.float32,
+    revision: str = "main",
+    processing: Processing = "raw",
+) -> LanguageModel:
+    """Load a causal language model for reading and editing its activations.
+
+    `source` is `"tiny"` (the embedded model, needs no network), a Hugging Face hub id such as
+    `"gpt2"`, a local folder in the Hugging Face layout, or a `.gguf` file (which is dequantised and
+    needs the extra `featureloom[gguf]`). `device` is `"auto"` (CUDA where there is one) or a torch
+    device. `processing` is for dictionaries that were trained on a centred residual stream. Raises
+    `InputError` where the model cannot be had.
+    """
+    import transformers
+
+    if processing not in get_args(Processing):
+        known = ", ".join(get_args(Processing))
+        raise InputError(f"unknown processing {processing!r} of activations: use one of {known}")
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()  # what is wrong, the error says
+    target = resolve_device(device)
+    folder, options = _locate(source)
+    _refuse_weights_elsewhere(Path(folder), source)
+    options |= {"revision": revision, "trust_remote_code": False}  # and it is not asked for either
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, **options
+        )
+    except Exception as error:  # files that are no model make the readers raise any kind
+        raise InputError(
+            f"cannot load the model {source!r} ({_first_line(error)}): give 'tiny', a hub id while "
+            f"online, a folder with config.json, weights and tokenizer, or a .gguf file"
+        ) from error
+    hf, loading = loaded
+    if loading["missing_keys"]:
+        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+        raise InputError(f"the model {source!r} lacks weights ({missing}): they would be random")
+    if not tokenizer("text")["input_ids"]:
+        raise InputError(f"the model {source!r} has no tokenizer: add tokenizer.json to its folder")
+    return LanguageModel(source, hf.to(target), tokenizer, revision, processing)
+
+
+def resolve_device(device: str) -> torch.device:
+    """The torch device of a `--device` value; `"auto"` is CUDA where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=device).to("cpu").to(device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(
+            f"device {device!r} cannot be used here: use auto, cpu, or cuda where torch finds it"
+        ) from error
+
+
+def _locate(source: str) -> tuple[str, dict[str, Any]]:
+    """Where transformers shall load from, and the options that the source needs."""
+    if source == TINY:
+        return str(TINY_FOLDER), {}
+    if source.endswith(".gguf"):
+        path = Path(source)
+        if not path.is_file():
+            raise InputError(f"no GGUF file at {source}: give the path of an existing one")
+        if importlib.util.find_spec("gguf") is None:
+            raise InputError(f"reading {source} needs: pip install 'featureloom[gguf]'")
+        return str(path.parent), {"gguf_file": path.name}
+    return source, {"local_files_only": not hub_is_reachable()}
+
+
+def _refuse_weights_elsewhere(folder: Path, source: str) -> None:
+    """The index of weights in several files could name files anywhere on the disk."""
+    indices: list[Path] = []
+    with suppress(OSError):
+        indices = sorted(folder.glob("*.index.json"))
+    for index in indices:
+        try:
+            names = set(json.loads(index.read_bytes())["weight_map"].values())
+        except Exception:  # whoever reads it will say what is wrong
+            continue
+        for name in sorted(map(str, names)):
+            if Path(name).name != name:
+                raise InputError(
+                    f"the model {source!r} names weights in {name!r}, outside of its folder: get "
+                    f"it anew from where it was published"
+                )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0][:160]}"

@@ -1,0 +1,134 @@
+"""Stream a model's activations at several sites from one forward pass, in shuffled batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from activation_cache.common.errors import InputError
+from activation_cache.common.types import OnNaN
+from activation_cache.model.language_model import LanguageModel
+from activation_cache.stream.shuffle import Rows, ShuffleBuffer
+from activation_cache.stream.source import ActivationSource, SourceConfig
+from activation_cache.text.blocks import TokenBatch
+from activation_cache.text.documents import Split
+
+MOST_SKIPPED = 0.01
+"""The share of the rows that may be left out as not finite."""
+
+SKIPPED_OF_ROWS = 100_000
+"""The share is not judged by fewer rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarvestConfig(SourceConfig):
+    """Which activations to stream, from which text, and how well shuffled."""
+
+    split: Split = "train"
+    batch_tokens: int = 1024
+    """Rows in each batch served."""
+    buffer_tokens: int = 65_536
+    """Rows held in the shuffle buffer; more means a better shuffle and more memory."""
+    seed: int = 0
+    on_nan: OnNaN = "stop"
+    """Rows that hold NaN or Inf end the stream with an `InputError`, or are left out (`skip`)
+    unless they are more than one in a hundred."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("batch_tokens", "buffer_tokens"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.on_nan not in get_args(OnNaN):
+            raise InputError(f"unknown on_nan {self.on_nan!r}: use stop or skip")
+        if self.buffer_tokens < self.batch_tokens:
+            raise InputError(
+                f"buffer_tokens ({self.buffer_tokens}) must hold at least one batch of "
+                f"batch_tokens ({self.batch_tokens})"
+            )
+
+
+class ActivationStream:
+    """An endless iterator of shuffled batches {hook name: [batch_tokens, width]}.
+
+    The text is repeated when it ends. `state_dict` holds the position in the text, the contents of
+    the buffer and the generator, so that a restored stream goes on exactly where it was. Where the
+    text or the model fails, what was not served yet is kept: the next call tries again.
+    """
+
+    def __init__(self, model: LanguageModel, cfg: HarvestConfig) -> None:
+        self.cfg = cfg
+        self._source = ActivationSource(model, cfg)
+        self._blocks = self._source.token_blocks(cfg.split, repeat=True)
+        self._ahead: TokenBatch | None = None  # behind the cursor, and not in the buffer yet
+        self._cursor: dict[str, int] = {}
+        self._n_rows = 0
+        self.n_skipped_rows = 0
+        """Rows of the model that held NaN or Inf and were left out."""
+        self._buffer = ShuffleBuffer(
+            iter(self._rows, None),  # which can be asked again when it has raised
+            capacity_tokens=cfg.buffer_tokens,
+            batch_tokens=cfg.batch_tokens,
+            seed=cfg.seed,
+        )
+
+    def __iter__(self) -> Iterator[Rows]:
+        return self
+
+    def __next__(self) -> Rows:
+        return next(self._buffer)
+
+    @property
+    def n_epochs(self) -> int:
+        """Complete passes over the text so far."""
+        return self._blocks.n_epochs
+
+    def _rows(self) -> Rows:
+        """The rows of the next forward pass."""
+        if self._ahead is None:
+            self._cursor = self._blocks.state_dict()
+            self._ahead = self._next_counted_batch()
+        rows = self._source.rows(self._ahead, on_nan=self.cfg.on_nan)
+        n_rows = int(self._source.counted(self._ahead.tokens).sum())
+        self._ahead = None
+        self._n_rows += n_rows
+        self.n_skipped_rows += n_rows - len(next(iter(rows.values())))
+        self._refuse_too_many_skipped()
+        return rows
+
+    def _next_counted_batch(self) -> TokenBatch:
+        """The next token blocks of which any position counts."""
+        n_epochs = self.n_epochs
+        while self.n_epochs <= n_epochs + 1:
+            batch = self._blocks.next_batch()
+            if self._source.counted(batch.tokens).any():
+                return batch
+        raise InputError(f"{self.cfg.dataset} holds nothing but special tokens")
+
+    def _refuse_too_many_skipped(self) -> None:
+        if self._n_rows >= SKIPPED_OF_ROWS and self.n_skipped_rows > MOST_SKIPPED * self._n_rows:
+            sites = ", ".join(self.cfg.hook_names)
+            raise InputError(
+                f"{self.n_skipped_rows:,} of {self._n_rows:,} rows of {sites} held NaN or Inf and "
+                f"were left out, more than {MOST_SKIPPED:.0%}: give another --dtype, or check the "
+                f"weights of {self._source.model.name}"
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "blocks": self._blocks.state_dict() if self._ahead is None else self._cursor,
+            "buffer": self._buffer.state_dict(),
+            "n_rows": self._n_rows,
+            "n_skipped_rows": self.n_skipped_rows,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._ahead = None
+        self._blocks.load_state_dict(state["blocks"])
+        self._buffer.load_state_dict(state["buffer"])
+        self._n_rows = state["n_rows"]
+        self.n_skipped_rows = state["n_skipped_rows"]
+
+
+def harvest(model: LanguageModel, cfg: HarvestConfig) -> ActivationStream:
+    """Stream the activations of `model` that `cfg` names, shuffled, as long as they are taken."""
+    return ActivationStream(model, cfg)

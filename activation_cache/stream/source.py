@@ -1,0 +1,155 @@
+"""Which activations, of which text: what a stream and a cache have in common."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from activation_cache.common.errors import InputError
+from activation_cache.common.finite import all_finite, finite_rows
+from activation_cache.common.types import OnNaN
+from activation_cache.model.language_model import LanguageModel
+from activation_cache.stream.shuffle import Rows
+from activation_cache.text.blocks import TokenBatch, TokenBlocks, counted_positions, special_ids
+from activation_cache.text.documents import DOCSTRINGS, Split, documents
+
+CONTEXT_TOKENS = 10
+"""Tokens that are quoted in front of one whose activations are not finite."""
+
+CONTEXT_CHARS, TOKEN_CHARS = 50, 20
+"""How much of them is quoted at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceConfig:
+    """Which activations are read, and from which text."""
+
+    hook_names: tuple[str, ...]
+    """TransformerLens names; all come from the same forward pass and the same tokens."""
+    dataset: str = DOCSTRINGS
+    """`docstrings`, a local .txt, .json, .jsonl or .parquet file, or a hub dataset."""
+    text_column: str = "text"
+    context_size: int = 128
+    """Tokens in each block that the model sees, BOS included."""
+    prepend_bos: bool = True
+    """Open every block with BOS, as the published GPT-2 dictionaries do."""
+    all_positions: bool = False
+    """Serve position 0 and special tokens as well; see `counted_positions` for why not."""
+    forward_tokens: int = 4096
+    """Tokens in each forward pass of the model, rounded down to whole blocks."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.hook_names, str) or not self.hook_names:
+            raise InputError(
+                "hook_names must be a tuple of at least one name, as ('blocks.2.hook_resid_pre',)"
+            )
+        if len(set(self.hook_names)) < len(self.hook_names):
+            raise InputError(f"hook_names has one twice: name each of {self.hook_names} once")
+        if self.forward_tokens < 1:
+            raise InputError(f"forward_tokens must be at least 1, got {self.forward_tokens}")
+        if self.context_size < 2:
+            raise InputError(f"context_size must be at least 2, got {self.context_size}")
+
+    @property
+    def forward_blocks(self) -> int:
+        return max(1, self.forward_tokens // self.context_size)
+
+
+class Origins(NamedTuple):
+    """Where rows are from, a number each."""
+
+    token_ids: Int[Tensor, " rows"]
+    positions: Int[Tensor, " rows"]
+    """In the block that the model saw."""
+    documents: Int[Tensor, " rows"]
+    """The number of the document in its split."""
+    opens_block: Bool[Tensor, " rows"]
+    """Whether a row is the first of its block: the rows up to it had another context."""
+
+
+class ActivationSource:
+    """A model's activations at the counted positions of token batches, with their origins."""
+
+    def __init__(self, model: LanguageModel, cfg: SourceConfig) -> None:
+        self.widths = {name: model.width(name) for name in cfg.hook_names}  # refuses unknown sites
+        if cfg.context_size > model.max_context_size:
+            raise InputError(
+                f"context_size {cfg.context_size} is more than {model.name} can see: "
+                f"give at most {model.max_context_size}"
+            )
+        self.model = model
+        self.cfg = cfg
+        self._special = special_ids(model.tokenizer)
+
+    def token_blocks(self, split: Split, *, repeat: bool) -> TokenBlocks:
+        """The packed token blocks of one split of the text."""
+        cfg = self.cfg
+        return TokenBlocks(
+            partial(documents, cfg.dataset, split, cfg.text_column),
+            self.model.tokenizer,
+            context_size=cfg.context_size,
+            batch_blocks=cfg.forward_blocks,
+            prepend_bos=cfg.prepend_bos,
+            repeat=repeat,
+        )
+
+    def counted(self, tokens: Int[Tensor, "batch pos"]) -> Tensor:
+        """Which positions [batch, pos] are served."""
+        return counted_positions(tokens, self._special) | self.cfg.all_positions
+
+    def rows(self, batch: TokenBatch, *, on_nan: OnNaN = "stop") -> Rows:
+        """The activations of one forward pass at its counted positions.
+
+        A row that holds NaN or Inf at any site is left out of all of them with `skip`; with `stop`
+        it raises an `InputError` that names the site and the text.
+        """
+        counted = self.counted(batch.tokens).flatten().nonzero().squeeze(1)
+        on_device = counted.to(self.model.device, non_blocking=True)  # a mask would make CUDA wait
+        found = self.model.activations(batch.tokens, self.cfg.hook_names)
+        rows = {name: x.flatten(0, 1).index_select(0, on_device) for name, x in found.items()}
+        if all_finite(rows.values()):
+            return rows
+        finite = {name: finite_rows(x).cpu() for name, x in rows.items()}
+        if on_nan == "stop":
+            raise self._refusal(finite, counted, batch)
+        kept = torch.stack([*finite.values()]).all(dim=0).nonzero().squeeze(1)
+        return {name: x.index_select(0, kept.to(x.device)) for name, x in rows.items()}
+
+    def _refusal(
+        self,
+        finite: dict[str, Bool[Tensor, " rows"]],
+        counted: Int[Tensor, " rows"],
+        batch: TokenBatch,
+    ) -> InputError:
+        """What to say of rows that are not finite: where they are, and what can be done."""
+        site = next(name for name, its_finite in finite.items() if not its_finite.all())
+        bad = (~finite[site]).nonzero().squeeze(1)
+        block, position = divmod(int(counted[bad[0]]), batch.tokens.shape[1])
+        return InputError(
+            f"{site} of {self.model.name} holds NaN or Inf in {len(bad)} of {len(counted)} rows of "
+            f"a forward pass, first in document {int(batch.documents[block, position])} at "
+            f"position {position} of {self._quoted(batch.tokens[block], position)}: give another "
+            f"--dtype; training that harvests as it goes can leave such rows out (--on-nan skip)"
+        )
+
+    def _quoted(self, tokens: Int[Tensor, " pos"], position: int) -> str:
+        """A token, marked, behind those in front of it: a line of bounded length."""
+        decode = self.model.tokenizer.decode
+        before = str(decode(tokens[max(0, position - CONTEXT_TOKENS) : position]))
+        token = str(decode(tokens[position : position + 1]))
+        return repr(f"{before[-CONTEXT_CHARS:]}«{token[:TOKEN_CHARS]}»")
+
+    def origins(self, batch: TokenBatch) -> Origins:
+        """Where the rows of the same batch are from."""
+        counted = self.counted(batch.tokens)
+        positions = torch.arange(batch.tokens.shape[1]).expand_as(batch.tokens)
+        opens_block = counted & (counted.cumsum(dim=1) == 1)
+        return Origins(
+            batch.tokens[counted],
+            positions[counted],
+            batch.documents[counted],
+            opens_block[counted],
+        )

@@ -1,0 +1,1 @@
+"""Documents, retries, and packing into blocks of tokens."""

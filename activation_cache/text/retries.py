@@ -1,0 +1,200 @@
+"""Rows of a dataset on the network: what fails or stalls is opened again, and no row is lost."""
+
+import logging
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from queue import Empty, Queue
+from threading import Event, Thread
+from time import sleep
+from typing import Any
+
+from activation_cache.common.errors import InputError
+
+Row = dict[str, Any]
+OpenRows = Callable[[], Iterable[Row]]
+"""Opens a dataset, whose rows come in the same order every time."""
+
+RETRY_AFTER_S = (1.0, 2.0, 4.0, 8.0, 16.0)
+"""Pauses before further tries; a row that is new begins them anew."""
+
+ROW_TIMEOUT_S = 300.0
+"""A row that takes longer counts as a failure. `datasets` itself tries for 100 s before it raises,
+and the first row of a parquet file may come with hundreds of megabytes."""
+
+READ_AHEAD_ROWS = 64
+"""Rows that the reading thread keeps ready."""
+
+PARTING_S = 1.0
+"""How long a thread that is left may take to end before nobody waits for it any more."""
+
+FINAL_ERRORS = (ValueError, ImportError)
+"""Of another form, or in need of a package: another try finds the same."""
+
+FINAL_AT_FIRST = (*FINAL_ERRORS, FileNotFoundError, RuntimeError)
+"""Also not there, or a script: as long as no row was ever read. Later these may come from a hub
+that answers badly and a connection that was closed."""
+
+PASSING_STATUSES = (408, 425, 429)
+"""HTTP answers in the four hundreds that another try may change."""
+
+LONGEST_CAUSE = 200
+"""Characters of an error's message that are quoted."""
+
+logger = logging.getLogger(__name__)
+
+_ever_read: set[str] = set()
+"""Datasets of which a row has come in this process."""
+
+
+def patient_rows(source: str, open_rows: OpenRows) -> Iterator[Row]:
+    """Every row of the dataset `source` once and in order, whatever fails on the way.
+
+    After a failure or a stall the dataset is opened again, and read from behind the rows that were
+    taken; that is told in a line of the log. Raises `InputError` after the last try, and at once
+    where another try cannot help.
+    """
+    last: Row | None = None
+    n_taken = n_failed = 0
+    while True:
+        reading = _Reading(open_rows)
+        try:
+            for row in _behind(reading, source, n_taken, last):
+                last, n_taken, n_failed = row, n_taken + 1, 0
+                _ever_read.add(source)
+                yield row
+            return
+        except Exception as error:  # the readers of `datasets` raise many kinds
+            n_failed += 1
+            pause_s = _pause_s(source, error, n_taken, n_failed)
+        finally:
+            reading.abandon()
+        sleep(pause_s)
+
+
+def _behind(reading: "_Reading", source: str, n_taken: int, last: Row | None) -> Iterator[Row]:
+    """The rows behind the first `n_taken`, of which `last` was the last one."""
+    rows = iter(reading)
+    for _ in range(n_taken - 1):
+        next(rows, None)
+    if last is not None and _texts(next(rows, {})) != _texts(last):
+        raise InputError(
+            f"the dataset {source!r} has changed while it was read: row {n_taken:,} is not what it "
+            f"was; start again, or give a copy on this machine"
+        )
+    yield from rows
+
+
+def _texts(row: Row) -> list[str]:
+    return [value for value in row.values() if isinstance(value, str)]
+
+
+class _Reading:
+    """One pass over a dataset by a thread of its own, which can be left where it stalls."""
+
+    def __init__(self, open_rows: OpenRows) -> None:
+        self._queue: Queue[Row | BaseException | None] = Queue(READ_AHEAD_ROWS)
+        left = Event()
+        thread = Thread(
+            target=_pull, args=(open_rows, self._queue, left), name="dataset", daemon=True
+        )
+        self.abandon = weakref.finalize(self, _abandon, self._queue, left, thread)
+        # A parquet file that is closed while the program ends can crash it; a thread that waits
+        # for room does no harm.
+        self.abandon.atexit = False
+        thread.start()
+
+    def __iter__(self) -> Iterator[Row]:
+        while (item := self._next()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _next(self) -> Row | BaseException | None:
+        try:
+            return self._queue.get(timeout=ROW_TIMEOUT_S)
+        except Empty:
+            return TimeoutError(f"nothing came for {ROW_TIMEOUT_S:g} s")
+
+
+def _pull(open_rows: OpenRows, queue: Queue[Row | BaseException | None], left: Event) -> None:
+    """Put every row into the queue, then None, or what was raised."""
+    try:
+        for row in open_rows():
+            queue.put(row)
+            if left.is_set():
+                return
+        queue.put(None)
+    except BaseException as failure:  # whatever it is belongs to the reader
+        queue.put(failure)
+
+
+def _abandon(queue: Queue[Row | BaseException | None], left: Event, thread: Thread) -> None:
+    left.set()
+    while not queue.empty():  # its thread may wait for room
+        queue.get_nowait()
+    thread.join(PARTING_S)
+
+
+def _pause_s(source: str, error: Exception, n_taken: int, n_failed: int) -> float:
+    """How long to wait for the next try, which is told; `InputError` where there is none."""
+    if isinstance(error, InputError):
+        raise error
+    cause = described(error)
+    if _is_final(error, ever_read=source in _ever_read):
+        raise InputError(
+            f"cannot read the dataset {source!r} ({cause}): check its name, and that you may read "
+            f"it (`hf auth login`), or give 'docstrings' or a local .txt, .json or .parquet file"
+        ) from error
+    where = f"the dataset {source!r} behind row {n_taken:,} ({cause})"
+    if n_failed > len(RETRY_AFTER_S):
+        raise InputError(
+            f"cannot read {where}, in {n_failed} tries: go on once the network and the hub are "
+            f"well, or give a copy on this machine (.txt, .jsonl or .parquet)"
+        ) from error
+    pause_s = RETRY_AFTER_S[n_failed - 1]
+    tries = f"{n_failed} of {len(RETRY_AFTER_S)}"
+    logger.warning("cannot read %s: trying again in %g s (%s)", where, pause_s, tries)
+    return pause_s
+
+
+def _is_final(error: Exception, *, ever_read: bool) -> bool:
+    """Whether another try would find the same, as far as one can tell."""
+    causes = _causes(error)
+    for status in filter(None, map(_http_status, causes)):
+        if ever_read:  # a signed link that has expired is refused with 403; opening gives another
+            return status == 404
+        return 400 <= status < 500 and status not in PASSING_STATUSES
+    kinds = FINAL_ERRORS if ever_read else FINAL_AT_FIRST
+    return all(isinstance(cause, kinds) for cause in causes) and not _is_unreachable(error)
+
+
+def _is_unreachable(error: Exception) -> bool:
+    """Whether the hub's client means no connection where it speaks of a file that is not there."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    behind: BaseException | None = error
+    while behind is not None and not isinstance(behind, LocalEntryNotFoundError):
+        behind = behind.__cause__ or behind.__context__
+    return behind is not None
+
+
+def _http_status(error: BaseException) -> int | None:
+    """As aiohttp has it, or as requests, httpx and the hub's own client do."""
+    answer = getattr(error, "response", None)
+    status = getattr(error, "status", None) or getattr(answer, "status_code", None)
+    return status if isinstance(status, int) else None
+
+
+def described(error: BaseException) -> str:
+    """The kind and the first line of what an error says that it was raised from."""
+    cause = _causes(error)[-1]
+    message = next(iter(str(cause).strip().splitlines()), "no message")
+    return f"{type(cause).__name__}: {message[:LONGEST_CAUSE]}"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what it says that it was raised from, not what merely came before it."""
+    causes = [error]
+    while (deeper := causes[-1].__cause__) is not None:
+        causes.append(deeper)
+    return causes

@@ -1,0 +1,1 @@
+"""The Hugging Face hub: published releases by name, downloads, model cards, uploads."""

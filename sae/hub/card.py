@@ -1,0 +1,64 @@
+"""The model card of a dictionary that is published: what it is for, how it was made, how good."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from activation_cache.common.numbers import format_number
+from sae.base import SAE
+from sae.hub.transfer import HubPath
+
+LONGEST_VALUE = 200
+
+
+def model_card(
+    sae: SAE,
+    where: HubPath,
+    *,
+    metrics: Mapping[str, Any] | None = None,
+    conventions: Mapping[str, Any] | None = None,
+) -> str:
+    """README.md, in Markdown. All that files say is text in it, and nothing but text."""
+    known = {"d_in": sae.d_in, "architecture": sae.cfg.architecture, **asdict(sae.cfg)}
+    settings = known | sae.metadata
+    numbers = {n: v for n, v in (metrics or {}).items() if _is_finite(v)}
+    site = f"{sae.hook_name or 'an unnamed site'} of {sae.metadata.get('model_name', 'a model')}"
+    environment = Environment(  # Markdown, which `plain` makes safe
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md.jinja").render(
+        title=plain(f"{sae.d_sae:,} features of {site}"),
+        summary=plain(f"A sparse dictionary ({sae.cfg.architecture}) for {site}.", longest=500),
+        address="".join(c for c in str(where) if c.isprintable() and c not in '"\\`'),
+        d_in=sae.d_in,
+        settings=[(plain(name), plain(v)) for name, v in settings.items() if _is_plain(v)],
+        numbers=[
+            (plain(n), format_number(v), plain((conventions or {}).get(n, ""), longest=500))
+            for n, v in numbers.items()
+        ],
+    )
+
+
+def plain(value: Any, *, longest: int = LONGEST_VALUE) -> str:
+    """A value as one line of Markdown that is read as it stands."""
+    text = " ".join(str(value)[:longest].split())
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return re.sub(r"([\\`*_{}\[\]<>|#!~$])", r"\\\1", text)
+
+
+def _is_plain(value: Any) -> bool:
+    return value is not None and isinstance(value, str | int | float)
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_number and abs(value) < 10**300 and math.isfinite(value)

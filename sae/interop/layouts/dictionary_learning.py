@@ -1,0 +1,246 @@
+"""dictionary_learning (saprmarks): the folder of a trainer, with `ae.pt` and `config.json`.
+
+`ae.pt` is a state dict of one of seven classes. A backup, which its training makes on the way, has
+the same name and holds more: the state dict is its `ae`, for inputs divided by `norm_factor`.
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from activation_cache.common.errors import InputError
+from activation_cache.common.files import write_json, write_together
+from sae.architectures import MatryoshkaSAE
+from sae.architectures.batch_topk import BatchTopK
+from sae.base import SAE
+from sae.interop.exporting import as_pretrained, biases, has_equal_rows, refuse_inexpressible
+from sae.interop.layout import Hints, facts, processing
+from sae.interop.layouts.dictionary_learning_classes import CLASSES, DictClass, fitting
+from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
+from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.serialization import contiguous
+
+NAME = "dictionary_learning"
+WEIGHTS_FILE = "ae.pt"
+CONFIG_FILE = "config.json"
+
+# Reading -----------------------------------------------------------------------------------------
+
+
+def recognises(source: Source) -> bool:
+    name = _weights_file(source)
+    if name is None:
+        return False
+    if "dict_class" in _section(_config(source), "trainer"):
+        return True
+    content = source.content(name)
+    return isinstance(content, Mapping) and ("ae" in content or bool(fitting(content)))
+
+
+def read(source: Source, hints: Hints) -> PretrainedSAE:
+    """The features are those of the file. `AutoEncoder.from_pretrained` there scales each by the
+    norm of its decoder row unless told otherwise; the reconstruction is the same."""
+    config, norm_factor = _config(source), 1.0
+    state = source.tensors(_weights_file(source) or WEIGHTS_FILE)
+    trainer = _section(config, "trainer")
+    if "ae" in state:
+        backup, state = state, Tensors(state.path, _mapping(state.value("ae")))
+        backup.leave("step", "optimizer")
+        trainer = trainer or _mapping(backup.value("config"))
+        norm_factor = _norm_factor(backup)
+        backup.leave("config")
+        backup.finish()
+    dict_class = _class_of(trainer.get("dict_class"), state)
+    of = CLASSES[dict_class]
+    tensors, k = _tensors(of, state, trainer)
+    for name in {"b_enc", "b_dec", "b_mag", "threshold"} & set(tensors):
+        tensors[name] = tensors[name].to(torch.float32) * norm_factor
+    cfg = PretrainedConfig(
+        d_sae=tensors["b_enc"].numel(),
+        activation=of.activation,
+        k=k if of.activation == "topk" else None,
+        subtracts_b_dec=of.subtracts_b_dec,
+    )
+    return PretrainedSAE(cfg, tensors, _metadata({**config, "trainer": trainer}))
+
+
+def _weights_file(source: Source) -> str | None:
+    """`ae.pt` of a folder, or whatever .pt file was named: checkpoints have a step in the name."""
+    name = source.path.name if source.path.is_file() else WEIGHTS_FILE
+    return name if name.endswith(".pt") and source.has(name) else None
+
+
+def _config(source: Source) -> dict[str, Any]:
+    """The trainer's config: beside its weights, or above the folder of its checkpoints."""
+    above = source.folder.resolve().name == "checkpoints"
+    name = f"../{CONFIG_FILE}" if above else CONFIG_FILE
+    return source.config(name) if source.has(name) else {}
+
+
+def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    return _mapping(config.get(name))
+
+
+def _mapping(content: Any) -> Mapping[str, Any]:
+    return content if isinstance(content, Mapping) else {}
+
+
+def _norm_factor(backup: Tensors) -> float:
+    """What activations were divided by in training; None where they were not."""
+    if "norm_factor" not in backup:
+        raise InputError(
+            f"{backup.path} is a backup without norm_factor: what its activations were divided by "
+            f"is not known; take the ae.pt of the finished training"
+        )
+    factor = backup.value("norm_factor")
+    if factor is None:
+        return 1.0
+    if isinstance(factor, bool | str) or not 0 < factor < math.inf:
+        raise InputError(f"norm_factor in {backup.path} must be positive, not {json_of(factor)}")
+    return float(factor)
+
+
+def _class_of(claimed: Any, state: Tensors) -> str:
+    path, found = state.path, fitting(state.names)
+    if claimed is None:
+        if len(found) == 1:
+            return found[0]
+        what = f"may be of {' or '.join(found)}" if found else "is of no known class"
+        raise InputError(f"{path} {what}: put the {CONFIG_FILE} of its trainer beside it")
+    if claimed == "AutoEncoder" and found == ["AutoEncoderNew"]:
+        return "AutoEncoderNew"  # trainers write the name of their default class, whatever they use
+    if not isinstance(claimed, str) or claimed not in CLASSES:
+        raise InputError(
+            f"{path} is of the dict_class {json_of(claimed)}, which is not known: known are "
+            f"{', '.join(CLASSES)}"
+        )
+    return claimed
+
+
+def _tensors(
+    of: DictClass, state: Tensors, trainer: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], Any]:
+    """Its tensors by our names and in our order, and `k`."""
+    tensors: dict[str, Tensor] = {}
+    for ours, theirs in of.names.items():
+        is_matrix = ours in ("W_enc", "W_dec")
+        tensor = state.matrix(theirs) if is_matrix else state.take(theirs)
+        tensors[ours] = tensor.T if theirs.endswith(".weight") else tensor
+    if "threshold" in of.needs:  # below 0 where training has set none, which keeps all above 0
+        threshold = state.value("threshold")
+        if not isinstance(threshold, int | float) or not math.isfinite(threshold):
+            raise InputError(
+                f"threshold in {state.path} must be one number, not {json_of(threshold)}"
+            )
+        tensors["threshold"] = torch.full(tensors["b_enc"].shape, float(threshold))
+    k = state.value("k", trainer.get("k"))
+    if of.activation == "topk" and trainer.get("k", k) != k:
+        raise InputError(
+            f"{state.path} has k {json_of(k)}, and {CONFIG_FILE} {json_of(trainer['k'])}: they "
+            f"must agree; {DOWNLOAD}"
+        )
+    if of.activation == "topk" and type(k) is not int:
+        raise InputError(f"k of {state.path} must be a whole number, not {json_of(k)}; {DOWNLOAD}")
+    state.leave(*of.needs, *of.may_have)  # encoding takes k, and all groups, by default
+    state.finish()
+    return tensors, k
+
+
+def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the config says. `layer` alone is no site, and nothing is said of BOS."""
+    trainer, buffer = _section(config, "trainer"), _section(config, "buffer")
+    known = facts(
+        model_name=trainer.get("lm_name"),
+        hook_name=_hook_name(trainer, buffer),
+        context_size=buffer.get("ctx_len"),
+        processing=processing(None) if trainer.get("lm_name") else None,
+        layer=trainer.get("layer"),
+        submodule_name=trainer.get("submodule_name"),
+        io=buffer.get("io"),
+    )
+    return {**known, **_section(config, "metadata")}
+
+
+def _hook_name(trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> str | None:
+    """The site, where the name of the submodule says it and its output was taken."""
+    found = re.fullmatch(r"resid_post_layer_(\d+)", str(trainer.get("submodule_name")))
+    if found is None or buffer.get("io", "out") != "out":
+        return None
+    return f"blocks.{int(found[1])}.hook_resid_post"
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+
+def write(sae: SAE, folder: Path) -> None:
+    """Write the folder of a trainer, which `load_dictionary` there reads, in float32.
+
+    `metadata` in the config is ours: there, nobody looks at it.
+    """
+    given = as_pretrained(sae)
+    refuse_inexpressible(given, NAME, ("relu", "jumprelu", "topk", "gated"), skip=False)
+    dict_class = _class_for(sae, given)
+    of = CLASSES[dict_class]
+    folded = biases(given, subtracts_b_dec=of.subtracts_b_dec)
+    state: dict[str, Tensor] = {}
+    for ours, theirs in of.names.items():
+        tensor: Tensor = folded[ours] if ours in folded else getattr(given, ours)
+        state[theirs] = contiguous(tensor.T if theirs.endswith(".weight") else tensor)
+    numbers = _numbers(sae, given)
+    config = _written_config(sae, dict_class, numbers)
+    state |= numbers
+    write_together(
+        folder,
+        {
+            WEIGHTS_FILE: lambda part: torch.save(state, part),
+            CONFIG_FILE: lambda part: write_json(part, config),
+        },
+    )
+
+
+def _class_for(sae: SAE, given: PretrainedSAE) -> str:
+    if isinstance(sae, BatchTopK):
+        return "MatryoshkaBatchTopKSAE" if isinstance(sae, MatryoshkaSAE) else "BatchTopKSAE"
+    if given.cfg.activation == "relu":  # loading an AutoEncoder brings its decoder to unit norm
+        is_unit = has_equal_rows(given.W_dec, 1.0)
+        return "AutoEncoder" if is_unit and given.cfg.subtracts_b_dec else "AutoEncoderNew"
+    by_activation = {"jumprelu": "JumpReluAutoEncoder", "topk": "AutoEncoderTopK"}
+    return by_activation.get(given.cfg.activation, "GatedAutoEncoder")
+
+
+def _numbers(sae: SAE, given: PretrainedSAE) -> dict[str, Tensor]:
+    """What its class has beside weights."""
+    if given.cfg.activation == "topk":
+        return {"k": torch.tensor(given.cfg.k, dtype=torch.int32), "threshold": torch.tensor(-1.0)}
+    if not isinstance(sae, BatchTopK):
+        return {}
+    numbers = {
+        "k": torch.tensor(sae.cfg.k, dtype=torch.int32),
+        "threshold": contiguous(given.threshold)[0].clone(),
+    }
+    if isinstance(sae, MatryoshkaSAE):
+        widths = torch.tensor(sae.cfg.prefixes)
+        numbers["group_sizes"] = widths.diff(prepend=torch.zeros_like(widths[:1]))
+    return numbers
+
+
+def _written_config(sae: SAE, dict_class: str, numbers: Mapping[str, Tensor]) -> dict[str, Any]:
+    site = re.match(r"blocks\.(\d+)\.", sae.hook_name or "")
+    is_block_output = (sae.hook_name or "").endswith(".hook_resid_post")
+    trainer = {
+        "dict_class": dict_class,
+        "activation_dim": sae.d_in,
+        "dict_size": sae.d_sae,
+        "layer": int(site[1]) if site else None,
+        "lm_name": sae.metadata.get("model_name"),
+        "submodule_name": f"resid_post_layer_{site[1]}" if site and is_block_output else None,
+    }
+    if "k" in numbers:
+        trainer["k"] = int(numbers["k"])
+    buffer = {"d_submodule": sae.d_in, "io": "out", "ctx_len": sae.metadata.get("context_size")}
+    return {"trainer": trainer, "buffer": buffer, "metadata": sae.metadata}

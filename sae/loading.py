@@ -1,0 +1,73 @@
+"""Load any dictionary: of a folder or a run, of another project, of the hub, of a release."""
+
+from pathlib import Path
+
+import torch
+
+from activation_cache.common.errors import InputError
+from sae import interop
+from sae.base import SAE
+from sae.hub import releases, transfer
+from sae.interop.layout import Hints
+from sae.interop.sources import PLACES, Source
+from sae.serialization import is_native
+from sae.serialization import load as load_native
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    norm_scaling_factor: float | None = None,
+    index: int | None = None,
+) -> SAE:
+    """Load a dictionary: one of ours, of a run, or of another project in any layout of `LAYOUTS`.
+
+    `path` is a folder, a file or an address on the hub, hf://user/repo[@revision]/path; of what was
+    fetched, `metadata` says the `source` and the commit as `revision`.
+    One of ours comes back bit for bit. One of another project computes the features and the
+    reconstruction of the original, in float32, and says in `metadata` what its files say of its
+    model and site. `norm_scaling_factor` is for files that leave out what activations were scaled
+    by; `index` chooses from a file of several. Raises `InputError` where there is no dictionary, or
+    one that cannot be had exactly, with the reason.
+    """
+    hints = Hints(norm_scaling_factor=norm_scaling_factor, index=index)
+    if not transfer.is_on_hub(path):
+        return _load_local(Path(path), hints).to(device)
+    fetched = transfer.fetch(str(path))
+    try:
+        sae = _load_local(fetched.path, hints)
+    except InputError as error:
+        raise InputError(f"{path} (commit {fetched.revision[:8]}): {error}") from error
+    sae.metadata |= {"source": str(path), "revision": fetched.revision}
+    return sae.to(device)
+
+
+def _load_local(path: Path, hints: Hints) -> SAE:
+    try:
+        if is_native(path):
+            return load_native(path)
+        source = Source(path)
+        return interop.layout_of(source).read(source, hints)
+    except OSError as error:
+        raise InputError(
+            f"cannot read the dictionary at {path} ({error.strerror or error}): {PLACES}"
+        ) from error
+    except InputError as error:  # which may repeat a stranger's words, and not know the file
+        said = str(error) if str(path) in str(error) else f"{path} cannot be loaded: {error}"
+        raise InputError(
+            "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in said)
+        ) from error
+
+
+def load_release(release: str, hook_name: str, *, device: str | torch.device = "cpu") -> SAE:
+    """Load a published dictionary; what is known of it here overrides what its files say."""
+    location = releases.locate(release, hook_name)
+    if not transfer.is_on_hub(location.address):
+        raise InputError(
+            f"{location.address} is not on the Hugging Face hub: download it, and name the file"
+        )
+    factor = location.norm_scaling_factor
+    sae = load(location.address, device=device, norm_scaling_factor=factor)
+    sae.metadata |= location.facts
+    return sae

@@ -1,0 +1,1 @@
+"""Charts and templates: the report of a run, the plot of a sweep."""

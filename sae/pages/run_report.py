@@ -1,0 +1,227 @@
+"""A finished run folder becomes one HTML page that needs no network."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from activation_cache.common.files import write_file
+from activation_cache.common.numbers import compact, format_number
+from activation_cache.common.schema import is_number
+from sae.pages.charts import Series, histogram, line_chart, power_of_ten
+from sae.pages.run_files import RunFiles, drawable, read_run
+
+_ARCHITECTURES = {
+    "relu": "ReLU",
+    "jumprelu": "JumpReLU",
+    "topk": "TopK",
+    "batch_topk": "BatchTopK",
+    "gated": "Gated",
+    "matryoshka": "Matryoshka",
+}
+_INTERVENTIONS = {
+    "ce_clean": "model left alone",
+    "ce_spliced": "dictionary spliced in",
+    "ce_mean": "activations set to their mean",
+    "ce_zero": "activations set to zero",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One small chart of training: which keys of a log row it shows, and on what axis."""
+
+    title: str
+    keys: tuple[str, ...]
+    y_label: str
+    log_y: bool = False
+
+
+_PANELS = (
+    Panel(title="Loss", keys=("loss", "mse"), y_label="per token", log_y=True),
+    Panel(title="Unexplained variance", keys=("fvu",), y_label="share of variance", log_y=True),
+    Panel(title="L0", keys=("l0",), y_label="active features per token"),
+    Panel(title="Dead features", keys=("dead",), y_label="features"),
+    Panel(title="Learning rate", keys=("lr",), y_label="step size"),
+    Panel(title="Gradient norm", keys=("grad_norm",), y_label="before clipping"),
+    Panel(title="AuxK loss", keys=("auxk",), y_label="per token", log_y=True),
+    Panel(title="Spikes and skips", keys=("spikes", "skipped"), y_label="batches so far"),
+    Panel(title="Throughput", keys=("tokens_per_s",), y_label="tokens per second"),
+)
+_ROW_AXES = {"step", "n_tokens"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One drawn panel with the last value of each of its lines."""
+
+    title: str
+    chart: Markup
+    last: Sequence[tuple[str, str]]
+    n_skipped: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bar:
+    """The cross-entropy under one intervention, split where the untouched model's ends."""
+
+    name: str
+    value: str
+    above_clean: str
+    clean_share: float
+    excess_share: float
+
+
+def write_report(folder: Path) -> Path:
+    """Write `folder/report.html` from the files of a finished run and return its path.
+
+    The page is replaced in one move, so a reader never sees half of it. Raises `InputError` if
+    config.json is missing or a file is not valid JSON.
+    """
+    target = folder / "report.html"
+    page = render(read_run(folder))
+    write_file(target, page.encode("utf-8", "replace"))  # a path may hold bytes that are no UTF-8
+    return target
+
+
+def render(run: RunFiles) -> str:
+    """The page as text; everything that came from a file is escaped."""
+    architecture = str(run.settings.get("architecture") or "Sparse")
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.jinja").render(
+        run=run,
+        architecture=_ARCHITECTURES.get(architecture, architecture),
+        finite={
+            key: value for key in run.metrics if (value := _finite(run.metrics, key)) is not None
+        },
+        n_tokens=max(_column(run.rows, "n_tokens"), default=None),
+        tokens_per_s=statistics.median(_column(run.rows, "tokens_per_s") or [0.0]),
+        bars=_bars(run.metrics),
+        curves=_curves(run.rows),
+        density_chart=_density_chart(run.density),
+        metric_rows=_metric_rows(run),
+        exact=exact,
+        rounded=rounded,
+        short=short,
+    )
+
+
+def exact(value: object) -> str:
+    """A value as the file has it; text without its quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def rounded(value: object) -> str:
+    """A number with four significant digits; anything else as it is."""
+    return format_number(value) if is_number(value) else exact(value)
+
+
+def short(value: float) -> str:
+    """A number for a headline: three significant digits with k, M or B."""
+    return compact(float(f"{value:.3g}"))
+
+
+def _finite(values: Mapping[str, Any], key: str) -> float | None:
+    value = values.get(key)
+    number = drawable(value) if is_number(value) else math.nan
+    return number if math.isfinite(number) else None
+
+
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+    return [value for row in rows if (value := _finite(row, key)) is not None]
+
+
+def _bars(metrics: Mapping[str, Any]) -> list[Bar]:
+    values = {key: v for key in _INTERVENTIONS if (v := _finite(metrics, key)) is not None}
+    longest = max(values.values(), default=0.0)
+    if longest <= 0:
+        return []
+    clean = values.get("ce_clean")
+    base = longest if clean is None else max(0.0, clean)
+    return [
+        Bar(
+            name=_INTERVENTIONS[key],
+            value=f"{value:.3f}",
+            above_clean="" if clean is None or key == "ce_clean" else f"{value - clean:+.3f}",
+            clean_share=100 * max(0.0, min(value, base)) / longest,
+            excess_share=100 * max(0.0, value - base) / longest,
+        )
+        for key, value in values.items()
+    ]
+
+
+def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
+    logged = dict.fromkeys(key for row in rows for key, v in row.items() if is_number(v))
+    known = {key for panel in _PANELS for key in panel.keys}
+    others = [
+        Panel(title=key, keys=(key,), y_label="logged value")
+        for key in logged
+        if key not in known and key not in _ROW_AXES
+    ]
+    panels = [*_PANELS, *others]
+    return [_curve(panel, rows) for panel in panels if any(key in logged for key in panel.keys)]
+
+
+def _curve(panel: Panel, rows: Sequence[Mapping[str, Any]]) -> Curve:
+    series = [_series(key, rows) for key in panel.keys]
+    series = [line for line in series if line.points]
+    title = f"{panel.title} against tokens seen"
+    return Curve(
+        title=panel.title,
+        chart=line_chart(
+            series, title=title, x_label="tokens seen", y_label=panel.y_label, log_y=panel.log_y
+        ),
+        last=[
+            (line.name, rounded(line.finite[-1][1]) if line.finite else "NaN") for line in series
+        ],
+        n_skipped=sum(len(line.points) - len(line.finite) for line in series),
+    )
+
+
+def _series(key: str, rows: Iterable[Mapping[str, Any]]) -> Series:
+    points = [
+        (drawable(row["n_tokens"]), drawable(row[key]))
+        for row in rows
+        if is_number(row.get("n_tokens")) and is_number(row.get(key))
+    ]
+    return Series(name=key, points=points)
+
+
+def _density_chart(density: Mapping[str, Any]) -> Markup | None:
+    edges, counts = density.get("log10_edges") or [], density.get("counts") or []
+    if not any(counts):
+        return None
+    return histogram(
+        edges,
+        counts,
+        title="How often each feature fires",
+        x_label="fires per token, log scale",
+        y_label="features",
+        x_tick=power_of_ten,
+    )
+
+
+def _metric_rows(run: RunFiles) -> list[tuple[str, str, str, str]]:
+    names = dict.fromkeys([*run.metrics, *run.conventions])
+    names.pop("density", None)  # said under its histogram
+    return [
+        (
+            name,
+            rounded(run.metrics[name]) if name in run.metrics else "not measured",
+            exact(run.metrics.get(name, "")),
+            str(run.conventions.get(name, "")),
+        )
+        for name in names
+    ]

@@ -1,0 +1,1 @@
+"""Published results, reproduced: experiments, figures, and claims with negative controls."""

@@ -1,0 +1,123 @@
+"""The members of a sweep: what its YAML file says all share, and what it says varies."""
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from activation_cache.common.errors import InputError
+from activation_cache.common.schema import listed, shown
+from sae.runs.settings.files import read_settings_file
+from sae.runs.settings.run_settings import RunSettings, settings_from
+
+MAY_VARY = (
+    *("architecture", "d_sae", "k", "l1_coeff", "l0_coeff", "tied"),
+    *("hook_name", "n_tokens", "lr", "products", "seed", "start_from"),
+)
+"""Settings of the dictionary and its training. What concerns the stream is shared."""
+
+MOST_MEMBERS = 4096
+"""A few lists of a few hundred values each would ask for more than memory can even list."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What a grid file asks for."""
+
+    shared: Mapping[str, Any]
+    """Settings of all members, by the names of the flags."""
+    points: Sequence[Mapping[str, Any]]
+    """What is particular to each member."""
+
+
+def read_grid(path: Path) -> Grid:
+    """A grid file: settings at its top, and under `grid` a list of mappings.
+
+    Each mapping stands for all combinations of its values, where a value may be a list. Raises
+    `InputError` for a file that is no such thing.
+    """
+    content = read_settings_file(path)
+    blocks = content.pop("grid", None)
+    if not isinstance(blocks, list) or not blocks:
+        raise InputError(f"the grid file {path} needs a list under `grid`, one entry at least")
+    points: list[dict[str, Any]] = []
+    for block in blocks:
+        if not isinstance(block, Mapping):
+            raise InputError(
+                f"the grid file {path} has {shown(block)} under `grid`: map names to values"
+            )
+        fixed = [name for name in block if name not in MAY_VARY]
+        if fixed:
+            raise InputError(
+                f"the grid file {path} varies {listed(fixed)}: members share one stream, only "
+                f"{', '.join(MAY_VARY)} may differ"
+            )
+        empty = [name for name, value in block.items() if value == []]
+        if empty:
+            raise InputError(f"the grid file {path} has no value for {', '.join(empty)}")
+        n_members = len(points) + math.prod(map(len, _choices(block)))
+        if n_members > MOST_MEMBERS:
+            raise InputError(
+                f"the grid file {path} asks for {n_members:,} members, more than {MOST_MEMBERS:,}: "
+                f"name fewer values, or sweep in several files"
+            )
+        points += combinations(block)
+    return Grid(content, points)
+
+
+def combinations(block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every choice of one value for each name."""
+    for values in product(*_choices(block)):
+        yield dict(zip(block, values, strict=True))
+
+
+def _choices(block: Mapping[str, Any]) -> list[list[Any]]:
+    return [value if isinstance(value, list) else [value] for value in block.values()]
+
+
+def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[str, RunSettings]:
+    """The settings of each member by its name; `given` are flags, which go before the file's.
+
+    Raises `InputError` where two members are the same, or a name is no name of a folder.
+    """
+    members: dict[str, RunSettings] = {}
+    trained_by: set[tuple[Any, ...]] = set()
+    for point in grid.points:
+        settings = settings_from({**grid.shared, **point, **given}, where=where)
+        name = member_name(settings, tuple(point))
+        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", name) is None:
+            raise InputError(
+                f"{where} has a member that no folder can be named after: {shown(name)}"
+            )
+        if name in members or _trained_by(settings) in trained_by:
+            raise InputError(f"{where} has the member {name} twice: leave one of them out")
+        members[name] = settings
+        trained_by.add(_trained_by(settings))
+    return members
+
+
+def _trained_by(settings: RunSettings) -> tuple[Any, ...]:
+    """What decides which dictionary comes out, in whatever words it was said."""
+    cfg, train = settings.sae_config(), settings.train_config()
+    return cfg, train, settings.hook_name, settings.start_from
+
+
+def member_name(settings: RunSettings, names: Sequence[str]) -> str:
+    """A folder name that says what is particular to a member, such as topk-k32-seed1."""
+    said = [_said(name, getattr(settings, name)) for name in names]
+    return "-".join(said) or "member"
+
+
+def _said(name: str, value: Any) -> str:
+    if name == "hook_name":
+        return "+".join(value)
+    if name in ("architecture", "products"):
+        return value
+    if name == "start_from":
+        return "fresh" if value is None else f"from_{Path(value).name}"
+    if isinstance(value, bool):
+        return name if value else f"not_{name}"
+    return f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}"

@@ -1,0 +1,185 @@
+"""What is logged of dictionaries that are trained together: to files, the console and W&B."""
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+from rich.console import Console
+
+from activation_cache.common.errors import InputError
+from sae.pages.run_files import METRICS_FILE, THROUGHPUT_FILE
+from sae.runs.member import Member
+from sae.runs.sinks.sinks import ConsoleSink, JsonLinesSink, Row, Sink
+from sae.training import StepRecord
+
+Positions = Mapping[str, int]
+"""Bytes of each log file of a member at some moment."""
+
+
+@dataclass(frozen=True)
+class _MemberLog:
+    files: Mapping[str, JsonLinesSink]
+    mirrors: Sequence[Sink]
+
+    def log(self, row: Row, tokens_per_s: float) -> None:
+        self.files[METRICS_FILE].log(row)
+        speed = {"tokens_per_s": tokens_per_s}
+        self.files[THROUGHPUT_FILE].log({"n_tokens": row["n_tokens"], **speed})
+        for mirror in self.mirrors:
+            mirror.log({**row, **speed})
+
+
+class Logs:
+    """The logs of all members of a pass; a context manager, which closes them."""
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        positions: Mapping[str, Positions],
+        console: Console,
+        n_tokens: int,
+    ) -> None:
+        """`positions` says, by member, where logs that are gone on with were."""
+        self._members = members
+        self._console = console
+        self._told: set[str] = set()
+        self._telling = Lock()
+        self._closing = ExitStack()
+        self._live = ConsoleSink(console, [member.name for member in members], n_tokens)
+        self._since, self._tokens_then, self._tokens_per_s = time.perf_counter(), 0, 0.0
+        self._logs: list[_MemberLog] = []
+        try:
+            for member in members:
+                self._logs.append(self._open(member, positions.get(member.name, {})))
+        except BaseException:
+            self._closing.close()
+            raise
+
+    def _open(self, member: Member, positions: Positions) -> _MemberLog:
+        _refuse_gap(member.folder / METRICS_FILE, positions.get(METRICS_FILE, 0))
+        mirrored = last_tokens(member.folder / METRICS_FILE)
+        files = {
+            name: JsonLinesSink(member.folder / name, positions.get(name, 0))
+            for name in (METRICS_FILE, THROUGHPUT_FILE)
+        }
+        mirrors: list[Sink] = []
+        for file in files.values():
+            self._closing.callback(file.close)
+        if member.settings.wandb != "off":
+            mirrors.append(_wandb(member, mirrored, self._tell))
+            self._closing.callback(mirrors[-1].close)
+        return _MemberLog(files, mirrors)
+
+    def _tell(self, message: str) -> None:
+        """Once, whichever thread says it and however many members have it to say."""
+        with self._telling:
+            if message not in self._told:
+                self._told.add(message)
+                line = f"warning: {message}"
+                self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def __enter__(self) -> "Logs":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._closing.close()
+
+    @property
+    def live(self) -> ConsoleSink:
+        """What shows the training while it lasts: a context manager."""
+        return self._live
+
+    def log(self, records: Sequence[StepRecord]) -> None:
+        """Log every `log_every`-th step; only then are its tensors read."""
+        for record in records:
+            member = self._members[record.dictionary]
+            last = record.n_tokens >= member.n_tokens
+            if (record.step + 1) % member.settings.log_every and not last:
+                continue
+            if record.n_tokens > self._tokens_then:  # the first member to get so far
+                now = time.perf_counter()
+                self._tokens_per_s = (record.n_tokens - self._tokens_then) / (now - self._since)
+                self._since, self._tokens_then = now, record.n_tokens
+            row = to_row(record)
+            self._live.show(member.name, {**row, "tokens_per_s": self._tokens_per_s})
+            self._logs[record.dictionary].log(row, self._tokens_per_s)
+
+    def go_on_from(self, n_tokens: int) -> None:
+        """Measure the throughput from here."""
+        self._since, self._tokens_then = time.perf_counter(), n_tokens
+
+    def positions(self) -> dict[str, dict[str, int]]:
+        """Where the logs of each member are; what is before that is on the disk."""
+        return {
+            member.name: {name: file.position() for name, file in log.files.items()}
+            for member, log in zip(self._members, self._logs, strict=True)
+        }
+
+    def finish(self, dictionary: int, metrics: Row) -> None:
+        """Log what the evaluation of a dictionary found."""
+        for mirror in self._logs[dictionary].mirrors:
+            mirror.finish(metrics)
+
+
+def _wandb(member: Member, mirrored_until: int, tell: Callable[[str], None]) -> Sink:
+    from sae.runs.sinks.wandb_sink import WandBSink, default_mode
+
+    asked = member.settings.wandb
+    mode = default_mode() if asked in (None, "off") else asked
+    name = member.name if member.group is None else f"{member.group}/{member.name}"
+    return WandBSink(
+        member.folder,
+        mode,
+        member.settings.to_dict(),
+        name,
+        member.group,
+        mirrored_until=mirrored_until,
+        tell=tell,
+    )
+
+
+def to_row(record: StepRecord) -> Row:
+    """A row of metrics.jsonl. The JumpReLU penalty, which is an L0 too, is told apart by name."""
+    parts = {"l0_penalty" if name == "l0" else name: v for name, v in record.parts.items()}
+    return {
+        "step": record.step,
+        "n_tokens": record.n_tokens,
+        "loss": record.loss.item(),
+        **{name: value.item() for name, value in parts.items()},
+        "fvu": record.fvu.item(),
+        "l0": record.l0.item(),
+        "dead": record.n_dead,
+        "lr": record.lr,
+        "grad_norm": record.grad_norm.item(),
+        "spikes": int(record.spikes),
+        "skipped": int(record.skipped),
+    }
+
+
+def _refuse_gap(path: Path, n_bytes: int) -> None:
+    """`InputError` where a log has lost rows that a checkpoint counts on."""
+    found = path.stat().st_size if path.exists() else 0
+    if found < n_bytes:
+        raise InputError(
+            f"{path} has lost rows since its checkpoint was written ({found:,} of {n_bytes:,} "
+            f"bytes are there): bring them back, or train into another --out"
+        )
+
+
+def last_tokens(path: Path) -> int:
+    """The token count of the last row that the file holds whole; 0 where it holds none."""
+    if not path.is_file():
+        return 0
+    lines = path.read_bytes().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith(b"\n")]
+    try:
+        return int(json.loads(whole[-1])["n_tokens"]) if whole else 0
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is damaged in its last row ({error}): bring it back, or train into another "
+            f"--out"
+        ) from error

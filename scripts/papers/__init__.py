@@ -1,1 +1,0 @@
-"""Reproductions: a script a paper, and what they share."""

@@ -1,1 +1,0 @@
-"""Toy Models of Superposition, a file a section."""
