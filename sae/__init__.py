@@ -6,6 +6,7 @@ from sae.base import SAE, SAEConfig
 from sae.codes import Codes
 from sae.evaluation import EvalReport, evaluate, evaluate_reconstruction
 from sae.loading import load
+from sae.provenance import Provenance
 from sae.serialization import save
 from sae.training import StepRecord, TrainConfig, train
 
@@ -15,6 +16,7 @@ __all__ = [
     "Codes",
     "EvalReport",
     "InputError",
+    "Provenance",
     "SAEConfig",
     "StepRecord",
     "TrainConfig",

@@ -1,6 +1,6 @@
 """Codes: the active features of a batch as (indices, values). Dense only on request."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -20,6 +20,8 @@ class Codes:
     indices: Int[Tensor, "batch k"]
     values: Float[Tensor, "batch k"]
     d_sae: int
+    known: ByFeature | None = field(default=None, repr=False, compare=False)
+    """How the entries lie, feature by feature, where that was found before."""
 
     @classmethod
     def from_dense(cls, acts: Float[Tensor, "batch d_sae"]) -> "Codes":
@@ -38,20 +40,11 @@ class Codes:
 
     @cached_property
     def by_feature(self) -> ByFeature:
-        return ByFeature(self.indices, self.d_sae)
+        return self.known or ByFeature(self.indices, self.d_sae)
 
     def with_values(self, values: Float[Tensor, "batch k"]) -> "Codes":
         """Other values for the same features; what is known of their order is kept."""
-        codes = replace(self, values=values)
-        codes.__dict__["by_feature"] = self.by_feature
-        return codes
-
-    def with_padding(self, is_padding: Bool[Tensor, "batch k"]) -> "Codes":
-        """The same, knowing where it is padded: at the end of rows. Waits for the device."""
-        if is_padding.any():
-            sizes = (~is_padding).sum(dim=1)
-            self.__dict__["by_feature"] = ByFeature(self.indices, self.d_sae, sizes)
-        return self
+        return Codes(self.indices, values, self.d_sae, self.by_feature)
 
     @property
     def counts(self) -> Int[Tensor, " batch"]:

@@ -24,7 +24,7 @@ def load(
     """Load a dictionary: one of ours, of a run, or of another project in any layout of `LAYOUTS`.
 
     `path` is a folder, a file or an address on the hub, hf://user/repo[@revision]/path; of what was
-    fetched, `metadata` says the `source` and the commit as `revision`.
+    fetched, `provenance` says the `source` and the commit as `revision`.
     One of ours comes back bit for bit. One of another project computes the features and the
     reconstruction of the original, in float32, and says in `metadata` what its files say of its
     model and site. `norm_scaling_factor` is for files that leave out what activations were scaled
@@ -39,7 +39,7 @@ def load(
         sae = _load_local(fetched.path, hints)
     except InputError as error:
         raise InputError(f"{path} (commit {fetched.revision[:8]}): {error}") from error
-    sae.metadata |= {"source": str(path), "revision": fetched.revision}
+    sae.provenance = sae.provenance.updated({"source": str(path), "revision": fetched.revision})
     return sae.to(device)
 
 
@@ -69,5 +69,5 @@ def load_release(release: str, hook_name: str, *, device: str | torch.device = "
         )
     factor = location.norm_scaling_factor
     sae = load(location.address, device=device, norm_scaling_factor=factor)
-    sae.metadata |= location.facts
+    sae.provenance = sae.provenance.updated(location.facts)
     return sae

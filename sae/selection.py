@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.codes import Codes
-from sae.kernels import dot_rows
+from sae.kernels import ByFeature, dot_rows
 
 NEVER_ACTIVE = -1e30
 """The pre-activation of padding: finite, so that 0 times it is 0."""
@@ -33,8 +33,9 @@ Of a screened encoder, bfloat16 only proposes features, and float32 has the last
 architectures that want a fixed number of features.
 """
 
-Support = Callable[[Tensor, int], Tensor]
-"""From pre-activations [batch, n] and a slack, indices [batch, k] with -1 for none."""
+Support = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+"""From pre-activations [batch, n] and a slack, the indices of features [batch, k], -1 for none, and
+their pre-activations."""
 
 
 class Shadow:
@@ -96,11 +97,14 @@ def select(
         values = dot_rows(features.clamp_min(0), x, rows) + bias[features]
     values = values.masked_fill(features < 0, NEVER_ACTIVE)
     if products == "screened":
-        chosen = support(values, 1)
-        values = values.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, NEVER_ACTIVE)
-        features = features.gather(1, chosen.clamp_min(0))
-    codes = Codes(features.clamp_min(0), values, len(rows))
-    return codes.with_padding(features < 0) if x.device.type == "cpu" else codes
+        chosen, values = support(values, 1)
+        values = values.masked_fill(chosen < 0, NEVER_ACTIVE)
+        features = features.gather(1, chosen.clamp_min(0)).masked_fill(chosen < 0, -1)
+    is_padding, features = features < 0, features.clamp_min(0)
+    # How many entries of a row are no padding is worth knowing on a CPU, and makes a GPU wait.
+    knows_sizes = features.device.type == "cpu" and bool(is_padding.any())
+    sizes = (~is_padding).sum(dim=1) if knows_sizes else None
+    return Codes(features, values, len(rows), ByFeature(features, len(rows), sizes))
 
 
 def _proposed(
@@ -110,10 +114,8 @@ def _proposed(
     indices: list[Tensor] = []
     values: list[Tensor] = []
     for tokens in x.chunk(max(1, n_parts)):
-        pre_acts = product(tokens)
-        features = support(pre_acts, slack)
-        indices.append(features)
-        values.append(pre_acts.gather(1, features.clamp_min(0)))
+        for found, part in zip((indices, values), support(product(tokens), slack), strict=True):
+            found.append(part)
     width = max(part.shape[1] for part in indices)
     return _padded(indices, width), _padded(values, width)
 

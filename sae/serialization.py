@@ -17,11 +17,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError
 from activation_cache.common.files import write_json, write_together
 from activation_cache.common.schema import LARGEST, convert, listed, parse_json, shown
-from sae.architectures import ARCHITECTURES, AnySAEConfig
+from sae.architectures import ARCHITECTURES
 from sae.base import SAE
+from sae.provenance import Provenance
+from sae.trainable import TrainableConfig, TrainableSAE
 
 LARGEST_CONFIG = 2**20
 """Bytes of a config that are read; one that was saved has about a thousand."""
@@ -37,7 +40,7 @@ STORED_DTYPES = ("F16", "BF16", "F32", "F64")
 LAYOUT_VERSION = "6.0.0"
 """Without it, SAELens takes a file for one of version 5 and forgets its metadata."""
 
-FOREIGN_NAMES = {"relu": "standard", "batch_topk": "jumprelu", "matryoshka": "jumprelu"}
+FOREIGN_NAMES = {"relu": "standard"}
 """SAELens' names of what a saved dictionary computes, where they are not ours."""
 
 
@@ -46,9 +49,7 @@ def save(sae: SAE, folder: str | Path) -> None:
 
     Each file is written aside and then renamed, the config last.
     """
-    if sae.input_scale != 1.0:
-        raise ValueError("fold_input_scale_ first: a saved dictionary takes raw activations")
-    if sae.cfg.architecture not in ARCHITECTURES:
+    if not isinstance(sae, TrainableSAE):
         raise InputError(
             f"a dictionary that is {sae.cfg.architecture} is none of ours: write it with "
             f"sae.interop.export in a layout that can express it"
@@ -63,7 +64,7 @@ def save(sae: SAE, folder: str | Path) -> None:
     write_together(Path(folder), files)
 
 
-def load(path: str | Path, *, device: str | torch.device = "cpu") -> SAE:
+def load(path: str | Path, *, device: str | torch.device = "cpu") -> TrainableSAE:
     """Load a dictionary from its folder, or from the folder of the run that made it.
 
     Raises `InputError` where the folder, its config or its weights cannot be used.
@@ -71,14 +72,14 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> SAE:
     try:
         folder = _folder(Path(path))
         config = read_config(folder / CONFIG_FILE)
-        cfg, d_in, metadata = _from_json(config, folder / CONFIG_FILE)
+        cfg, d_in, provenance = _from_json(config, folder / CONFIG_FILE)
         sae = _read_weights(folder / WEIGHTS_FILE, cfg, d_in)
     except OSError as error:
         raise InputError(
             f"cannot read the dictionary at {path} ({error.strerror or error}): name the --out of "
             f"a run, or a folder that sae.save wrote"
         ) from error
-    sae.metadata = metadata
+    sae.provenance = provenance
     _refuse_contradictions(config, _to_json(sae), folder / CONFIG_FILE)
     sae.is_fresh = False
     return sae.to(device)
@@ -126,21 +127,26 @@ def _folder(path: Path) -> Path:
 # The config --------------------------------------------------------------------------------------
 
 
-def _to_json(sae: SAE) -> dict[str, Any]:
-    architecture = sae.cfg.architecture
+def _to_json(sae: TrainableSAE) -> dict[str, Any]:
+    architecture, activation = sae.cfg.architecture, sae.cfg.activation
     own = {"architecture": architecture, "config": asdict(sae.cfg)}
+    known = sae.provenance.to_metadata()
     layout: dict[str, Any] = {
-        "architecture": FOREIGN_NAMES.get(architecture, architecture),
+        "architecture": FOREIGN_NAMES.get(activation, activation) if activation else architecture,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
-        "dtype": str(sae.dtype).removeprefix("torch."),
+        "dtype": name_of(sae.dtype),
         "device": "cpu",
         "apply_b_dec_to_input": True,
         "normalize_activations": "none",
         "reshape_activations": "hook_z" if is_of_heads(sae) else "none",
-        "metadata": {**sae.metadata, "sae_lens_version": LAYOUT_VERSION, "featureloom": own},
+        "metadata": {
+            **known,
+            "sae_lens_version": LAYOUT_VERSION,
+            "featureloom": own,
+        },
     }
-    if architecture == "topk":
+    if activation == "topk":
         layout |= {"k": own["config"]["k"], "rescale_acts_by_decoder_norm": False}
     return layout
 
@@ -150,7 +156,7 @@ def is_of_heads(sae: SAE) -> bool:
     return str(sae.hook_name).endswith("hook_z")
 
 
-def _from_json(config: dict[str, Any], path: Path) -> tuple[AnySAEConfig, int, dict[str, Any]]:
+def _from_json(config: dict[str, Any], path: Path) -> tuple[TrainableConfig, int, Provenance]:
     found = config.get("metadata")
     metadata = dict(found) if isinstance(found, dict) else {}
     own = metadata.pop("featureloom", None)
@@ -172,9 +178,10 @@ def _from_json(config: dict[str, Any], path: Path) -> tuple[AnySAEConfig, int, d
         raise InputError(f"{path} has {shown(d_in)} for d_in, which is no whole number; {REMEDY}")
     try:
         cfg = convert(ARCHITECTURES[architecture], own["config"], "its config")
+        provenance = Provenance.from_metadata(metadata)
     except InputError as error:
         raise InputError(f"{path} cannot be used: {error}; {REMEDY}") from error
-    return cfg, d_in, metadata
+    return cfg, d_in, provenance
 
 
 def _refuse_contradictions(
@@ -202,7 +209,7 @@ def _stored(sae: SAE) -> dict[str, Tensor]:
     return {sae.STORED_NAMES.get(name, name): tensor for name, tensor in named}
 
 
-def _read_weights(path: Path, cfg: AnySAEConfig, d_in: int) -> SAE:
+def _read_weights(path: Path, cfg: TrainableConfig, d_in: int) -> TrainableSAE:
     try:
         with safe_open(path, framework="pt") as file:
             _check(file, "W_dec", (cfg.d_sae, d_in), path)  # a file vouches for what is allocated

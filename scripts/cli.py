@@ -1,19 +1,21 @@
 """What every script has in common: flags from a dataclass, one line for bad input, exit codes."""
 
-import contextlib
-import io
+import argparse
 import os
-import re
+import shutil
 import signal
 import sys
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING
 from pathlib import Path
-from typing import NoReturn, TypeVar
-
-import tyro
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.memory import keep_freed_memory
+from activation_cache.common.schema import convert
+from sae.runs.settings.fields import Setting, settings_of
 from sae.runs.signals import interrupted_by_sigterm
 
 Flags = TypeVar("Flags")
@@ -21,42 +23,45 @@ Flags = TypeVar("Flags")
 LONGEST_WORD = 200
 """Characters of a name or a value that an error shows."""
 
-
-HEADINGS = (
-    *("Parsing error", "Invalid choice", "Value error", "Required options"),
-    *("Unrecognized options", "Missing argument"),
-)
-"""What tyro writes above its errors."""
-
-MISREAD = r"^Error parsing (-\S+): .*?(?:from \[|: )('[^']*').*? Argument helptext: \S+ (\S+) (.*)$"
-"""How tyro says that a value is of another kind: the flag, the value, the kind and the help."""
+WIDEST_HELP = 110
+"""Columns."""
 
 
-def parse(flags: type[Flags], arguments: list[str], default: Flags | None = None) -> Flags:
-    """Parse the arguments. A flag that is wrong is told in one line, with exit code 2."""
-    told = io.StringIO()
+def parse(cls: type[Flags], arguments: list[str]) -> Flags:
+    """An instance of a dataclass of flags. What is wrong is told in one line, with exit code 2.
+
+    A field's `metadata` may have `positional=True`, `aliases` and a `metavar`.
+    """
     try:
-        with contextlib.redirect_stderr(told):
-            append = (tyro.conf.UseAppendAction,)
-            if default is None:
-                return tyro.cli(flags, args=arguments, config=append)
-            return tyro.cli(flags, args=arguments, config=append, default=default)
-    except SystemExit as exit_:
-        if exit_.code == 2:
-            fail(_one_line(told.getvalue()))
-        raise
+        return cls(**given_flags({"flags": settings_of(cls)}, arguments, str(cls.__doc__)))
+    except InputError as error:
+        fail(str(error))
 
 
-def config_argument(arguments: list[str]) -> tuple[Path | None, list[str]]:
-    """Take `--config FILE` out of the arguments; the other flags override what the file says."""
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--config="):
-            return Path(argument.removeprefix("--config=")), arguments[:i] + arguments[i + 1 :]
-        if argument == "--config":
-            if i + 1 == len(arguments):
-                fail("--config needs the path of a JSON or YAML file")
-            return Path(arguments[i + 1]), arguments[:i] + arguments[i + 2 :]
-    return None, arguments
+def given_flags(
+    groups: Mapping[str, Iterable[Setting]], arguments: list[str], about: str
+) -> dict[str, Any]:
+    """The flags that are given, by their fields, each as its annotation has it."""
+    flags = [flag for group in groups.values() for flag in group]
+    parser = _Parser(allow_abbrev=False, add_help=False, argument_default=argparse.SUPPRESS)
+    parser.add_argument("-h", "--help", action="store_true")
+    for flag in flags:
+        _add(parser, flag)
+    given = vars(parser.parse_args(arguments))
+    if given.pop("help", False):
+        print(_help(groups, about))
+        sys.exit(0)
+    missing = [f.metavar for f in flags if f.default is MISSING and f.field not in given]
+    if missing:
+        fail(f"{', '.join(missing)} must be given; --help shows all flags")
+    try:
+        return {
+            flag.field: convert(flag.kind, given[flag.field], flag.flag, lenient=True)
+            for flag in flags
+            if flag.field in given
+        }
+    except InputError as error:
+        fail(f"{error}; --help shows all flags")
 
 
 def run_script(main: Callable[[], None]) -> None:
@@ -94,12 +99,66 @@ def fail(message: str) -> NoReturn:
     sys.exit(2)
 
 
-def _one_line(box: str) -> str:
-    """The text inside the frame that tyro draws around its errors."""
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", box)
-    lines = [re.sub(r"[─-╿]+|-{4,}", " ", line).strip() for line in plain.splitlines()]
-    text = " ".join(" ".join(lines).split())
-    text = re.sub(r" For full helptext, (see|run) .*$", "; --help shows all flags", text)
-    text = re.sub(rf"^({'|'.join(HEADINGS)}) (Error parsing (?!-)\w+: )?", "", text)
-    text = re.sub(r"^Error parsing (?!-)\w+: ", "", text)
-    return re.sub(MISREAD, r"\1 takes \3, got \2: \4", text)
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        fail(f"{message}; --help shows all flags")
+
+
+def _add(parser: argparse.ArgumentParser, flag: Setting) -> None:
+    if flag.is_positional:
+        several = "?" if flag.default is not MISSING else None
+        parser.add_argument(flag.field, nargs=several, metavar=flag.metavar)
+        return
+    names = (flag.flag, *flag.aliases)
+    if _option(flag.kind) is bool:
+        parser.add_argument(*names, dest=flag.field, action=argparse.BooleanOptionalAction)
+    elif get_origin(_option(flag.kind)) is tuple:
+        parser.add_argument(*names, dest=flag.field, action="append", metavar=flag.metavar)
+    else:
+        parser.add_argument(*names, dest=flag.field, metavar=flag.metavar)
+
+
+def _option(kind: Any) -> Any:
+    """The kind without None."""
+    if get_origin(kind) in (Union, UnionType):
+        (kind,) = (part for part in get_args(kind) if part is not NoneType)
+    return kind
+
+
+def _help(groups: Mapping[str, Iterable[Setting]], about: str) -> str:
+    """Every flag with the first sentence of what it does."""
+    width = min(WIDEST_HELP, shutil.get_terminal_size((WIDEST_HELP, 24)).columns)
+    lines = [about.split("\n\n")[0].strip()]
+    for group, flags in groups.items():
+        lines += ["", f"{group}:"]
+        for flag in flags:
+            lines += _lines(flag, width)
+    return "\n".join(lines)
+
+
+def _lines(flag: Setting, width: int) -> list[str]:
+    values = _values(flag)
+    name = flag.metavar if flag.is_positional else f"{flag.flag} {values}".strip()
+    if flag.default is True:
+        name = name.replace("--", "--no-", 1)
+    text = flag.text.split(". ")[0].rstrip(".")
+    if flag.default is True:
+        text = f"Turn off: {text[:1].lower()}{text[1:]}"
+    elif flag.default not in (None, MISSING, (), [], False, "", 0):
+        text += f" ({flag.default})"
+    wrapped = textwrap.wrap(text, width=width - 32) or [""]
+    first = f"  {name:<28}  {wrapped[0]}" if len(name) <= 28 else f"  {name}"
+    rest = wrapped if len(name) > 28 else wrapped[1:]
+    return [first, *(f"{'':32}{line}" for line in rest)]
+
+
+def _values(flag: Setting) -> str:
+    kind = _option(flag.kind)
+    if kind is bool:
+        return ""
+    if get_origin(kind) is tuple:
+        return "..."
+    if get_origin(kind) is Literal:
+        choices = "|".join(map(str, get_args(kind)))
+        return choices if len(choices) <= 20 else "NAME"
+    return {int: "N", float: "X"}.get(kind, "PATH" if kind is Path else "TEXT")

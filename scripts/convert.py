@@ -1,12 +1,11 @@
 """Write a dictionary in the layout of another project, and say how exact the copy is."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-import tyro
 from cli import fail, parse, run_script
 from jaxtyping import Float
 from rich.console import Console
@@ -24,10 +23,10 @@ from sae.interop.compare import Differences, compare
 class ConvertFlags:
     """Write a dictionary in the layout of another project, and say how exact the copy is."""
 
-    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SRC")]
+    source: str = field(metadata={"positional": True, "metavar": "SRC"})
     """A run folder, the folder or file of a dictionary in any layout that is known, or an address
     on the hub: hf://user/repo/path."""
-    target: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DST")]
+    target: Path = field(metadata={"positional": True, "metavar": "DST"})
     """The folder to write; it must not exist yet."""
     to: Literal["saelens", "dictionary_learning", "sparsify"]
     """The layout to write."""
@@ -54,11 +53,11 @@ def random_activations(dictionary: sae.SAE, n_tokens: int) -> Float[Tensor, "n d
 
 def real_activations(dictionary: sae.SAE, flags: ConvertFlags) -> Float[Tensor, "n d_in"]:
     """Of held-out text, at the dictionary's site; `InputError` where they cannot be had."""
-    name = flags.model or dictionary.metadata.get("model_name")
+    name = flags.model or dictionary.provenance.model_name
     hook_name = flags.hook_name or dictionary.hook_name
     if name is None or hook_name is None:
         raise InputError("the dictionary does not say its model and site: --model and --hook-name")
-    processing = dictionary.metadata.get("processing", "raw")
+    processing = dictionary.provenance.processing or "raw"
     model = load_model(name, device="cpu", processing=processing)
     cfg = SourceConfig(hook_names=(hook_name,), context_size=min(128, model.max_context_size))
     source = ActivationSource(model, cfg)

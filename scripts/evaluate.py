@@ -1,11 +1,10 @@
 """Evaluate a saved dictionary: reconstruction, sparsity, and cross-entropy with it spliced in."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from cli import fail, parse, refuse_unwritable, run_script
 from rich.console import Console
 
@@ -14,6 +13,7 @@ from activation_cache.common.files import write_file
 from activation_cache.text.documents import DOCSTRINGS
 from sae.hub.releases import locate
 from sae.loading import load_release
+from sae.provenance import Provenance
 from sae.runs import evaluate_dictionary
 from sae.runs.sinks.summary import summary_table
 
@@ -29,15 +29,15 @@ class EvaluateFlags:
     One that does not say its text is evaluated on 65,536 tokens of documentation, in blocks of 128.
     """
 
-    path: Annotated[
-        str | None, tyro.conf.Positional, tyro.conf.arg(metavar="RUN_OR_DICTIONARY")
-    ] = None
+    path: str | None = field(
+        default=None, metadata={"positional": True, "metavar": "RUN_OR_DICTIONARY"}
+    )
     """A run folder, the folder or file of a dictionary, or hf://user/repo[@revision]/path."""
     release: str | None = None
     """A published release instead, such as gpt2-small-res-jb; --hook-name chooses from it."""
     model: str | None = None
     """Another language model than the one it was trained on."""
-    hook_name: Annotated[str | None, tyro.conf.arg(aliases=["--hook"])] = None
+    hook_name: str | None = field(default=None, metadata={"aliases": ("--hook",)})
     """Another site than the one it was trained on; of a release, which of its dictionaries."""
     dataset: str | None = None
     """Other text: docstrings, a .txt, .json, .jsonl or .parquet file, or a hub id."""
@@ -73,7 +73,6 @@ def main() -> None:
         refuse_unwritable(flags.out)
     console = Console()
     dictionary = load(flags, console)
-    dictionary.metadata = UNSAID | dictionary.metadata
     given = {
         "model_name": flags.model,
         "hook_name": None if flags.release else flags.hook_name,
@@ -81,10 +80,14 @@ def main() -> None:
         "eval_tokens": flags.eval_tokens,
         "context_size": flags.context_size,
     }
-    dictionary.metadata |= {name: value for name, value in given.items() if value is not None}
+    given = {name: value for name, value in given.items() if value is not None}
+    known = dictionary.provenance.to_metadata()
+    dictionary.provenance = Provenance.from_metadata({**UNSAID, **known, **given})
     report = evaluate_dictionary(dictionary, device=flags.device)
-    where = f"{dictionary.hook_name} of {dictionary.metadata['model_name']}"
-    console.print(summary_table(report, f"{dictionary.cfg.architecture} dictionary on {where}"))
+    where = f"{dictionary.hook_name} of {dictionary.provenance.model_name}"
+    title = f"{dictionary.cfg.architecture} dictionary on {where}"
+    counts_all = bool(dictionary.provenance.all_positions)
+    console.print(summary_table(report, title, all_positions=counts_all))
     if flags.out is not None:
         write_file(flags.out, report.to_json() + "\n")
         console.print(f"written to {flags.out}", soft_wrap=True, markup=False)

@@ -9,11 +9,10 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, Literal
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import torch.distributed as dist
-import tyro
 from cli import fail, parse, run_script
 from rich.console import Console
 from rich.markup import escape
@@ -30,7 +29,7 @@ from activation_cache import ActivationCache, CacheConfig, load_model
 from activation_cache.cache.codec import CodecName
 from activation_cache.cache.writer import OnProgress
 from activation_cache.cache.writer import Progress as Step
-from activation_cache.common.dtypes import DTYPES, emulation_warning
+from activation_cache.common.dtypes import DTYPES, DtypeName, emulation_warning
 from activation_cache.text.documents import DOCSTRINGS
 
 
@@ -59,21 +58,21 @@ class HarvestFlags:
     """How activations are stored."""
     shard_tokens: int = 65_536
     """Activation vectors in each shard: what an interruption can lose at most."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: DtypeName = "float32"
     """Data type of the language model."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
-    out: Annotated[str, tyro.conf.arg(aliases=["--cache"])] = "runs/cache"
+    out: str = field(default="runs/cache", metadata={"aliases": ("--cache",)})
     """Folder or fsspec URL (s3://bucket/folder) of the cache."""
     verify: bool = False
     """Check every byte of the cache and name what is damaged, which exits with 2."""
     repair: bool = False
     """Harvest what is damaged again, and nothing else."""
 
-    def cache_config(self, sites: tuple[str, ...]) -> CacheConfig:
-        shared = {field.name for field in fields(CacheConfig)} & {f.name for f in fields(self)}
+    def cache_config(self) -> CacheConfig:
+        shared = {of.name for of in fields(CacheConfig)} & {of.name for of in fields(self)}
         settings: dict[str, Any] = {name: getattr(self, name) for name in shared}
-        return CacheConfig(hook_names=sites, **settings)
+        return CacheConfig(hook_names=self.hook_name, **settings)
 
 
 @contextmanager
@@ -106,8 +105,7 @@ def harvest(flags: HarvestFlags, console: Console) -> ActivationCache:
     warning = emulation_warning("--dtype", model.dtype, model.device)
     if warning is not None:
         console.print(warning, markup=False, soft_wrap=True)
-    sites = flags.hook_name or (f"blocks.{model.n_layers // 2}.hook_resid_pre",)
-    cfg = flags.cache_config(sites)
+    cfg = flags.cache_config()
     with progress_bar(console, cfg.n_tokens + cfg.held_out_tokens) as tell:
         return ActivationCache.create(flags.out, model, cfg, tell=tell)
 

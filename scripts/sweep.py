@@ -6,11 +6,7 @@ See docs/sweeps.md for the grid file, --help for the flags.
 """
 
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
 
-import tyro
 from cli import parse, run_script
 from rich.console import Console
 
@@ -18,16 +14,8 @@ from sae.runs import SweepSettings, sweep
 from sae.runs.sweep import results_table
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flags(SweepSettings):
-    __doc__ = SweepSettings.__doc__
-
-    grid: Annotated[Path, tyro.conf.Positional]
-    """YAML file: settings as train.py's flags name them, and under `grid` what varies."""
-
-
 def main() -> None:
-    settings = parse(Flags, sys.argv[1:])
+    settings = parse(SweepSettings, sys.argv[1:])
     console = Console()
     rows = sweep(settings, console)
     console.print(results_table(rows))

@@ -1,57 +1,65 @@
 """Train a sparse dictionary on a language model's activations, evaluate it, and write a report.
 
-Without any flag this trains a TopK dictionary on the embedded model. See --help for the flags.
+Without any flag this trains a TopK dictionary on the embedded model. docs/settings.md says more of
+every flag.
 """
 
 import sys
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from cli import config_argument, parse, run_script
+from cli import given_flags, run_script
 from rich.console import Console
 
 from sae.runs import RunSettings, run
-from sae.runs.settings.run_settings import settings_from_file
+from sae.runs.dry_run import dry_run
+from sae.runs.settings import settings_from_file
+from sae.runs.settings.fields import settings_of
+from sae.runs.settings.run_settings import setting_groups
 from sae.runs.sinks.summary import summary_table
 
 
-@dataclass(frozen=True, kw_only=True)
-class Flags(RunSettings):
-    __doc__ = RunSettings.__doc__
+@dataclass(frozen=True)
+class Command:
+    """What is to be done, beside the settings of the run."""
 
     resume: bool = False
     """Go on with the run in --out, with the settings that it has, or begin it."""
+    dry_run: bool = False
+    """Print what the run would take (steps, memory, disk, time), and write nothing."""
+    config: Path | None = None
+    """JSON or YAML file of settings, or the config.json of a run; flags override it."""
 
 
 def main() -> None:
-    path, arguments = config_argument(sys.argv[1:])
-    default = settings_from_file(path) if path else _settings_of_the_run(arguments)
-    if any(argument.split("=")[0] == "--hook-name" for argument in arguments):
-        default = replace(default, hook_name=())  # flags replace what the file says
-    flags = parse(Flags, arguments, Flags(**vars(default)))
-    settings = RunSettings(**{field.name: getattr(flags, field.name) for field in fields(default)})
+    groups = {"command": settings_of(Command), **setting_groups()}
+    given = given_flags(groups, sys.argv[1:], str(__doc__))
+    names = [setting.field for setting in settings_of(Command)]
+    command = Command(**{name: given.pop(name) for name in names if name in given})
+    settings = _start(command, given).but(**given)
     console = Console()
-    for result in run(settings, console, resume=flags.resume):
-        model = result.sae.metadata["model_name"]
-        title = f"{settings.architecture} dictionary on {result.hook_name} of {model}"
-        console.print(summary_table(result.report, title))
+    if command.dry_run:
+        console.print(dry_run(settings, console))
+        return
+    for result in run(settings, console, resume=command.resume):
+        known = result.sae.provenance
+        architecture = result.sae.cfg.architecture
+        title = f"{architecture} dictionary on {result.hook_name} of {known.model_name}"
+        counts_all = bool(known.all_positions)
+        console.print(summary_table(result.report, title, all_positions=counts_all))
         for name, file in (("dictionary", "sae"), ("report", "report.html")):
             console.print(f"{name:11} {result.folder / file}", soft_wrap=True, markup=False)
 
 
-def _settings_of_the_run(arguments: list[str]) -> RunSettings:
-    """With --resume, those that the run in --out was begun with, where they are there."""
-    default = RunSettings()
-    if "--resume" not in arguments:
-        return default
-    out = default.out
-    for i, argument in enumerate(arguments):
-        if argument.startswith("--out="):
-            out = Path(argument.removeprefix("--out="))
-        elif argument == "--out" and i + 1 < len(arguments):
-            out = Path(arguments[i + 1])
-    config = out / "config.json"
-    return replace(settings_from_file(config), out=out) if config.is_file() else default
+def _start(command: Command, given: dict[str, Any]) -> RunSettings:
+    """What flags change: a file of settings, or with --resume those of the run in --out."""
+    if command.config is not None:
+        return settings_from_file(command.config)
+    of_the_run = given.get("out", RunSettings().out) / "config.json"
+    if command.resume and of_the_run.is_file():
+        return settings_from_file(of_the_run)
+    return RunSettings()
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
 """Publish a dictionary on the Hugging Face hub, with a model card that says how good it is."""
 
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from cli import fail, parse, run_script
 from rich.console import Console
 
@@ -24,9 +23,9 @@ class UploadFlags:
     What cfg.json says goes along, so look at it: a dataset may be the path of a file of yours.
     """
 
-    path: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DICTIONARY")]
+    path: Path = field(metadata={"positional": True, "metavar": "DICTIONARY"})
     """A run folder, or the folder of a dictionary."""
-    repo: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="USER/REPO")]
+    repo: str = field(metadata={"positional": True, "metavar": "USER/REPO"})
     """The repository, which is made if there is none."""
     path_in_repo: str = ""
     """The folder in it, for one of several dictionaries. By default the files lie on top."""

@@ -3,7 +3,7 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -96,7 +96,7 @@ class ActivationCache:
             def begin() -> Manifest:
                 held.enter_context(storage.only_writer())
                 storage.remove_leftovers()
-                return found_or_new(storage, source, cfg)
+                return found_or_new(storage, source, replace(cfg, hook_names=source.cfg.hook_names))
 
             return cls(storage, fill(storage, source, of_rank_0(begin), tell))
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from functools import cached_property
 from threading import RLock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 import xxhash
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError
-from activation_cache.common.types import Edit
+from activation_cache.common.types import Edit, Processing
 from activation_cache.model.hooks import Site, editing, reading
 
 if TYPE_CHECKING:
@@ -40,10 +40,6 @@ SITES = (
 
 WRITTEN_SITES = SITES[:5]
 """Sites that hold the residual stream, or what is added to it."""
-
-Processing = Literal["raw", "centred"]
-"""raw: as the model has them. centred: minus the mean over the width, at `WRITTEN_SITES`, which is
-what TransformerLens' `center_writing_weights` makes of models with layer norm."""
 
 
 class _Stop(Exception):
@@ -65,7 +61,7 @@ class LanguageModel:
         self.revision = revision
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
-        self.processing = processing
+        self.processing: Processing = processing
         self._widths: dict[str, int] = {}
         self._forward = RLock()  # hooks of one pass must not see the pass of another thread
 
@@ -80,6 +76,11 @@ class LanguageModel:
     @property
     def n_layers(self) -> int:
         return self._adapter.cfg.n_layers
+
+    @property
+    def middle_site(self) -> str:
+        """The residual stream in front of the middle layer."""
+        return f"blocks.{self.n_layers // 2}.hook_resid_pre"
 
     @property
     def max_context_size(self) -> int:

@@ -10,7 +10,8 @@ import torch
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.network import hub_is_reachable
-from activation_cache.model.language_model import LanguageModel, Processing
+from activation_cache.common.types import Processing
+from activation_cache.model.language_model import LanguageModel
 
 TINY = "tiny"
 TINY_FOLDER = Path(__file__).parents[1] / "data" / "tiny_lm"

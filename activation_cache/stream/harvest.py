@@ -1,7 +1,7 @@
 """Stream a model's activations at several sites from one forward pass, in shuffled batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_args
 
 from activation_cache.common.errors import InputError
@@ -23,12 +23,14 @@ SKIPPED_OF_ROWS = 100_000
 class HarvestConfig(SourceConfig):
     """Which activations to stream, from which text, and how well shuffled."""
 
-    split: Split = "train"
+    split: Split = field(default="train", metadata={"setting": None})
     batch_tokens: int = 1024
-    """Rows in each batch served."""
+    """Activation vectors in each batch, and so in each training step."""
     buffer_tokens: int = 65_536
-    """Rows held in the shuffle buffer; more means a better shuffle and more memory."""
-    seed: int = 0
+    """Activation vectors in the shuffle buffer, or in the window that is read from a cache; more
+    means a better shuffle and more memory."""
+    seed: int = field(default=0, metadata={"setting": "data_seed"})
+    """Seeds the order of the activations."""
     on_nan: OnNaN = "stop"
     """Rows that hold NaN or Inf end the stream with an `InputError`, or are left out (`skip`)
     unless they are more than one in a hundred."""
@@ -106,7 +108,7 @@ class ActivationStream:
 
     def _refuse_too_many_skipped(self) -> None:
         if self._n_rows >= SKIPPED_OF_ROWS and self.n_skipped_rows > MOST_SKIPPED * self._n_rows:
-            sites = ", ".join(self.cfg.hook_names)
+            sites = ", ".join(self._source.widths)
             raise InputError(
                 f"{self.n_skipped_rows:,} of {self._n_rows:,} rows of {sites} held NaN or Inf and "
                 f"were left out, more than {MOST_SKIPPED:.0%}: give another --dtype, or check the "

@@ -1,6 +1,6 @@
 """Which activations, of which text: what a stream and a cache have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -27,11 +27,13 @@ CONTEXT_CHARS, TOKEN_CHARS = 50, 20
 class SourceConfig:
     """Which activations are read, and from which text."""
 
-    hook_names: tuple[str, ...]
-    """TransformerLens names; all come from the same forward pass and the same tokens."""
+    hook_names: tuple[str, ...] = field(default=(), metadata={"setting": "hook_name"})
+    """TransformerLens names of the sites, all read in the same forward pass. By default the
+    residual stream in the middle of the model."""
     dataset: str = DOCSTRINGS
-    """`docstrings`, a local .txt, .json, .jsonl or .parquet file, or a hub dataset."""
+    """`docstrings` of installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
     text_column: str = "text"
+    """The column of the dataset that holds the text."""
     context_size: int = 128
     """Tokens in each block that the model sees, BOS included."""
     prepend_bos: bool = True
@@ -42,10 +44,8 @@ class SourceConfig:
     """Tokens in each forward pass of the model, rounded down to whole blocks."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.hook_names, str) or not self.hook_names:
-            raise InputError(
-                "hook_names must be a tuple of at least one name, as ('blocks.2.hook_resid_pre',)"
-            )
+        if isinstance(self.hook_names, str):
+            raise InputError("hook_names must be a tuple of names, as ('blocks.2.hook_resid_pre',)")
         if len(set(self.hook_names)) < len(self.hook_names):
             raise InputError(f"hook_names has one twice: name each of {self.hook_names} once")
         if self.forward_tokens < 1:
@@ -74,6 +74,7 @@ class ActivationSource:
     """A model's activations at the counted positions of token batches, with their origins."""
 
     def __init__(self, model: LanguageModel, cfg: SourceConfig) -> None:
+        cfg = replace(cfg, hook_names=cfg.hook_names or (model.middle_site,))
         self.widths = {name: model.width(name) for name in cfg.hook_names}  # refuses unknown sites
         if cfg.context_size > model.max_context_size:
             raise InputError(

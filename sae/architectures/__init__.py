@@ -1,21 +1,32 @@
-"""The architectures. The union `AnySAEConfig` is their registry: the command line, the loader and
-the contract tests are all made from it, so a new architecture is one file and one entry here."""
+"""The architectures. The union `AnySAEConfig` is their registry: the command line, the loader, the
+pages and the contract tests are all made from it, so a new architecture is one file and one line
+here. Another package names its configs under the entry point `featureloom.architectures`."""
 
 from typing import get_args
 
+from activation_cache.common.plugins import plugins
 from sae.architectures.batch_topk import BatchTopKConfig, BatchTopKSAE
 from sae.architectures.gated import GatedConfig, GatedSAE
 from sae.architectures.jumprelu import JumpReLUConfig, JumpReLUSAE
 from sae.architectures.matryoshka import MatryoshkaConfig, MatryoshkaSAE
 from sae.architectures.relu import ReLUConfig, ReLUSAE
 from sae.architectures.topk import TopKConfig, TopKSAE
+from sae.trainable import TrainableConfig
 
 AnySAEConfig = (
     ReLUConfig | JumpReLUConfig | TopKConfig | BatchTopKConfig | GatedConfig | MatryoshkaConfig
 )
 
-ARCHITECTURES: dict[str, type[AnySAEConfig]] = {
-    cls.architecture: cls for cls in get_args(AnySAEConfig)
+
+def _is_config(found: object) -> bool:
+    return isinstance(found, type) and issubclass(found, TrainableConfig)
+
+
+BUILT_IN: tuple[type[TrainableConfig], ...] = get_args(AnySAEConfig)
+
+ARCHITECTURES: dict[str, type[TrainableConfig]] = {
+    cls.architecture: cls
+    for cls in (*BUILT_IN, *plugins("featureloom.architectures", _is_config, "TrainableConfig"))
 }
 """Config classes by the name that files and flags use."""
 

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from sae.architectures.relu import L1Config
-from sae.base import SAE, TrainingPass
-from sae.codes import Codes
+from sae.base import SAE
+from sae.trainable import Entries, Penalties, TrainableSAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,9 @@ class GatedConfig(L1Config):
     """The gated dictionary; the penalty is on its gates."""
 
     architecture: ClassVar[str] = "gated"
+    title: ClassVar[str] = "Gated"
+    sparse_by: ClassVar[str] = "an L1 penalty on gates"
+    activation = "gated"
 
     @property
     def coefficients(self) -> Mapping[str, float]:
@@ -34,7 +37,7 @@ class GatedConfig(L1Config):
         return GatedSAE(self, d_in, seed=seed)
 
 
-class GatedSAE(SAE[GatedConfig]):
+class GatedSAE(TrainableSAE[GatedConfig]):
     STORED_NAMES: ClassVar[Mapping[str, str]] = {**SAE.STORED_NAMES, "b_enc": "b_gate"}
 
     def __init__(self, cfg: GatedConfig, d_in: int, *, seed: int = 0) -> None:
@@ -51,21 +54,20 @@ class GatedSAE(SAE[GatedConfig]):
         self.r_mag[features] = 0.0
         self.b_mag[features] = 0.0
 
-    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
-        b_enc, b_mag, r_mag = (
-            p if features is None else p.index_select(0, features.flatten()).view_as(features)
-            for p in (self.b_enc, self.b_mag, self.r_mag)
-        )
-        magnitude = ((pre_acts - b_enc) * r_mag.exp() + b_mag).relu()
-        return (pre_acts > 0) * magnitude
+    def activate(self, pre_acts: Tensor) -> Tensor:
+        return self._magnitudes(Entries(pre_acts))
 
-    def penalties(
-        self, out: TrainingPass, pre_acts: Tensor, features: Tensor | None
-    ) -> dict[str, Tensor]:
-        gates = pre_acts.relu()
-        if features is None:
-            rebuilt = gates @ self.W_dec.detach()
-        else:
-            rebuilt = Codes(features, gates, self.d_sae).decode(self.W_dec.detach())
-        error = rebuilt + self.b_dec.detach() - out.x
-        return {"l1": gates.sum(dim=1).mean(), "gate_error": error.square().sum(dim=1).mean()}
+    def activate_entries(self, entries: Entries, target: Tensor) -> tuple[Tensor, Penalties]:
+        acts, gates = self._magnitudes(entries), entries.pre_acts.relu()
+        rebuilt = entries.sum_rows(gates, self.W_dec.detach())
+        error = rebuilt + self.b_dec.detach() - target
+        penalties = {
+            "l1": gates.sum(dim=1).mean(),
+            "gate_error": error.square().sum(dim=1).mean(),
+        }
+        return acts, penalties
+
+    def _magnitudes(self, entries: Entries) -> Tensor:
+        b_enc, b_mag, r_mag = map(entries.of, (self.b_enc, self.b_mag, self.r_mag))
+        magnitudes = ((entries.pre_acts - b_enc) * r_mag.exp() + b_mag).relu()
+        return (entries.pre_acts > 0) * magnitudes

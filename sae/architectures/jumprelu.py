@@ -18,15 +18,24 @@ import torch
 from torch import Tensor, nn
 
 from activation_cache.common.errors import InputError
-from sae.base import SAE, Revival, SAEConfig, TrainingPass
-from sae.codes import indices_of
+from sae.trainable import (
+    Entries,
+    Penalties,
+    Revival,
+    TrainableConfig,
+    TrainableSAE,
+    chosen,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class JumpReLUConfig(SAEConfig):
+class JumpReLUConfig(TrainableConfig):
     """The JumpReLU dictionary. Trains the threshold itself, where the paper takes its logarithm."""
 
     architecture: ClassVar[str] = "jumprelu"
+    title: ClassVar[str] = "JumpReLU"
+    sparse_by: ClassVar[str] = "a trained threshold and an L0 penalty"
+    activation = "jumprelu"
     revival: ClassVar[Revival] = "resample"
 
     l0_coeff: float = 0.2
@@ -52,7 +61,7 @@ class JumpReLUConfig(SAEConfig):
         return JumpReLUSAE(self, d_in, seed=seed)
 
 
-class JumpReLUSAE(SAE[JumpReLUConfig]):
+class JumpReLUSAE(TrainableSAE[JumpReLUConfig]):
     def __init__(self, cfg: JumpReLUConfig, d_in: int, *, seed: int = 0) -> None:
         super().__init__(cfg, d_in, seed=seed)
         self.threshold = nn.Parameter(torch.full((cfg.d_sae,), cfg.initial_threshold))
@@ -67,26 +76,20 @@ class JumpReLUSAE(SAE[JumpReLUConfig]):
 
     @torch.no_grad()
     def constrain_(self) -> None:
-        super().constrain_()
         self.threshold.clamp_(min=0.0)  # below 0, features that say "no" would count as active
 
-    def support(self, pre_acts: Tensor, slack: int = 1) -> Tensor:
-        return indices_of(pre_acts > self.threshold - self.cfg.bandwidth / 2)
+    def activate(self, pre_acts: Tensor) -> Tensor:
+        thresholds = self.threshold.expand_as(pre_acts)
+        return _JumpReLU.apply(pre_acts, thresholds, self.cfg.bandwidth)
 
-    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
-        return _JumpReLU.apply(pre_acts, self._thresholds(pre_acts, features), self.cfg.bandwidth)
+    def support(self, pre_acts: Tensor, slack: int = 1) -> tuple[Tensor, Tensor]:
+        return chosen(pre_acts, pre_acts > self.threshold - self.cfg.bandwidth / 2)
 
-    def penalties(
-        self, out: TrainingPass, pre_acts: Tensor, features: Tensor | None
-    ) -> dict[str, Tensor]:
-        steps = _Step.apply(pre_acts, self._thresholds(pre_acts, features), self.cfg.bandwidth)
-        return {"l0": steps.sum(dim=1).mean()}
-
-    def _thresholds(self, pre_acts: Tensor, features: Tensor | None) -> Tensor:
-        """The threshold of every entry of `pre_acts`."""
-        if features is None:
-            return self.threshold.expand_as(pre_acts)
-        return self.threshold.index_select(0, features.flatten()).view_as(features)
+    def activate_entries(self, entries: Entries, target: Tensor) -> tuple[Tensor, Penalties]:
+        thresholds = entries.of(self.threshold)
+        acts = _JumpReLU.apply(entries.pre_acts, thresholds, self.cfg.bandwidth)
+        steps = _Step.apply(entries.pre_acts, thresholds, self.cfg.bandwidth)
+        return acts, {"l0": steps.sum(dim=1).mean()}
 
 
 class _JumpReLU(torch.autograd.Function):

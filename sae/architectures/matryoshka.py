@@ -17,8 +17,7 @@ from torch import Tensor
 from activation_cache.common.errors import InputError
 from sae.architectures.batch_topk import BatchTopK
 from sae.architectures.topk import FixedL0Config
-from sae.base import TrainingPass
-from sae.codes import Codes
+from sae.trainable import Entries, Penalties
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +25,9 @@ class MatryoshkaConfig(FixedL0Config):
     """The Matryoshka dictionary."""
 
     architecture: ClassVar[str] = "matryoshka"
+    title: ClassVar[str] = "Matryoshka"
+    sparse_by: ClassVar[str] = "the same, with nested widths"
+    activation = "jumprelu"
     chooses_over_the_batch: ClassVar[bool] = True
 
     prefixes: tuple[int, ...] = ()
@@ -50,16 +52,11 @@ class MatryoshkaConfig(FixedL0Config):
 
 
 class MatryoshkaSAE(BatchTopK[MatryoshkaConfig]):
-    def penalties(
-        self, out: TrainingPass, pre_acts: Tensor, features: Tensor | None
-    ) -> dict[str, Tensor]:
-        """`nested`: the squared errors of all prefixes but the whole, summed over d_in."""
-        total = out.x.new_zeros(())
+    def activate_entries(self, entries: Entries, target: Tensor) -> tuple[Tensor, Penalties]:
+        """With `nested`, the squared errors of all prefixes but the whole, summed over d_in."""
+        acts, _ = super().activate_entries(entries, target)
+        total = target.new_zeros(())
         for width in self.cfg.prefixes[:-1]:
-            if isinstance(out.acts, Codes):
-                inside = out.acts.values * (out.acts.indices < width)
-                rebuilt = out.acts.with_values(inside).decode(self.W_dec)
-            else:
-                rebuilt = out.acts[:, :width] @ self.W_dec[:width]
-            total = total + (rebuilt + self.b_dec - out.x).square().sum(dim=1).mean()
-        return {"nested": total}
+            rebuilt = entries.sum_rows(acts, self.W_dec, first=width)
+            total = total + (rebuilt + self.b_dec - target).square().sum(dim=1).mean()
+        return acts, {"nested": total}

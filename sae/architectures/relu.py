@@ -13,11 +13,11 @@ from typing import ClassVar
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from sae.base import SAE, Revival, SAEConfig, TrainingPass
+from sae.trainable import Entries, Penalties, Revival, TrainableConfig, TrainableSAE
 
 
 @dataclass(frozen=True, kw_only=True)
-class L1Config(SAEConfig):
+class L1Config(TrainableConfig):
     """What dictionaries with an L1 penalty have in common."""
 
     revival: ClassVar[Revival] = "resample"
@@ -43,6 +43,9 @@ class ReLUConfig(L1Config):
     """
 
     architecture: ClassVar[str] = "relu"
+    title: ClassVar[str] = "ReLU"
+    sparse_by: ClassVar[str] = "an L1 penalty"
+    activation = "relu"
 
     @property
     def initial_density(self) -> float:
@@ -52,11 +55,10 @@ class ReLUConfig(L1Config):
         return ReLUSAE(self, d_in, seed=seed)
 
 
-class ReLUSAE(SAE[ReLUConfig]):
-    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
+class ReLUSAE(TrainableSAE[ReLUConfig]):
+    def activate(self, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()
 
-    def penalties(
-        self, out: TrainingPass, pre_acts: Tensor, features: Tensor | None
-    ) -> dict[str, Tensor]:
-        return {"l1": pre_acts.relu().sum(dim=1).mean()}
+    def activate_entries(self, entries: Entries, target: Tensor) -> tuple[Tensor, Penalties]:
+        acts = entries.pre_acts.relu()
+        return acts, {"l1": acts.sum(dim=1).mean()}

@@ -13,12 +13,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from sae.base import SAE, Revival, SAEConfig
 from sae.codes import Codes, top_k
+from sae.trainable import Entries, Penalties, Revival, TrainableConfig, TrainableSAE
 
 
 @dataclass(frozen=True, kw_only=True)
-class FixedL0Config(SAEConfig):
+class FixedL0Config(TrainableConfig):
     """What dictionaries whose number of active features is chosen have in common."""
 
     revival: ClassVar[Revival] = "auxk"
@@ -46,20 +46,22 @@ class TopKConfig(FixedL0Config):
     """The TopK dictionary."""
 
     architecture: ClassVar[str] = "topk"
+    title: ClassVar[str] = "TopK"
+    sparse_by: ClassVar[str] = "the k largest features of each token"
+    activation = "topk"
 
     def build(self, d_in: int, *, seed: int = 0) -> "TopKSAE":
         return TopKSAE(self, d_in, seed=seed)
 
 
-class TopKSAE(SAE[TopKConfig]):
-    def support(self, pre_acts: Tensor, slack: int = 1) -> Tensor:
-        return top_k(pre_acts, min(self.cfg.k * slack, pre_acts.shape[1]))[1]
-
-    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
-        if features is None:
-            return self.activate(pre_acts).dense()
-        return pre_acts.relu()
-
+class TopKSAE(TrainableSAE[TopKConfig]):
     def activate(self, pre_acts: Tensor) -> Codes:
         values, indices = top_k(pre_acts, self.cfg.k)
         return Codes(indices, values.relu(), self.d_sae)
+
+    def support(self, pre_acts: Tensor, slack: int = 1) -> tuple[Tensor, Tensor]:
+        values, indices = top_k(pre_acts, min(self.cfg.k * slack, pre_acts.shape[1]))
+        return indices, values
+
+    def activate_entries(self, entries: Entries, target: Tensor) -> tuple[Tensor, Penalties]:
+        return entries.pre_acts.relu(), {}

@@ -1,6 +1,16 @@
 """Measuring dictionaries."""
 
 from sae.evaluation.evaluate import evaluate, evaluate_all, evaluate_reconstruction
-from sae.evaluation.report import CONVENTIONS, EvalReport
+from sae.evaluation.metric import Metric
+from sae.evaluation.metrics import CONVENTIONS, METRICS
+from sae.evaluation.report import EvalReport
 
-__all__ = ["CONVENTIONS", "EvalReport", "evaluate", "evaluate_all", "evaluate_reconstruction"]
+__all__ = [
+    "CONVENTIONS",
+    "METRICS",
+    "EvalReport",
+    "Metric",
+    "evaluate",
+    "evaluate_all",
+    "evaluate_reconstruction",
+]

@@ -1,7 +1,7 @@
 """Measure a dictionary: on activations alone, or spliced into the model on held-out text."""
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,11 +9,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from sae.base import SAE
 from sae.codes import Codes
-from sae.evaluation.metrics import ReconstructionMetrics
+from sae.evaluation.metric import Accumulator
+from sae.evaluation.metrics import METRICS
 from sae.evaluation.report import EvalReport
-from sae.evaluation.splice import SpliceableModel, SplicedCrossEntropy
+from sae.evaluation.seen import Predictions, Seen
+from sae.evaluation.splice import Splice, SpliceableModel, kl_divergence
+from sae.provenance import Provenance
 
 TextBatch = tuple[Int[Tensor, "_ _"], Bool[Tensor, "_ _"]]
 """Tokens [batch, pos], and which of them count in training and in every metric."""
@@ -21,11 +23,16 @@ TextBatch = tuple[Int[Tensor, "_ _"], Bool[Tensor, "_ _"]]
 
 @runtime_checkable
 class Dictionary(Protocol):
-    """Whatever encodes and decodes: a trained dictionary, a baseline, the identity."""
+    """Whatever reconstructs activations: a trained dictionary, a baseline, the identity."""
 
-    def encode_sparse(self, x: Tensor) -> Tensor | Codes: ...
+    @property
+    def provenance(self) -> Provenance:
+        """The model and the site that it belongs to, as far as they are known."""
+        ...
 
-    def decode(self, acts: Tensor | Codes) -> Tensor: ...
+    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor | Codes]:
+        """The reconstruction [rows, d_in], and the features that it is made of."""
+        ...
 
 
 def evaluate(
@@ -53,45 +60,64 @@ def evaluate_all(
     for sae in saes:
         _refuse_transcoder(sae)
         _refuse_other_processing(sae, model)
-    mean = _mean(_counted_rows(model, tokens, counted, hook_name) for tokens, counted in batches)
-    splice = SplicedCrossEntropy(model, hook_name)
-    metrics = [ReconstructionMetrics(mean) for _ in saes]
-    ablations = {
-        "zero": torch.zeros_like,
-        "mean": lambda rows: mean.to(rows).expand_as(rows),
-    }
-    for tokens, counted in batches:
-        x = _counted_rows(model, tokens, counted, hook_name)
-        for sae, its_metrics in zip(saes, metrics, strict=True):
-            its_metrics.update(x, *_reconstruct(sae, x))
-        edits = [partial(_reconstruction, sae) for sae in saes]
-        splice.update(tokens, counted, edits, ablations)
-    return [
-        EvalReport(**its_metrics.result() | spliced, density=its_metrics.density)
-        for its_metrics, spliced in zip(metrics, splice.results(), strict=True)
-    ]
+    totals = [Accumulator(METRICS) for _ in saes]
+    for batch in _walk(model, batches, hook_name):
+        for sae, its_totals in zip(saes, totals, strict=True):
+            its_totals.update(batch.seen_by(sae))
+    return [EvalReport.of(its_totals) for its_totals in totals]
 
 
 def evaluate_reconstruction(
     sae: Dictionary, batches: Sequence[Float[Tensor, "_ d_in"]]
 ) -> EvalReport:
     """Reconstruction and sparsity on held-out activations, with no model at hand."""
-    metrics = ReconstructionMetrics(_mean(batches))
+    mean = _mean(batches)
+    totals = Accumulator(METRICS)
     for x in batches:
-        metrics.update(x, *_reconstruct(sae, x))
-    return EvalReport(**metrics.result(), density=metrics.density)
+        with torch.no_grad():
+            totals.update(Seen(x, *sae.reconstruct(x), mean))
+    return EvalReport.of(totals)
 
 
-@torch.no_grad()
-def _reconstruct(sae: Dictionary, x: Tensor) -> tuple[Tensor, Tensor | Codes]:
-    if isinstance(sae, SAE):
-        return sae.reconstruct(x)
-    acts = sae.encode_sparse(x)
-    return sae.decode(acts), acts
+@dataclass(frozen=True)
+class _Batch:
+    """A batch of text, and what the model makes of it without a dictionary."""
+
+    x: Float[Tensor, "rows d_in"]
+    mean: Float[Tensor, " d_in"]
+    splice: Splice
+    clean: Float[Tensor, "predictions d_vocab"]
+    zero_loss: Tensor
+    mean_loss: Tensor
+
+    @torch.no_grad()
+    def seen_by(self, sae: Dictionary) -> Seen:
+        seen = Seen(self.x, *sae.reconstruct(self.x), self.mean)
+        spliced = self.splice.log_probs(lambda rows: sae.reconstruct(rows)[0])
+        predictions = Predictions(
+            clean=self.splice.loss(self.clean),
+            spliced=self.splice.loss(spliced),
+            zero=self.zero_loss,
+            mean=self.mean_loss,
+            kl=kl_divergence(self.clean, spliced),
+        )
+        return Seen(seen.x, seen.x_hat, seen.acts, seen.mean, predictions)
 
 
-def _reconstruction(sae: Dictionary, x: Tensor) -> Tensor:
-    return _reconstruct(sae, x)[0]
+def _walk(model: SpliceableModel, batches: Sequence[TextBatch], hook_name: str) -> Iterator[_Batch]:
+    """The text, read twice: for the mean of all rows, then batch by batch."""
+    mean = _mean(_counted_rows(model, tokens, counted, hook_name) for tokens, counted in batches)
+    for tokens, counted in batches:
+        x = _counted_rows(model, tokens, counted, hook_name)
+        splice = Splice(model, hook_name, tokens, counted)
+        yield _Batch(
+            x,
+            mean,
+            splice,
+            clean=splice.log_probs(),
+            zero_loss=splice.loss(splice.log_probs(torch.zeros_like)),
+            mean_loss=splice.loss(splice.log_probs(lambda rows: mean.to(rows).expand_as(rows))),
+        )
 
 
 def _counted_rows(
@@ -102,16 +128,16 @@ def _counted_rows(
 
 
 def _refuse_transcoder(sae: Dictionary) -> None:
-    if isinstance(sae, SAE) and "hook_name_out" in sae.metadata:
+    if sae.provenance.hook_name_out is not None:
         raise InputError(
-            f"the dictionary is a transcoder to {sae.metadata['hook_name_out']}: evaluate measures "
+            f"the dictionary is a transcoder to {sae.provenance.hook_name_out}: evaluate measures "
             f"those that reconstruct their own input"
         )
 
 
 def _refuse_other_processing(sae: Dictionary, model: SpliceableModel) -> None:
     """Centred activations look like others, and mean something else: nothing else would tell."""
-    asked = sae.metadata.get("processing") if isinstance(sae, SAE) else None
+    asked = sae.provenance.processing
     loaded = getattr(model, "processing", asked)
     if asked not in (None, loaded):
         raise InputError(

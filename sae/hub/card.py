@@ -25,9 +25,9 @@ def model_card(
 ) -> str:
     """README.md, in Markdown. All that files say is text in it, and nothing but text."""
     known = {"d_in": sae.d_in, "architecture": sae.cfg.architecture, **asdict(sae.cfg)}
-    settings = known | sae.metadata
+    settings = known | sae.provenance.to_metadata()
     numbers = {n: v for n, v in (metrics or {}).items() if _is_finite(v)}
-    site = f"{sae.hook_name or 'an unnamed site'} of {sae.metadata.get('model_name', 'a model')}"
+    site = f"{sae.hook_name or 'an unnamed site'} of {sae.provenance.model_name or 'a model'}"
     environment = Environment(  # Markdown, which `plain` makes safe
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,

@@ -1,6 +1,6 @@
 """What the layouts that can be written have in common: any dictionary as one class."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -8,16 +8,6 @@ from torch import Tensor
 from activation_cache.common.errors import InputError
 from sae.base import SAE
 from sae.interop.pretrained import VECTORS, Activation, PretrainedConfig, PretrainedSAE
-
-ACTIVATIONS: Mapping[str, Activation] = {
-    "relu": "relu",
-    "jumprelu": "jumprelu",
-    "topk": "topk",
-    "batch_topk": "jumprelu",
-    "matryoshka": "jumprelu",
-    "gated": "gated",
-}
-"""How dictionaries of our architectures encode, once they are trained."""
 
 ROWS_AT_ONCE = 4096
 
@@ -29,16 +19,19 @@ def as_pretrained(sae: SAE) -> PretrainedSAE:
     """
     if isinstance(sae, PretrainedSAE):
         return sae
-    if sae.input_scale != 1.0:
-        raise ValueError("fold_input_scale_ first: a saved dictionary takes raw activations")
-    activation = ACTIVATIONS[sae.cfg.architecture]
+    activation = sae.cfg.activation
+    if activation is None:
+        raise InputError(
+            f"other projects have no word for what the architecture {sae.cfg.architecture} "
+            f"computes: save it with sae.save"
+        )
     vectors = (name for name, of in VECTORS.items() if activation in of)
     named = {name: getattr(sae, name) for name in ("W_enc", "W_dec", "b_enc", "b_dec", *vectors)}
-    if sae.cfg.architecture == "jumprelu" and (named["threshold"] < 0).any():
+    if activation == "jumprelu" and (named["threshold"] < 0).any():
         raise InputError("threshold is negative: other projects would take max(h, 0) first")
     k = sae.cfg.k if activation == "topk" else None
     cfg = PretrainedConfig(d_sae=sae.d_sae, activation=activation, k=k)
-    return PretrainedSAE(cfg, {name: w.detach() for name, w in named.items()}, sae.metadata)
+    return PretrainedSAE(cfg, {name: w.detach() for name, w in named.items()}, sae.provenance)
 
 
 def refuse_inexpressible(

@@ -1,13 +1,16 @@
 """What a layout is, and what whoever loads a file can add to it."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE
 from sae.interop.pretrained import PretrainedSAE
 from sae.interop.sources import Source
+from sae.provenance import Provenance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +54,16 @@ MODEL_NAMES = {"gpt2-small": "gpt2", "gpt2_small": "gpt2", "openai-community/gpt
 """Hub ids of models that projects call otherwise."""
 
 
-def facts(**known: Any) -> dict[str, Any]:
-    """Metadata by the names that dictionaries here use, without what is not known."""
+def facts(**known: Any) -> Provenance:
+    """What files say of where a dictionary belongs, by our names. None, and a value of another kind
+    than a name has, are not known."""
     if isinstance(known.get("model_name"), str):
         known["model_name"] = MODEL_NAMES.get(known["model_name"], known["model_name"])
-    return {name: value for name, value in known.items() if value is not None}
+    found = Provenance()
+    for name, value in known.items():
+        with suppress(InputError):
+            found = found if value is None else found.updated({name: value})
+    return found
 
 
 def processing(kwargs: Mapping[str, Any] | None) -> str:

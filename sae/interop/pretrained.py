@@ -12,17 +12,17 @@ for use, not for training; docs/interop.md has the layouts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from activation_cache.common.errors import InputError
-from sae.base import SAE, SAEConfig, TrainingPass
+from sae.base import SAE, SAEConfig
 from sae.codes import Codes
 from sae.interop.matching_pursuit import matching_pursuit
-from sae.selection import Shadow
+from sae.provenance import Provenance
 
 Activation = Literal[
     "relu",
@@ -125,16 +125,13 @@ class PretrainedSAE(SAE[PretrainedConfig]):
         self,
         cfg: PretrainedConfig,
         tensors: Mapping[str, Tensor],
-        metadata: Mapping[str, Any] | None = None,
+        provenance: Provenance | None = None,
     ) -> None:
         nn.Module.__init__(self)  # SAE's own makes random weights, which may be large
         _check_shapes(cfg, tensors)
         self.cfg = cfg
         self.d_in = tensors["W_dec" if cfg.tied else "W_enc"].shape[1 if cfg.tied else 0]
-        self.input_scale = 1.0
-        self.is_fresh = False
-        self.metadata = dict(metadata or {})
-        self._shadow = Shadow()
+        self.provenance = provenance or Provenance()
         weights = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
         W_enc = weights.pop("W_enc", None)
         self.untied_W_enc_rows = None if W_enc is None else _parameter(W_enc.T)
@@ -160,7 +157,7 @@ class PretrainedSAE(SAE[PretrainedConfig]):
             return Moments(torch.zeros_like(norm), norm / self.d_in**0.5)
         return None
 
-    def _scaled(self, x: Tensor) -> Tensor:
+    def _normalised(self, x: Tensor) -> Tensor:
         x, moments = x.to(self.dtype), self.moments(x)
         if moments is None:
             return x
@@ -169,16 +166,13 @@ class PretrainedSAE(SAE[PretrainedConfig]):
 
     # Encoding and decoding -----------------------------------------------------------------------
 
-    def _pre_acts(self, x: Tensor) -> Tensor:
+    def pre_acts(self, x: Tensor) -> Tensor:
+        x = self._normalised(x)
         centred = x - self.b_dec if self.cfg.subtracts_b_dec else x
         if self.cfg.activation == "matching_pursuit":
             return centred  # its pre-activations are another in each round
         pre_acts = centred @ self.W_enc
         return pre_acts if self.cfg.activation == "gated" else pre_acts + self.b_enc
-
-    def nonlinearity(self, pre_acts: Tensor, features: Tensor | None = None) -> Tensor:
-        acts = self.activate(pre_acts)
-        return acts.dense() if isinstance(acts, Codes) else acts
 
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Tensor | Codes:
         match self.cfg.activation:
@@ -231,7 +225,7 @@ class PretrainedSAE(SAE[PretrainedConfig]):
         if self.cfg.reverses_bias:
             acts = acts.dense() if isinstance(acts, Codes) else acts
             acts = acts - self.b_enc * (acts != 0)
-        x_hat = self._sum_of_rows(acts) + self.b_dec
+        x_hat = self.sum_of_rows(acts) + self.b_dec
         return x_hat if moments is None else x_hat * moments.scale + moments.shift
 
     def reconstruct(
@@ -243,11 +237,6 @@ class PretrainedSAE(SAE[PretrainedConfig]):
 
     def forward(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_out}"]:
         return self.reconstruct(x)[0]
-
-    def training_pass(self, x: Tensor, **_: Any) -> TrainingPass:
-        raise InputError(
-            "a dictionary of another project cannot be trained further here: train one of ours"
-        )
 
 
 def _parameter(tensor: Tensor) -> nn.Parameter:

@@ -7,10 +7,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sae.evaluation.metrics import DELTA_CE, FVU, L0
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FRONTS = {"FVU": "fvu", "delta CE": "delta_ce"}
+FRONTS = {metric.title: metric for metric in (FVU, DELTA_CE)}
 """What is traded against L0, by the name in the table: less of both is better."""
 
 
@@ -38,7 +40,7 @@ class SweepRow:
             "hook_name": self.hook_name,
             "architecture": self.architecture,
             "point": dict(self.point),
-            "fronts": [FRONTS[front] for front in self.fronts],
+            "fronts": [FRONTS[front].name for front in self.fronts],
             "metrics": dict(self.metrics),
         }
 
@@ -49,7 +51,7 @@ def mark_fronts(rows: Iterable[SweepRow]) -> list[SweepRow]:
     for _, at_site in groupby(sorted(rows, key=_site), key=_site):
         members = list(at_site)
         for row in members:
-            fronts = tuple(name for name in FRONTS if _is_on_front(row, members, FRONTS[name]))
+            fronts = tuple(name for name in FRONTS if _is_on_front(row, members, FRONTS[name].name))
             marked.append(replace(row, fronts=fronts))
     return sorted(marked, key=_order)
 
@@ -92,9 +94,9 @@ def _draw(axes: "Axes", rows: Sequence[SweepRow], front: str) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     metric = FRONTS[front]
-    axes.set_xlabel("L0, active features of a token")
-    axes.set_ylabel("FVU" if metric == "fvu" else "delta CE, nats")
-    points = {row.name: point for row in rows if (point := row.at(metric)) is not None}
+    axes.set_xlabel(f"{L0.title}, {L0.meaning}")
+    axes.set_ylabel(f"{front}, {metric.unit}" if metric.unit else front)
+    points = {row.name: point for row in rows if (point := row.at(metric.name)) is not None}
     if not points:
         return
     best = sorted(points[row.name] for row in rows if front in row.fronts)

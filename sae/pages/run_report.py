@@ -14,46 +14,15 @@ from markupsafe import Markup
 from activation_cache.common.files import write_file
 from activation_cache.common.numbers import compact, format_number
 from activation_cache.common.schema import is_number
+from sae.architectures import ARCHITECTURES
+from sae.evaluation import METRICS
 from sae.pages.charts import Series, histogram, line_chart, power_of_ten
+from sae.pages.curves import OTHERS, PANELS, Panel
 from sae.pages.run_files import RunFiles, drawable, read_run
 
-_ARCHITECTURES = {
-    "relu": "ReLU",
-    "jumprelu": "JumpReLU",
-    "topk": "TopK",
-    "batch_topk": "BatchTopK",
-    "gated": "Gated",
-    "matryoshka": "Matryoshka",
-}
-_INTERVENTIONS = {
-    "ce_clean": "model left alone",
-    "ce_spliced": "dictionary spliced in",
-    "ce_mean": "activations set to their mean",
-    "ce_zero": "activations set to zero",
-}
+_INTERVENTIONS = {metric.name: metric.intervention for metric in METRICS if metric.intervention}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Panel:
-    """One small chart of training: which keys of a log row it shows, and on what axis."""
-
-    title: str
-    keys: tuple[str, ...]
-    y_label: str
-    log_y: bool = False
-
-
-_PANELS = (
-    Panel(title="Loss", keys=("loss", "mse"), y_label="per token", log_y=True),
-    Panel(title="Unexplained variance", keys=("fvu",), y_label="share of variance", log_y=True),
-    Panel(title="L0", keys=("l0",), y_label="active features per token"),
-    Panel(title="Dead features", keys=("dead",), y_label="features"),
-    Panel(title="Learning rate", keys=("lr",), y_label="step size"),
-    Panel(title="Gradient norm", keys=("grad_norm",), y_label="before clipping"),
-    Panel(title="AuxK loss", keys=("auxk",), y_label="per token", log_y=True),
-    Panel(title="Spikes and skips", keys=("spikes", "skipped"), y_label="batches so far"),
-    Panel(title="Throughput", keys=("tokens_per_s",), y_label="tokens per second"),
-)
 _ROW_AXES = {"step", "n_tokens"}
 
 
@@ -93,6 +62,7 @@ def write_report(folder: Path) -> Path:
 def render(run: RunFiles) -> str:
     """The page as text; everything that came from a file is escaped."""
     architecture = str(run.settings.get("architecture") or "Sparse")
+    titles = {name: cls.title or name for name, cls in ARCHITECTURES.items()}
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -102,7 +72,7 @@ def render(run: RunFiles) -> str:
     )
     return environment.get_template("report.html.jinja").render(
         run=run,
-        architecture=_ARCHITECTURES.get(architecture, architecture),
+        architecture=titles.get(architecture, architecture),
         finite={
             key: value for key in run.metrics if (value := _finite(run.metrics, key)) is not None
         },
@@ -164,13 +134,13 @@ def _bars(metrics: Mapping[str, Any]) -> list[Bar]:
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
     logged = dict.fromkeys(key for row in rows for key, v in row.items() if is_number(v))
-    known = {key for panel in _PANELS for key in panel.keys}
+    known = {key for panel in PANELS for key in panel.keys}
     others = [
-        Panel(title=key, keys=(key,), y_label="logged value")
+        Panel(title=key, keys=(key,), y_label="logged value", section=OTHERS)
         for key in logged
         if key not in known and key not in _ROW_AXES
     ]
-    panels = [*_PANELS, *others]
+    panels = [*PANELS, *others]
     return [_curve(panel, rows) for panel in panels if any(key in logged for key in panel.keys)]
 
 

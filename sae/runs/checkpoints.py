@@ -90,6 +90,12 @@ class Checkpoints:
             return path, state
         return None
 
+    @property
+    def last(self) -> str:
+        """Where the newest one is, in words."""
+        paths = self.paths()
+        return f"the last good checkpoint is {paths[-1]}" if paths else "there is no checkpoint yet"
+
     def paths(self) -> list[Path]:
         """Of all checkpoints, the oldest first."""
         if not self.folder.is_dir():

@@ -1,31 +1,19 @@
-"""Evaluate a dictionary on the held-out text that its metadata names."""
+"""Evaluate dictionaries on held-out text."""
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from activation_cache import LanguageModel, SourceConfig, load_model
-from activation_cache.common.dtypes import DTYPES, DtypeName
+from activation_cache.common.dtypes import DTYPES
 from activation_cache.common.errors import InputError
-from activation_cache.common.schema import convert
-from activation_cache.model.language_model import Processing
 from activation_cache.stream.source import ActivationSource
 from sae.base import SAE
 from sae.evaluation import EvalReport, evaluate_all
 from sae.evaluation.evaluate import TextBatch
+from sae.provenance import Provenance
 
 NEEDED = ("model_name", "hook_name", "dataset_path", "context_size", "eval_tokens")
-"""What the metadata of a dictionary must say for it to be evaluated."""
-
-
-KINDS: Mapping[str, Any] = {
-    **dict.fromkeys(("model_name", "hook_name", "dataset_path", "text_column"), str),
-    **dict.fromkeys(("context_size", "eval_tokens"), int),
-    **dict.fromkeys(("prepend_bos", "all_positions"), bool),
-    "model_dtype": DtypeName,
-    "processing": Processing,
-}
-"""What it says is from a file, or a flag, and anything at first."""
+"""What must be known of a dictionary for it to be evaluated."""
 
 
 def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
@@ -33,30 +21,27 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
 
     On the same device this gives the numbers of the run that made it, to the last digit.
     """
-    missing = [name for name in NEEDED if name not in sae.metadata]
+    known = sae.provenance
+    missing = [name for name in NEEDED if getattr(known, name) is None]
     if missing:
         raise InputError(f"the dictionary does not say its {', '.join(missing)}: give it as a flag")
-    for name, kind in KINDS.items():
-        if name in sae.metadata:
-            given = convert(kind, sae.metadata[name], f"{name} of the dictionary", lenient=True)
-            if given == "" or (kind is int and given < 1):
-                raise InputError(f"{name} of the dictionary cannot be {given!r}: give it as a flag")
-            sae.metadata[name] = given
-    dtype = DTYPES[sae.metadata.get("model_dtype", "float32")]
+    for name in NEEDED:
+        value = getattr(known, name)
+        if value == "" or (isinstance(value, int) and value < 1):
+            raise InputError(f"{name} of the dictionary cannot be {value!r}: give it as a flag")
     model = load_model(
-        sae.metadata["model_name"],
+        str(known.model_name),
         device=device,
-        dtype=dtype,
-        processing=sae.metadata.get("processing", "raw"),
+        dtype=DTYPES[known.model_dtype or "float32"],
+        processing=known.processing or "raw",
     )
-    weights = model.description["weights"]
-    if sae.metadata.get("model_weights", weights) != weights:
+    if known.model_weights not in (None, model.description["weights"]):
         raise InputError(
             f"the dictionary is for another model than what {model.name} names now: its weights "
             f"have changed since"
         )
     sae = sae.to(model.device)
-    return evaluate_on_held_out_text([sae], model, held_out_batches(model, sae.metadata))[0]
+    return evaluate_on_held_out_text([sae], model, held_out_batches(model, known))[0]
 
 
 def evaluate_on_held_out_text(
@@ -74,22 +59,23 @@ def evaluate_on_held_out_text(
     return evaluate_all(saes, model, batches, hook_name)
 
 
-def held_out_batches(model: LanguageModel, metadata: Mapping[str, Any]) -> list[TextBatch]:
+def held_out_batches(model: LanguageModel, of: Provenance) -> list[TextBatch]:
     """The first `eval_tokens` tokens of the held-out text, with the positions that count.
 
     Contexts are whole, so there may be more tokens, by less than a context.
     """
+    assert of.hook_name and of.dataset_path and of.context_size and of.eval_tokens  # NEEDED
     cfg = SourceConfig(
-        hook_names=(metadata["hook_name"],),
-        dataset=metadata["dataset_path"],
-        text_column=metadata.get("text_column", "text"),
-        context_size=metadata["context_size"],
-        prepend_bos=metadata.get("prepend_bos", True),
-        all_positions=metadata.get("all_positions", False),
+        hook_names=(of.hook_name,),
+        dataset=of.dataset_path,
+        text_column="text" if of.text_column is None else of.text_column,
+        context_size=of.context_size,
+        prepend_bos=of.prepend_bos is not False,
+        all_positions=bool(of.all_positions),
     )
     source = ActivationSource(model, cfg)
     batches: list[TextBatch] = []
-    n_contexts = math.ceil(metadata["eval_tokens"] / metadata["context_size"])
+    n_contexts = math.ceil(of.eval_tokens / of.context_size)
     for tokens in source.token_blocks("held_out", repeat=False):
         tokens = tokens[:n_contexts]
         batches.append((tokens, source.counted(tokens)))

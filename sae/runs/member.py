@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from sae.runs.settings.run_settings import RunSettings
+from sae.runs.settings import RunSettings
 
 
 @dataclass(frozen=True)
@@ -12,7 +12,7 @@ class Member:
 
     name: str
     settings: RunSettings
-    """With exactly one `hook_name`. What concerns the stream is the same for all members."""
+    """With exactly one site. What concerns the stream is the same for all members."""
     folder: Path
     group: str | None = None
     """What W&B groups the members by."""
@@ -24,8 +24,9 @@ class Member:
 
     @property
     def hook_name(self) -> str:
-        return self.settings.hook_name[0]
+        (site,) = self.settings.hook_names
+        return site
 
     @property
     def n_tokens(self) -> int:
-        return self.settings.train_config().n_tokens
+        return self.settings.training.n_tokens

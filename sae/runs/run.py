@@ -1,27 +1,45 @@
-"""From settings to run folders: a dictionary at every site, trained, evaluated and reported."""
+"""From settings to run folders: prepare, train, evaluate, report. Reads from top to bottom."""
 
-import json
+import errno
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import torch
 from rich.console import Console
 
+from activation_cache.common.dtypes import DTYPES, emulation_warning
 from activation_cache.common.errors import InputError, disk_errors_as_input_errors
 from activation_cache.common.files import TEMPORARY, remove_leftovers, write_file
 from activation_cache.common.lock import folder_lock
-from activation_cache.common.versions import library_versions
+from sae.base import SAE
+from sae.evaluation import EvalReport
+from sae.pages.run_report import write_report
+from sae.runs.checkpoints import CheckpointPolicy, Checkpoints, refuse_gone
 from sae.runs.evaluation import evaluate_on_held_out_text
+from sae.runs.inputs import Inputs
 from sae.runs.member import Member
-from sae.runs.members import RunResult, check, checkpoints_of, train_members
-from sae.runs.origin import Origin
-from sae.runs.settings.run_settings import RunSettings, changed_setting, describe
-from sae.runs.signals import told_how_to_go_on
-from sae.serialization import load
+from sae.runs.plan import Plan, prepare
+from sae.runs.resume import is_complete, refuse_changes, restore, state_of
+from sae.runs.settings import RunSettings
+from sae.runs.settings.run_settings import describe
+from sae.runs.signals import Interrupted, deferred, told_how_to_go_on
+from sae.runs.sinks.logs import Logs
+from sae.serialization import load, save
+from sae.training import NotFinite
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """One trained dictionary and the folder that holds everything about it."""
+
+    hook_name: str
+    folder: Path
+    sae: SAE
+    report: EvalReport
 
 
 def run(
@@ -35,13 +53,151 @@ def run(
     result as if it had not been interrupted, or begins it where there is none.
     """
     console = console or Console(quiet=True)
-    out = settings.out
-    if os.path.lexists(out) and not resume:
+    with _run_folder(settings, resume=resume):
+        inputs = Inputs.open(settings, console)
+        settings = inputs.settings
+        if resume:
+            refuse_changes(settings, console)
+        members = members_of(settings)
+        if all(is_complete(member) for member in members):
+            console.print(f"the run in {settings.out} is complete: evaluating it", markup=False)
+            return [_evaluated_again(member, inputs) for member in members]
+        checkpoints = checkpoints_of(settings, settings.out, console)
+        found = checkpoints.newest() if resume else None
+        state = found[1] if found else None
+        if state is None and any((member.folder / "eval.json").exists() for member in members):
+            raise InputError(
+                f"the run in {settings.out} was complete and has no checkpoint to go on from: "
+                f"train on with --start-from {settings.out} into another --out"
+            )
+        plan = prepare(members, inputs)
+        if state is None:  # so that --resume knows of it, whatever comes now
+            write_file(settings.out / "config.json", describe(settings) + "\n")
+        else:
+            restore(plan, state)
+        for member in members:
+            member.folder.mkdir(parents=True, exist_ok=True)
+        return list(carry_out(plan, checkpoints, console, also={settings.out: settings}))
+
+
+def carry_out(
+    plan: Plan,
+    checkpoints: Checkpoints,
+    console: Console,
+    also: Mapping[Path, RunSettings] | None = None,
+) -> Iterator[RunResult]:
+    """Train, save, evaluate and report the members of a plan; yield each once it is evaluated.
+
+    Their folders exist. `also` are folders beside theirs to describe.
+    """
+    _warn_of_emulation(plan, console)
+    console.print(f"reading text from {plan.settings.harvest.dataset}", markup=False)
+    if plan.positions:
+        console.print(f"going on behind {plan.training.n_tokens:,} tokens")
+    with (
+        plan.begun(),
+        Logs(plan.members, plan.positions, console, plan.n_tokens) as logs,
+    ):
+        logs.go_on_from(plan.training.n_tokens)
+        _describe(plan.members, also or {})
+        try:
+            train(plan, logs, checkpoints)
+        except Interrupted:
+            with suppress(OSError):  # of a full disk; the last checkpoint has been told
+                _save(plan)
+            raise
+        for position, failure in plan.training.failures.items():
+            console.print(f"warning: {plan.members[position].name}: {failure}", markup=False)
+        _save(plan)
+        console.print("evaluating on held-out text")
+        for i, report in plan.evaluate(plan.saes):
+            member = plan.members[i]
+            write_file(member.folder / "eval.json", report.to_json() + "\n")
+            logs.finish(i, report.metrics())
+            write_report(member.folder)
+            yield RunResult(member.hook_name, member.folder, plan.saes[i], report)
+
+
+def train(plan: Plan, logs: Logs, checkpoints: Checkpoints) -> None:
+    """Train to the end, with checkpoints on the way and one after it.
+
+    `Interrupted` where a signal asked for the end: the step is finished then and a checkpoint is
+    written. `NotFinite`, naming the last checkpoint, where the only dictionary diverges.
+    """
+    settings = plan.settings
+    with deferred(settings.stop_signal) as request, logs.live:
+        try:
+            for records in plan.training:
+                logs.log(records)
+                is_asked = request.signum is not None or plan.is_over
+                if not is_asked and checkpoints.is_due(plan.training.n_tokens):
+                    write_checkpoint(plan, logs, checkpoints, evaluated=settings.keep_best)
+                if request.signum is not None or plan.is_over:  # meanwhile, perhaps
+                    break
+            if plan.is_over:
+                raise plan.training.failures[0]
+        except NotFinite as failure:
+            raise NotFinite(f"{failure}; {checkpoints.last}") from failure
+        is_evaluated = settings.keep_best and request.signum is None
+        path = write_checkpoint(plan, logs, checkpoints, evaluated=is_evaluated)
+        if request.signum is not None:
+            where = f"saved in {path}" if path else checkpoints.last
+            raise Interrupted(
+                request.signum,
+                f"after {plan.training.n_tokens:,} tokens, {where}: go on with --resume",
+            )
+
+
+def write_checkpoint(
+    plan: Plan, logs: Logs, checkpoints: Checkpoints, *, evaluated: bool
+) -> Path | None:
+    """Write a checkpoint of this moment, with the dictionaries as they are; None where that failed.
+
+    `evaluated` measures them too.
+    """
+    state = state_of(plan, logs.positions())
+
+    def save_dictionaries(folder: Path) -> None:
+        saes = [trainer.dictionary() for trainer in plan.training.trainers]
+        several = len(saes) > 1
+        places = [folder / m.name if several else folder for m in plan.members]
+        if not folder.is_dir():  # moved away meanwhile: saving would make it anew
+            raise FileNotFoundError(errno.ENOENT, "it has gone", str(folder))
+        for place, sae in zip(places, saes, strict=True):
+            save(sae, place / "sae")
+        for i, report in plan.evaluate(saes) if evaluated else ():
+            (places[i] / "eval.json").write_text(report.to_json() + "\n")
+
+    return checkpoints.write(plan.training.n_tokens, state, save_dictionaries)
+
+
+def checkpoints_of(settings: RunSettings, folder: Path, console: Console) -> Checkpoints:
+    """The checkpoints of a run or a sweep, in its folder."""
+    policy = CheckpointPolicy(
+        every_tokens=settings.checkpoint_tokens,
+        every_minutes=settings.checkpoint_minutes,
+        keep=settings.keep_checkpoints,
+        keep_every_tokens=settings.keep_every_tokens,
+    )
+
+    def tell(message: str) -> None:
+        console.print(f"warning: {message}", markup=False, soft_wrap=True)
+
+    return Checkpoints(folder / "checkpoints", policy, tell)
+
+
+# The folder --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _run_folder(settings: RunSettings, *, resume: bool) -> Iterator[None]:
+    """The folder of the run, for this process alone; none is left where the run is refused."""
+    out, is_new = settings.out, not os.path.lexists(settings.out)
+    if not is_new and not resume:
         raise InputError(
             f"the run folder {out} exists: go on with it by --resume, or name another one with "
             f"--out"
         )
-    is_new = not os.path.lexists(out)
     with (
         folder_lock(out),
         _removed_if_refused(out, is_new),
@@ -50,43 +206,7 @@ def run(
     ):
         remove_leftovers(out)
         _refuse_foreign(out)
-        origin = Origin.open(settings, console)
-        settings = replace(origin.settings, hook_name=origin.hook_names)
-        if resume:
-            _refuse_changes(settings, console)
-        members = _members(settings)
-        if all(_is_complete(member) for member in members):
-            console.print(f"the run in {out} is complete: evaluating it", markup=False)
-            return [_again(member, origin) for member in members]
-        checkpoints = checkpoints_of(settings, out, console)
-        found = checkpoints.newest() if resume else None
-        state = found[1] if found else None
-        if state is None and any((member.folder / "eval.json").exists() for member in members):
-            raise InputError(
-                f"the run in {out} was complete and has no checkpoint to go on from: train on with "
-                f"--start-from {out} into another --out"
-            )
-        check(members, origin)  # a site that is none could name a folder elsewhere
-        if state is None:  # so that --resume knows of it, whatever comes now
-            write_file(out / "config.json", describe(settings) + "\n")
-        for member in members:
-            member.folder.mkdir(parents=True, exist_ok=True)
-        also = {out: settings}
-        return list(train_members(members, origin, console, checkpoints, state, also))
-
-
-def _members(settings: RunSettings) -> list[Member]:
-    several = len(settings.hook_name) > 1
-    out = settings.out
-    return [
-        Member(
-            name=site if several else out.name,
-            settings=replace(settings, hook_name=(site,)),
-            folder=out / site if several else out,
-            group=out.name if several else None,
-        )
-        for site in settings.hook_name
-    ]
+        yield
 
 
 def _refuse_foreign(out: Path) -> None:
@@ -97,56 +217,6 @@ def _refuse_foreign(out: Path) -> None:
             f"{out} is not the folder of a run: it holds {min(found)} and no config.json; name "
             f"another one with --out"
         )
-
-
-def _config(folder: Path) -> dict[str, Any]:
-    """What config.json says; nothing where it is damaged, or the run was killed before."""
-    try:
-        content = json.loads((folder / "config.json").read_text())
-        is_whole = all(isinstance(content[part], dict) for part in ("settings", "versions"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return {}
-    return content if is_whole else {}
-
-
-def _refuse_changes(settings: RunSettings, console: Console) -> None:
-    """`InputError` where the run was begun with other settings; told where it was other libraries.
-
-    More tokens than it was begun with are no change: it goes on for longer.
-    """
-    config = _config(settings.out)
-    if not config:
-        return
-    then = config["settings"]
-    name = changed_setting(then, settings)
-    if name is not None:
-        raise InputError(
-            f"the run in {settings.out} was begun with {name} {then.get(name)!r}, and "
-            f"{settings.to_dict()[name]!r} is asked for now: give that, or name another --out"
-        )
-    for library, version in library_versions().items():
-        before = config["versions"].get(library)
-        if before != version:
-            console.print(
-                f"warning: the run was begun with {library} {before}, and this is {version}: the "
-                f"result may differ in its last digits",
-                markup=False,
-            )
-
-
-def _is_complete(member: Member) -> bool:
-    """Whether it was trained for its tokens, evaluated and reported."""
-    files = ("eval.json", "report.html", "sae/cfg.json", "sae/sae_weights.safetensors")
-    then = _config(member.folder).get("settings", {}).get("n_tokens")
-    return then == member.settings.n_tokens and all(
-        (member.folder / name).is_file() for name in files
-    )
-
-
-def _again(member: Member, origin: Origin) -> RunResult:
-    sae = load(member.folder, device=origin.model.device)
-    (report,) = evaluate_on_held_out_text([sae], origin.model, origin.held_out)
-    return RunResult(member.hook_name, member.folder, sae, report)
 
 
 @contextmanager
@@ -165,3 +235,58 @@ def _holds_work(out: Path) -> bool:
     return any((out / "checkpoints").glob("*")) or any(
         path.stat().st_size for path in out.rglob("metrics.jsonl")
     )
+
+
+# The members -------------------------------------------------------------------------------------
+
+
+def members_of(settings: RunSettings) -> list[Member]:
+    """A dictionary at each site, with its folder."""
+    several = len(settings.hook_names) > 1
+    out = settings.out
+    return [
+        Member(
+            name=site if several else out.name,
+            settings=settings.but(hook_name=(site,)),
+            folder=out / site if several else out,
+            group=out.name if several else None,
+        )
+        for site in settings.hook_names
+    ]
+
+
+def _describe(members: Sequence[Member], also: Mapping[Path, RunSettings]) -> None:
+    """Describe what is trained now; no folder says of itself any longer that it is complete."""
+    for member in members:
+        for name in ("report.html", "eval.json"):  # of a run that goes on for longer
+            (member.folder / name).unlink(missing_ok=True)
+    for folder, settings in {**also, **{m.folder: m.settings for m in members}}.items():
+        write_file(folder / "config.json", describe(settings) + "\n")
+
+
+def _save(plan: Plan) -> None:
+    plan.training.close()  # which finishes the dictionaries
+    for sae, member in zip(plan.saes, plan.members, strict=True):
+        refuse_gone(member.folder)
+        save(sae, member.folder / "sae")
+
+
+def _evaluated_again(member: Member, inputs: Inputs) -> RunResult:
+    sae = load(member.folder, device=inputs.model.device)
+    (report,) = evaluate_on_held_out_text([sae], inputs.model, inputs.held_out)
+    return RunResult(member.hook_name, member.folder, sae, report)
+
+
+def _warn_of_emulation(plan: Plan, console: Console) -> None:
+    """Tell where the model, or the products of a member, are in a data type that is slow here.
+
+    Of a cache, the data type is what it was harvested in, and no flag changes it.
+    """
+    inputs = plan.inputs
+    asked = [("--dtype", DTYPES[inputs.settings.dtype])] if inputs.cache is None else []
+    if any(member.settings.training.products != "float32" for member in plan.members):
+        asked.append(("--products", torch.bfloat16))
+    for flag, dtype in asked:
+        line = emulation_warning(flag, dtype, inputs.model.device)
+        if line is not None:
+            console.print(line, markup=False, soft_wrap=True)

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,13 +15,17 @@ from activation_cache.common.errors import InputError, disk_errors_as_input_erro
 from activation_cache.common.files import remove_leftovers, write_file
 from activation_cache.common.lock import folder_lock
 from activation_cache.common.numbers import format_number
+from activation_cache.stream.prefetch import Prefetch
+from sae.evaluation.metrics import DEAD_FRACTION, DELTA_CE, FVU, L0
 from sae.pages.pareto import SweepRow, mark_fronts, write_plot
+from sae.runs.inputs import Inputs
 from sae.runs.member import Member
-from sae.runs.members import check, checkpoints_of, train_members
-from sae.runs.origin import Origin
-from sae.runs.session import State
+from sae.runs.plan import State, prepare
+from sae.runs.resume import read_config, restore
+from sae.runs.run import carry_out, checkpoints_of
+from sae.runs.settings import RunSettings
 from sae.runs.settings.grid import Grid, member_settings, read_grid
-from sae.runs.settings.run_settings import RunSettings, changed_setting
+from sae.runs.settings.run_settings import changed_setting
 from sae.runs.signals import told_how_to_go_on
 
 
@@ -29,7 +33,7 @@ from sae.runs.signals import told_how_to_go_on
 class SweepSettings:
     """Train a grid of dictionaries on one stream of activations, and compare them."""
 
-    grid: Path
+    grid: Path = field(metadata={"positional": True, "metavar": "GRID"})
     """YAML file: settings as train.py's flags name them, and under `grid` what varies."""
     out: Path = Path("runs/sweep")
     """Folder for everything that the sweep writes; without --resume it must not exist yet."""
@@ -63,30 +67,30 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     flags = {name: getattr(settings, name) for name in ("device", "wandb")}
     given = {name: value for name, value in flags.items() if value is not None}
     by_name = member_settings(grid, given, where=f"the grid file {settings.grid}")
-    origin = Origin.open(next(iter(by_name.values())), console)
-    members = [_member(name, member, origin, settings.out) for name, member in by_name.items()]
-    check(members, origin)
-    stop_signal = origin.settings.stop_signal
+    inputs = Inputs.open(next(iter(by_name.values())), console)
+    members = [_member(name, member, inputs, settings.out) for name, member in by_name.items()]
+    _refuse_unfit(members, inputs)
+    stop_signal = inputs.settings.stop_signal
     with (
         folder_lock(settings.out),
         disk_errors_as_input_errors(settings.out),
         told_how_to_go_on(stop_signal),
     ):
         remove_leftovers(settings.out)
-        _train(settings, members, origin, console)
+        _train(settings, members, inputs, console)
         return _write_results(settings.out, grid, members)
 
 
 def _train(
-    settings: SweepSettings, members: Sequence[Member], origin: Origin, console: Console
+    settings: SweepSettings, members: Sequence[Member], inputs: Inputs, console: Console
 ) -> None:
     """Train the members that are not done; first an interrupted pass, from where it was."""
     waiting = [member for member in members if not _is_done(member)]
     if len(waiting) < len(members):
         console.print(f"{len(members) - len(waiting)} of {len(members)} members are trained")
-    checkpoints = checkpoints_of(origin.settings, settings.out, console)
+    checkpoints = checkpoints_of(inputs.settings, settings.out, console)
     found = checkpoints.newest() if settings.resume else None
-    state = found[1] if found else {"members": {}}
+    state: State = found[1] if found else {"members": {}}
     begun = [member for member in waiting if _goes_on(member, state)]
     if not begun:  # of a pass that is done, or whose members have changed: later by their names
         checkpoints.remove()
@@ -94,10 +98,13 @@ def _train(
     per_pass = settings.members_per_pass or max(1, len(rest))
     passes = [rest[start : start + per_pass] for start in range(0, len(rest), per_pass)]
     for number, its_members in enumerate([begun, *passes] if begun else passes):
-        its_state = state if begun and number == 0 else None
-        if its_state is None:
+        if begun and number == 0:
+            plan = prepare(its_members, inputs, sites=state["hook_names"])
+            restore(plan, state)
+        else:
+            plan = prepare(its_members, inputs)
             _make_folders(its_members)
-        for result in train_members(its_members, origin, console, checkpoints, its_state):
+        for result in carry_out(plan, checkpoints, console):
             console.print(f"evaluated {result.folder.name}", markup=False)
         checkpoints.remove()  # the members are done, and the next pass has others
 
@@ -111,23 +118,33 @@ def _goes_on(member: Member, state: State) -> bool:
     return is_as_long and changed_setting(then, member.settings) is None
 
 
+def _refuse_unfit(members: Sequence[Member], inputs: Inputs) -> None:
+    """`InputError` for what the model, the text, the cache or a dictionary does not allow, before
+    anything is trained. Dictionaries of a pass are built when it begins."""
+    for member in members:
+        inputs.refuse_unfit(member.settings)
+        stream = inputs.stream((member.hook_name,), member.n_tokens)
+        if isinstance(stream, Prefetch):
+            stream.close()
+    _ = inputs.held_out  # reads the text
+
+
 def _make_folders(members: Sequence[Member]) -> None:
     for member in members:
         shutil.rmtree(member.folder, ignore_errors=True)  # of a pass that was interrupted
         member.folder.mkdir(parents=True)
 
 
-def _member(name: str, settings: RunSettings, origin: Origin, out: Path) -> Member:
-    if origin.cache is not None:
-        settings = settings.of_cache(origin.cache)
-    sites = settings.hook_names(origin.model)
+def _member(name: str, settings: RunSettings, inputs: Inputs, out: Path) -> Member:
+    if inputs.cache is not None:
+        settings = settings.of_cache(inputs.cache)
+    sites = settings.hook_names or (inputs.model.middle_site,)
     if len(sites) > 1:
         raise InputError(
             f"the member {name} has {len(sites)} sites: vary hook_name under `grid` instead"
         )
     folder = out / "members" / name
-    settings = replace(settings, hook_name=sites, out=folder)
-    return Member(name, settings, folder, group=out.name)
+    return Member(name, settings.but(hook_name=sites, out=folder), folder, group=out.name)
 
 
 def _is_done(member: Member) -> bool:
@@ -137,26 +154,28 @@ def _is_done(member: Member) -> bool:
     """
     try:
         _metrics(member)
-        then = json.loads((member.folder / "config.json").read_text())["settings"]
-        is_whole = (member.folder / "report.html").is_file() and isinstance(then, dict)
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    name = changed_setting(then, member.settings) if is_whole else None
-    if name is None and is_whole and then["n_tokens"] != member.settings.n_tokens:
-        name = "n_tokens"
-    if name is not None:
+    then = read_config(member.folder).get("settings")
+    if then is None or not (member.folder / "report.html").is_file():
+        return False
+    changed = changed_setting(then, member.settings)
+    if changed is None and then["n_tokens"] != member.settings.n_tokens:
+        changed = "n_tokens", then["n_tokens"]
+    if changed is not None:
+        name, before = changed
         raise InputError(
-            f"the member {member.folder} was trained with {name} {then.get(name)!r}, and the grid "
-            f"says {member.settings.to_dict()[name]!r}: remove its folder, or sweep into another "
-            f"--out"
+            f"the member {member.folder} was trained with {name} {before!r}, and the grid "
+            f"says {member.settings.to_dict().get(name)!r}: remove its folder, or sweep into "
+            f"another --out"
         )
-    return is_whole
+    return True
 
 
 def _metrics(member: Member) -> dict[str, Any]:
     """What its evaluation found: at least how many features are dead."""
     metrics = json.loads((member.folder / "eval.json").read_text())["metrics"]
-    metrics["dead_fraction"]
+    metrics[DEAD_FRACTION.name]
     return metrics
 
 
@@ -165,7 +184,7 @@ def _write_results(out: Path, grid: Grid, members: Sequence[Member]) -> list[Swe
         SweepRow(
             member.name,
             member.hook_name,
-            member.settings.architecture,
+            member.settings.dictionary.architecture,
             point,
             _metrics(member),
         )
@@ -182,15 +201,16 @@ def results_table(rows: Iterable[SweepRow]) -> Table:
     table = Table(title_justify="left", caption_justify="left")
     table.caption = "on a front: no other member of the site has less of both"
     table.add_column("member", overflow="fold", min_width=20)
-    for column in ("L0", "FVU", "delta CE", "dead"):
-        table.add_column(column, justify="right")
+    for metric in (L0, FVU, DELTA_CE):
+        table.add_column(metric.title, justify="right")
+    table.add_column("dead", justify="right")
     table.add_column("front of L0 and")
     for row in rows:
         metrics = row.metrics
         table.add_row(
             row.name,
-            *(format_number(metrics.get(name)) for name in ("l0", "fvu", "delta_ce")),
-            f"{metrics['dead_fraction']:.1%}",
+            *(format_number(metrics.get(metric.name)) for metric in (L0, FVU, DELTA_CE)),
+            f"{metrics[DEAD_FRACTION.name]:.1%}",
             ", ".join(row.fronts),
         )
     return table

@@ -14,10 +14,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae.analysis.matching import cosines, matched_cosines
-from sae.base import SAE, SAEConfig
-from sae.evaluation.metrics import ReconstructionMetrics
+from sae.base import SAE
+from sae.evaluation.metric import Accumulator
+from sae.evaluation.metrics import METRICS
+from sae.evaluation.seen import Seen, fires
 from sae.toy.features import Independent
 from sae.toy.stream import SparseFeatures
+from sae.trainable import TrainableConfig, TrainableSAE
 from sae.training import TrainConfig, train
 
 ROWS_AT_ONCE = 4096
@@ -89,22 +92,23 @@ def recovery(dictionary: SAE, stream: SparseFeatures, n_tokens: int = 16_384) ->
     strengths = stream.sample_strengths(n_tokens)
     found = dictionary.W_dec.detach().to(stream.directions)
     nearest = cosines(stream.directions, found).argmax(dim=0)
-    metrics = ReconstructionMetrics(strengths.mean(dim=0) @ stream.directions)
+    mean = (strengths.mean(dim=0) @ stream.directions).to(torch.float64)
+    totals = Accumulator(METRICS)
     hits = active = torch.zeros(len(found), dtype=torch.int64)
     for rows in strengths.split(ROWS_AT_ONCE):
         x = rows @ stream.directions
         acts = dictionary.encode(x.to(dictionary.device))
-        metrics.update(x, dictionary.decode(acts).to(x), acts)
+        totals.update(Seen(x, dictionary.decode(acts).to(x), acts, mean))
         is_active = rows[:, nearest] > 0
         hits = hits + _both(acts.to(x) > 0, is_active)
         active = active + is_active.sum(dim=0)
-    result = metrics.result()
+    result = totals.results()
     return Recovery(
         **vars(alignment(stream.directions, found)),
         fvu=result["fvu"],
         l0=result["l0"],
-        dead=result["dead"],
-        f1=f1_scores(hits, metrics.fires, active).mean().item(),
+        dead=int(result["dead"]),
+        f1=f1_scores(hits, totals.total(fires), active).mean().item(),
         shrinkage=result["l2_ratio"],
     )
 
@@ -154,8 +158,10 @@ def recipe(n_tokens: int, *, lr: float = 4e-3, seed: int = 0) -> TrainConfig:
 
 
 def fit(
-    cfgs: Sequence[SAEConfig], stream: SparseFeatures, how: TrainConfig | Sequence[TrainConfig]
-) -> list[SAE]:
+    cfgs: Sequence[TrainableConfig],
+    stream: SparseFeatures,
+    how: TrainConfig | Sequence[TrainConfig],
+) -> list[TrainableSAE]:
     """Dictionaries of these configs, trained together in one pass over the stream."""
     hows = [how] * len(cfgs) if isinstance(how, TrainConfig) else how
     d_in = stream.directions.shape[1]

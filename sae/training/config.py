@@ -1,7 +1,7 @@
 """How dictionaries are fitted."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import get_args
 
 from activation_cache.common.errors import InputError
@@ -17,23 +17,26 @@ SHORT_RUN = 1_600_000
 class TrainConfig:
     """How dictionaries are fitted. Fractions are shares of the whole run."""
 
-    n_tokens: int = 500_000
+    n_tokens: int = field(default=500_000, metadata={"setting": None})
     """Activation vectors to train on; each is seen once unless the stream repeats."""
     lr: float | None = None
     """Peak learning rate of Adam; by default 2e-3, falling with the root of widths over 1536, and
     up to twice that in runs of less than 1.6 million tokens (docs/log.md)."""
     lr_warmup_fraction: float = 0.02
+    """The learning rate rises over this share of the run."""
     lr_decay_fraction: float = 0.3
+    """It falls over this share at the end."""
     penalty_warmup_fraction: float = 0.1
     """The L1 and L0 penalties rise to their full weight over this share."""
-    clip_grad_norm: float = math.inf
-    """Largest norm of the gradient of all parameters together."""
+    clip_grad_norm: float | None = None
+    """Largest norm of the gradient of all parameters together; by default it is not clipped."""
     loss_reduction: LossReduction = "sum_d"
     """How the squared error is reduced; penalty coefficients belong to one of them."""
     normalise: bool = True
     """Bring the mean norm of the input to sqrt(d_in) for training; folded into the result."""
     products: Products = "float32"
-    """What dense products are taken in; weights, sums and all else stay in float32."""
+    """What dense products are taken in: bfloat16 is faster where the hardware has it, weights and
+    sums stay in float32; `screened` lets bfloat16 propose features, and float32 decide."""
     dead_after_tokens: int | None = None
     """Tokens without firing that make a feature dead; by default a fiftieth of the run, up to 10M.
 
@@ -44,6 +47,7 @@ class TrainConfig:
     init_tokens: int = 8192
     """Tokens of the stream's head that set the scale and the decoder bias; trained on as well."""
     seed: int = 0
+    """Seeds the initial weights and the resampling."""
 
     def __post_init__(self) -> None:
         if self.products not in get_args(Products):

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from sae.base import SAE, TrainingPass
+from sae.trainable import TrainableSAE, TrainingPass
 
 
 class FiringTracker:
@@ -25,7 +25,7 @@ class FiringTracker:
 
 @torch.no_grad()
 def resample_(
-    sae: SAE,
+    sae: TrainableSAE,
     dead: Bool[Tensor, " d_sae"],
     out: TrainingPass,
     optimizer: torch.optim.Optimizer,
@@ -38,7 +38,7 @@ def resample_(
     directions are the errors rather than the inputs, which the living features explain already.
     """
     features = dead.nonzero().flatten()
-    error = out.x - out.x_hat
+    error = out.target - out.x_hat
     weights = error.square().sum(dim=1).square().cpu()
     if not 0 < weights.sum() < torch.inf:
         return  # nothing is left to explain, or the training has diverged

@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae.base import SAE, TrainingPass
 from sae.codes import top_k
 from sae.selection import Products
+from sae.trainable import TrainableSAE, TrainingPass
+from sae.training.forward import pre_acts_of
 
 LossReduction = Literal["sum_d", "mean_d"]
 
@@ -27,7 +28,7 @@ def mse_loss(
 
 
 def auxk_loss(
-    sae: SAE,
+    sae: TrainableSAE,
     out: TrainingPass,
     dead: Int[Tensor, " n_dead"],
     reduction: LossReduction,
@@ -41,9 +42,9 @@ def auxk_loss(
     their products are dense.
     """
     k_aux = out.x.shape[1] // 2
-    error = (out.x - out.x_hat).detach()
+    error = (out.target - out.x_hat).detach()
     with torch.autocast(error.device.type, torch.bfloat16, enabled=products == "bfloat16"):
-        pre_acts = sae.pre_acts_of(out.x, dead)
+        pre_acts = pre_acts_of(sae, out.x, dead)
         if len(dead) > k_aux:
             values, indices = top_k(pre_acts, k_aux)
             pre_acts = torch.zeros_like(pre_acts).scatter(1, indices, values)

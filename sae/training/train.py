@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from sae.base import SAE
+from sae.trainable import TrainableSAE
 from sae.training.config import TrainConfig
 from sae.training.health import NotFinite
 from sae.training.trainer import StepRecord, Trainer
@@ -20,7 +20,7 @@ Batch = Tensor | Mapping[str, Tensor]
 
 
 def train(
-    saes: SAE | Sequence[SAE],
+    saes: TrainableSAE | Sequence[TrainableSAE],
     batches: Iterable[Batch],
     cfg: TrainConfig | Sequence[TrainConfig],
 ) -> Generator[StepRecord]:
@@ -30,7 +30,10 @@ def train(
     dictionary takes its own. `cfg` is one for all or one for each. A dictionary's training stops
     after exactly `n_tokens`, or where the stream ends, and its result is, on a CPU to the last bit,
     the one that it would have alone. A dictionary that was trained or loaded goes on from its
-    weights. Raises `InputError` for a stream that is empty, of the wrong width, or not finite, and
+    weights. Until the generator ends, or is closed, a dictionary is in the units of training:
+    `Training` gives finished copies in between.
+
+    Raises `InputError` for a stream that is empty, of the wrong width, or not finite, and
     `NotFinite` for a dictionary that diverges, once the others are done.
     """
     with Training(saes, batches, cfg) as training:
@@ -44,16 +47,17 @@ class Training:
     """A training, one batch at a time, that can be saved between two batches and gone on with.
 
     Iterating takes a batch and yields the records of the dictionaries that are not done. Closing it
-    folds the scale of the inputs into the dictionaries; a context manager does that.
+    finishes the dictionaries; a context manager does that. `trainers[i].dictionary()` is a finished
+    copy at any time.
     """
 
     def __init__(
         self,
-        saes: SAE | Sequence[SAE],
+        saes: TrainableSAE | Sequence[TrainableSAE],
         batches: Iterable[Batch],
         cfg: TrainConfig | Sequence[TrainConfig],
     ) -> None:
-        saes = [saes] if isinstance(saes, SAE) else saes
+        saes = [saes] if isinstance(saes, TrainableSAE) else saes
         cfgs = repeat(cfg, len(saes)) if isinstance(cfg, TrainConfig) else cfg
         pairs = zip(saes, cfgs, strict=True)
         self.trainers = [Trainer(sae, cfg, i) for i, (sae, cfg) in enumerate(pairs)]
@@ -80,7 +84,7 @@ class Training:
             try:
                 records.append(trainer.step(_rows_for(trainer, batch)))
             except NotFinite as failure:
-                self.failures[trainer.dictionary] = failure
+                self.failures[trainer.position] = failure
                 trainer.has_failed = True
         return records
 
@@ -118,7 +122,7 @@ class Training:
 
     def close(self) -> None:
         for trainer in self.trainers:
-            trainer.sae.fold_input_scale_()
+            trainer.finish()
 
     def __enter__(self) -> "Training":
         return self
@@ -144,7 +148,7 @@ def _sample(head: Iterable[Batch], trainer: Trainer) -> Float[Tensor, "n d_in"]:
     return rows[: trainer.cfg.n_tokens]
 
 
-def _take(stream: Iterator[Batch], n_tokens: int, sae: SAE) -> list[Batch]:
+def _take(stream: Iterator[Batch], n_tokens: int, sae: TrainableSAE) -> list[Batch]:
     head: list[Batch] = []
     taken = 0
     for batch in stream:
@@ -157,14 +161,14 @@ def _take(stream: Iterator[Batch], n_tokens: int, sae: SAE) -> list[Batch]:
     return head
 
 
-def _activations(batch: Batch, sae: SAE) -> Float[Tensor, "batch d_in"]:
+def _activations(batch: Batch, sae: TrainableSAE) -> Float[Tensor, "batch d_in"]:
     """The tensor of a batch that belongs to this dictionary."""
     if isinstance(batch, Mapping):
         if sae.hook_name is None or sae.hook_name not in batch:
             sites = ", ".join(batch)
             raise InputError(
                 f"the stream has no site {sae.hook_name!r}, only {sites}: "
-                f"set sae.metadata['hook_name'] to one of them"
+                f"set sae.provenance = Provenance(hook_name=...) to one of them"
             )
         batch = batch[sae.hook_name]
     if batch.ndim != 2 or batch.shape[1] != sae.d_in:

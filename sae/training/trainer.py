@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,29 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from activation_cache.common.errors import InputError
-from sae.base import SAE, SAEConfig, TrainingPass
 from sae.codes import fire_counts
+from sae.selection import Shadow
+from sae.trainable import TrainableConfig, TrainableSAE, TrainingPass
 from sae.training.config import TrainConfig
 from sae.training.dead import FiringTracker, resample_
+from sae.training.forward import forward
 from sae.training.health import Health, not_finite
 from sae.training.losses import auxk_loss, mse_loss
+from sae.training.running_mean import RunningMean
 from sae.training.schedules import warm_up, warm_up_and_decay
+from sae.training.weights import (
+    fold_scale_,
+    initialise_,
+    norm_scale,
+    normalise_decoder_,
+    project_decoder_gradient_,
+)
+
+Reduce = Callable[[Sequence[Tensor]], None]
+"""Averages tensors over the processes that share the batches of a dictionary, in place."""
+
+STATISTIC = {"sum": "threshold_sum", "weight": "threshold_weight"}
+"""How checkpoints call the parts of the running mean: the first one was of thresholds."""
 
 WARMED_UP = ("l1", "l0")
 """Penalties that would kill features before these have learned anything."""
@@ -50,7 +67,12 @@ class StepRecord:
 
 
 class Trainer:
-    """One dictionary with its optimiser and its firing history."""
+    """One dictionary with all that its training needs: optimiser, scale, firing history.
+
+    While it is trained the dictionary is in the units of training, in which inputs have a mean norm
+    of about sqrt(d_in); `dictionary()` is the finished one. A step is forward, backward, reduce,
+    update, record: methods that can be called one by one.
+    """
 
     COUNT_STEPS = 20
     """Counting features makes the host wait for the device, so it is not done every step."""
@@ -58,15 +80,26 @@ class Trainer:
     SPARSE_BELOW, DENSE_ABOVE = 0.02, 0.04
     """Shares of the features active on a token at which the form of the step changes."""
 
-    def __init__(self, sae: SAE, cfg: TrainConfig, dictionary: int = 0) -> None:
+    def __init__(
+        self,
+        sae: TrainableSAE,
+        cfg: TrainConfig,
+        dictionary: int = 0,
+        reduce: Reduce = lambda tensors: None,
+    ) -> None:
+        """`reduce` is called between backward and update with the gradients and the loss."""
         if cfg.products == "screened" and not sae.cfg.is_sparse_from_the_start:
             raise InputError(needs_fixed_l0(sae.cfg))
         self.sae = sae
         self.cfg = cfg
-        self.dictionary = dictionary
+        self.position = dictionary
+        self.reduce = reduce
+        self.scale = 1.0
+        """What inputs are multiplied by."""
         self.lr = cfg.learning_rate(sae.d_sae)
         self.optimizer = torch.optim.Adam(sae.parameters(), lr=self.lr, fused=True)
         self.tracker = FiringTracker(sae.d_sae, cfg.dead_window_tokens, sae.device)
+        self.statistic = RunningMean(sae.device)
         self.generator = torch.Generator().manual_seed(cfg.seed)
         self.health = Health(sae.device)
         self.dead = torch.zeros(0, dtype=torch.int64, device=sae.device)
@@ -77,6 +110,7 @@ class Trainer:
         self.n_steps = 0
         self.n_tokens = 0
         self.n_tokens_resampled_at = 0
+        self._shadow = Shadow()
 
     @property
     def is_done(self) -> bool:
@@ -94,21 +128,36 @@ class Trainer:
             )
         if self.sae.is_fresh:
             self._choose_form(self.sae.cfg.initial_density)
-        self.sae.initialise_from_data_(sample, normalise=self.cfg.normalise)
+        sample = sample.to(self.sae.device, torch.float32)
+        self.scale = norm_scale(sample) if self.cfg.normalise else 1.0
+        initialise_(self.sae, sample, self.scale)
 
-    def step(self, x: Float[Tensor, "batch d_in"]) -> StepRecord:
-        """One optimiser step on a batch.
+    def dictionary(self) -> TrainableSAE:
+        """A copy of the dictionary as it is now, for inputs as they are."""
+        finished = copy.deepcopy(self.sae)
+        fold_scale_(finished, self.scale)
+        return finished
+
+    def finish(self) -> None:
+        """Make the dictionary itself the finished one."""
+        fold_scale_(self.sae, self.scale)
+        self.scale = 1.0
+
+    def step(
+        self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_in"] | None = None
+    ) -> StepRecord:
+        """One optimiser step on a batch; `target` is what is to be reconstructed, if not x.
 
         A batch whose loss or gradient is not finite changes nothing. Where `cfg.on_nan` is stop, or
         a hundred had to be skipped, `NotFinite` is raised: on a GPU a few steps late, with the next
         count of features.
         """
-        progress = min(self.n_tokens / self.cfg.n_tokens, 1.0)
-        is_sparse = self.is_sparse and self.may_be_sparse
-        out = self.sae.training_pass(x, sparse=is_sparse, products=self.cfg.products)
-        loss, parts = self.losses(out, progress)
-        lr, grad_norm = self._update(loss, progress)
-        record = self.book(out, loss, parts, lr, grad_norm)
+        out = self.forward(x, target)
+        loss, parts = self.losses(out)
+        self.backward(loss)
+        self.reduce([*self.gradients, loss.detach()])
+        lr, grad_norm = self.update(loss)
+        record = self.record_step(out, loss, parts, lr, grad_norm)
         if self._may_wait and self.health.has_new_skips(self.cfg.on_nan):
             where = (
                 f"step {record.step} ({record.n_tokens:,} tokens) of the dictionary on "
@@ -118,12 +167,40 @@ class Trainer:
         return record
 
     @property
+    def progress(self) -> float:
+        """The share of the tokens that have been seen."""
+        return min(self.n_tokens / self.cfg.n_tokens, 1.0)
+
+    def forward(self, x: Tensor, target: Tensor | None = None) -> TrainingPass:
+        is_sparse = self.is_sparse and self.may_be_sparse
+        return forward(
+            self.sae,
+            self._scaled(x),
+            None if target is None else self._scaled(target),
+            sparse=is_sparse,
+            products=self.cfg.products,
+            shadow=self._shadow,
+        )
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        x = x.to(self.sae.dtype)
+        return x if self.scale == 1.0 else x * self.scale
+
+    def backward(self, loss: Float[Tensor, ""]) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+    @property
+    def gradients(self) -> list[Tensor]:
+        return [p.grad for p in self.sae.parameters() if p.grad is not None]
+
+    @property
     def _may_wait(self) -> bool:
         """Whether asking for a number is cheap, or is due at this step anyway."""
         return self.sae.device.type == "cpu" or self.n_steps % self.COUNT_STEPS == 0
 
     @torch.no_grad()
-    def book(
+    def record_step(
         self, out: TrainingPass, loss: Tensor, parts: dict[str, Tensor], lr: float, norm: Tensor
     ) -> StepRecord:
         """Everything after the optimiser: counters, dead features, and the record of the step."""
@@ -133,7 +210,10 @@ class Trainer:
         is_good = torch.isfinite(loss.detach() + norm)
         self.health.see(loss.detach(), is_good)
         self.tracker.update(fires * is_good, batch_tokens * is_good)
-        self.sae.observe_(out, is_good)
+        statistic = self.sae.statistic(out.acts)
+        if statistic is not None:
+            self.statistic.update(statistic, is_good)
+            self.sae.set_statistic_(self.statistic.value)
         self.n_steps += 1
         self.n_tokens += batch_tokens
         if self.n_steps % self.COUNT_STEPS == 0:
@@ -142,14 +222,14 @@ class Trainer:
                 self._choose_form(l0.item() / self.sae.d_sae)
         self._resample_if_due(out, is_good)
         return StepRecord(
-            dictionary=self.dictionary,
+            dictionary=self.position,
             step=self.n_steps - 1,
             n_tokens=self.n_tokens,
             lr=lr,
             loss=loss.detach(),
             parts={name: part.detach() for name, part in parts.items()},
             l0=l0,
-            fvu=parts["mse"].detach() / self._variance(out.x),
+            fvu=parts["mse"].detach() / self._variance(out.target),
             n_dead=len(self.dead),
             grad_norm=norm,
             spikes=self.health.n_spikes.clone(),
@@ -163,13 +243,13 @@ class Trainer:
         variance = torch.linalg.vector_norm(centred).square() / len(x) - of_mean
         return variance if self.cfg.loss_reduction == "sum_d" else variance / x.shape[1]
 
-    def losses(self, out: TrainingPass, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, out: TrainingPass) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised, and its parts."""
         cfg, sae = self.cfg, self.sae
-        parts = {"mse": mse_loss(out.x_hat, out.x, cfg.loss_reduction), **out.penalties}
+        parts = {"mse": mse_loss(out.x_hat, out.target, cfg.loss_reduction), **out.penalties}
         if sae.cfg.revival == "auxk" and len(self.dead):
             parts["auxk"] = auxk_loss(sae, out, self.dead, cfg.loss_reduction, cfg.products)
-        penalty_weight = warm_up(progress, cfg.penalty_warmup_fraction)
+        penalty_weight = warm_up(self.progress, cfg.penalty_warmup_fraction)
         loss = parts["mse"]
         for name, coefficient in sae.cfg.coefficients.items():
             if name in parts:
@@ -177,36 +257,40 @@ class Trainer:
                 loss = loss + weight * coefficient * parts[name]
         return loss, parts
 
-    def _update(self, loss: Tensor, progress: float) -> tuple[float, Tensor]:
+    def update(self, loss: Float[Tensor, ""]) -> tuple[float, Tensor]:
         """One step of the optimiser: the learning rate it had, and the norm of the gradient.
 
         Of weights that no longer fit a cache, every pass counts: clipping is left out where it
         would multiply by 1.
         """
         cfg, sae = self.cfg, self.sae
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        sae.project_decoder_gradient_()
-        grads = [p.grad for p in sae.parameters() if p.grad is not None]
-        grad_norm = get_total_norm(grads)
+        project_decoder_gradient_(sae)
+        grad_norm = get_total_norm(self.gradients)
         is_bad = ~torch.isfinite(loss.detach() + grad_norm)
         # What fused Adam has for mixed precision: where this is 1, it changes nothing.
         self.optimizer.found_inf = is_bad.to(torch.float32)  # type: ignore[attr-defined]
-        if math.isfinite(cfg.clip_grad_norm):
+        if cfg.clip_grad_norm is not None:
             clip_grads_with_norm_(sae.parameters(), cfg.clip_grad_norm, grad_norm)
-        lr = self.lr * warm_up_and_decay(progress, cfg.lr_warmup_fraction, cfg.lr_decay_fraction)
+        schedule = cfg.lr_warmup_fraction, cfg.lr_decay_fraction
+        lr = self.lr * warm_up_and_decay(self.progress, *schedule)
         self.optimizer.param_groups[0]["lr"] = lr
         if grad_norm.device.type != "cpu" or not is_bad:
             self.optimizer.step()
-            sae.constrain_()  # after the step: a saved dictionary has unit rows
+            normalise_decoder_(sae)  # after the step: a saved dictionary has unit rows
+            sae.constrain_()
         return lr, grad_norm
 
-    # To go on elsewhere --------------------------------------------------------------------------
+    # To resume elsewhere -------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next steps depend on, but for the settings and the batches."""
         return {
-            "sae": self.sae.training_state(),
+            "sae": {
+                "weights": self.sae.state_dict(),
+                "input_scale": self.scale,
+                "is_fresh": self.sae.is_fresh,
+                **self._statistic_state(),
+            },
             "optimizer": self.optimizer.state_dict(),
             "tokens_since_fired": self.tracker.tokens_since_fired,
             "dead": self.dead,
@@ -215,8 +299,18 @@ class Trainer:
             **{name: getattr(self, name) for name in self.COUNTERS},
         }
 
+    def _statistic_state(self) -> dict[str, Tensor]:
+        """Nothing for an architecture that has none."""
+        if not self.statistic.weight:
+            return {}
+        return {key: getattr(self.statistic, name) for name, key in STATISTIC.items()}
+
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sae.load_training_state(state["sae"])
+        self.sae.load_state_dict(state["sae"]["weights"])
+        self.scale, self.sae.is_fresh = state["sae"]["input_scale"], state["sae"]["is_fresh"]
+        for name, key in STATISTIC.items():
+            if key in state["sae"]:
+                setattr(self.statistic, name, state["sae"][key].to(self.sae.device, copy=True))
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.tracker.tokens_since_fired.copy_(state["tokens_since_fired"])
         self.dead = state["dead"].to(self.sae.device)
@@ -246,7 +340,7 @@ class Trainer:
                 self.tracker.tokens_since_fired.masked_fill_(dead, 0)
 
 
-def needs_fixed_l0(cfg: SAEConfig) -> str:
+def needs_fixed_l0(cfg: TrainableConfig) -> str:
     """Why features of this architecture cannot be screened."""
     return (
         f"products 'screened' needs an architecture with a fixed number of features, and "

@@ -15,10 +15,10 @@ from activation_cache.cache.codec import encode, measure_cost
 from activation_cache.cache.manifest import FILE, Manifest, ShardEntry, SplitEntry, shard_name
 from activation_cache.cache.shard import pack
 from activation_cache.cache.storage import Storage
+from activation_cache.common.dtypes import DTYPES
 from activation_cache.stream.source import ActivationSource, Origins
 from benchmarks.harvest import load, site
 from benchmarks.measure import BenchFlags, Row, measure
-from sae.runs.settings.run_settings import DTYPES
 
 CPU = torch.device("cpu")
 READ_ROWS = 524_288

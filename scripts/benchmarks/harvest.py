@@ -9,10 +9,10 @@ from typing import Any
 import torch
 
 from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
+from activation_cache.common.dtypes import DTYPES
 from activation_cache.model.hooks import Site
 from activation_cache.stream.source import ActivationSource
 from benchmarks.measure import BenchFlags, Row, measure
-from sae.runs.settings.run_settings import DTYPES
 
 GPT2_SHAPE = "gpt2-shape"
 

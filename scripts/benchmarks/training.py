@@ -167,7 +167,7 @@ def trainer_of(shape: Shape, device: torch.device) -> tuple[Trainer, Tensor]:
     trainer.initialise(rows[: cfg.init_tokens])
     trainer.n_tokens = cfg.n_tokens // 2
     if not cls.is_sparse_from_the_start:
-        _bring_to_l0(sae, rows[:512], shape.k)
+        _bring_to_l0(sae, rows[:512] * trainer.scale, shape.k)
         trainer.is_sparse = True
     return trainer, rows.view(n_batches, shape.batch_tokens, shape.d_in)
 
@@ -176,7 +176,7 @@ def trainer_of(shape: Shape, device: torch.device) -> tuple[Trainer, Tensor]:
 def _bring_to_l0(sae: SAE, x: Tensor, l0: int) -> None:
     """Lower every encoder bias by as much as leaves about `l0` features of a token active."""
     threshold = getattr(sae, "threshold", torch.zeros((), device=x.device))
-    pre_acts = (x * sae.input_scale - sae.b_dec) @ sae.W_enc + sae.b_enc - threshold
+    pre_acts = sae.pre_acts(x) - threshold
     sae.b_enc.sub_(pre_acts.topk(l0, dim=1).values[:, -1].mean())
 
 
@@ -187,11 +187,12 @@ def bookkeeping_rows(flags: BenchFlags) -> Iterator[Row]:
     d_sae = flags.d_sae or 24_576
     shape = Shape("topk", flags.d_in, d_sae, flags.k or 32, flags.batch_tokens or 2048, "bfloat16")
     trainer, batches = trainer_of(shape, flags.on)
-    out = trainer.sae.training_pass(batches[0], products=shape.products)
-    loss, parts = trainer.losses(out, 0.5)
+    out = trainer.forward(batches[0])
+    loss, parts = trainer.losses(out)
 
     def book() -> int:
-        records = [trainer.book(out, loss, parts, 1e-3, loss) for _ in range(trainer.COUNT_STEPS)]
+        said = (out, loss, parts, 1e-3, loss)
+        records = [trainer.record_step(*said) for _ in range(trainer.COUNT_STEPS)]
         record = records[-1]
         for figure in (record.loss, record.fvu, record.l0, record.grad_norm):
             figure.item()  # what is logged

@@ -7,6 +7,7 @@ import psutil
 
 from activation_cache import HarvestConfig, harvest, load_model
 from sae.architectures import TopKConfig
+from sae.provenance import Provenance
 from sae.training import TrainConfig, train
 
 GROWTH_AFTER = 0.1
@@ -24,7 +25,7 @@ def resident_memory_growth(n_tokens: int) -> float:
     model = load_model("tiny")
     stream = harvest(model, HarvestConfig(hook_names=(SITE,), batch_tokens=512))
     sae = TopKConfig(d_sae=1536, k=32).build(model.width(SITE))
-    sae.metadata["hook_name"] = SITE
+    sae.provenance = Provenance(hook_name=SITE)
     process = psutil.Process(os.getpid())
     settled, largest = 0, 0
     for record in train(sae, stream, TrainConfig(n_tokens=n_tokens)):

@@ -103,12 +103,12 @@ def _of_json(contents: Sequence[Any], texts: Sequence[bytes] = ()) -> Callable[[
 
 
 def _settings(path: Path) -> Target:
-    settings = RunSettings(hook_name=(SITE,), model="tiny", lr=1e-3, wandb="off").to_dict()
+    settings = RunSettings.of(hook_name=SITE, model="tiny", lr=1e-3, wandb="off").to_dict()
 
     def read(data: bytes) -> object:
         path.write_bytes(data)
         given = settings_from_file(path)
-        return given.to_dict(), given.sae_config(), given.train_config()
+        return given.to_dict()
 
     return Target("settings", _of_json([settings, {"settings": settings}], [YAML]), read)
 

@@ -7,13 +7,12 @@ Figures and `result.json` are written to --out. docs/papers/toy_models.md says w
 """
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Literal, get_args
 
 sys.path.append(str(Path(__file__).parents[1]))  # the folder of scripts, where `cli` is
 
-import tyro
 from cli import parse, refuse_unwritable, run_script
 from rich.console import Console
 from rich.table import Table
@@ -37,7 +36,7 @@ class Flags:
     made, but no claims are judged.
     """
 
-    section: Annotated[Literal["all"] | Section, tyro.conf.Positional] = "all"
+    section: Literal["all"] | Section = field(default="all", metadata={"positional": True})
     """Which part of the paper."""
     quick: bool = False
     """Seconds instead of minutes: fewer seeds, restarts and steps."""

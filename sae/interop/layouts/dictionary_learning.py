@@ -23,6 +23,7 @@ from sae.interop.layout import Hints, facts, processing
 from sae.interop.layouts.dictionary_learning_classes import CLASSES, DictClass, fitting
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
 from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.provenance import Provenance
 from sae.serialization import contiguous
 
 NAME = "dictionary_learning"
@@ -66,7 +67,7 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
         k=k if of.activation == "topk" else None,
         subtracts_b_dec=of.subtracts_b_dec,
     )
-    return PretrainedSAE(cfg, tensors, _metadata({**config, "trainer": trainer}))
+    return PretrainedSAE(cfg, tensors, _provenance({**config, "trainer": trainer}))
 
 
 def _weights_file(source: Source) -> str | None:
@@ -151,7 +152,7 @@ def _tensors(
     return tensors, k
 
 
-def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+def _provenance(config: Mapping[str, Any]) -> Provenance:
     """What the config says. `layer` alone is no site, and nothing is said of BOS."""
     trainer, buffer = _section(config, "trainer"), _section(config, "buffer")
     known = facts(
@@ -163,7 +164,7 @@ def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
         submodule_name=trainer.get("submodule_name"),
         io=buffer.get("io"),
     )
-    return {**known, **_section(config, "metadata")}
+    return known.updated(_section(config, "metadata"))
 
 
 def _hook_name(trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> str | None:
@@ -237,10 +238,10 @@ def _written_config(sae: SAE, dict_class: str, numbers: Mapping[str, Tensor]) ->
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
         "layer": int(site[1]) if site else None,
-        "lm_name": sae.metadata.get("model_name"),
+        "lm_name": sae.provenance.model_name,
         "submodule_name": f"resid_post_layer_{site[1]}" if site and is_block_output else None,
     }
     if "k" in numbers:
         trainer["k"] = int(numbers["k"])
-    buffer = {"d_submodule": sae.d_in, "io": "out", "ctx_len": sae.metadata.get("context_size")}
-    return {"trainer": trainer, "buffer": buffer, "metadata": sae.metadata}
+    buffer = {"d_submodule": sae.d_in, "io": "out", "ctx_len": sae.provenance.context_size}
+    return {"trainer": trainer, "buffer": buffer, "metadata": sae.provenance.to_metadata()}

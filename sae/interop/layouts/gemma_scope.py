@@ -18,6 +18,7 @@ from sae.interop import layout as layouts
 from sae.interop.layout import Hints
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
 from sae.interop.sources import Source, Tensors, json_of
+from sae.provenance import Provenance
 
 NAME = "gemma-scope"
 
@@ -70,7 +71,7 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
     tensors = {weight: _take(file, weight) for weight in SPELLINGS}
     if name.endswith(".npz"):
         facts = _published(file.path.parent)
-        if facts.get("hook_name") == "hook_embed":
+        if facts.hook_name == "hook_embed":
             factor = tensors["W_enc"].shape[0] ** 0.5
             tensors["W_enc"] = tensors["W_enc"] / factor
             tensors |= {weight: tensors[weight] * factor for weight in ("W_dec", "b_dec")}
@@ -101,11 +102,11 @@ def _take(file: Tensors, weight: str) -> Tensor:
     return tensor
 
 
-def _published(folder: Path) -> dict[str, Any]:
+def _published(folder: Path) -> Provenance:
     """What the names of the folders of Gemma Scope say."""
     release = RELEASE.search(f"{folder.absolute().as_posix()}/")
     if release is None:
-        return {}
+        return Provenance()
     size, tuning, kind = release.groups()
     layer = LAYER.search(release[0])
     site, target = SITES[kind]
@@ -125,10 +126,10 @@ def _published(folder: Path) -> dict[str, Any]:
     )
 
 
-def _described(source: Source, has_skip: bool) -> dict[str, Any]:
+def _described(source: Source, has_skip: bool) -> Provenance:
     """What config.json of Gemma Scope 2 says, where it has come along."""
     if not source.has("config.json"):
-        return {}
+        return Provenance()
     config = source.config("config.json")
     path = source.folder / "config.json"
     unknown = sorted(set(config) - KEYS)

@@ -16,6 +16,7 @@ from sae.interop import layout as layouts
 from sae.interop.layout import Hints
 from sae.interop.pretrained import Activation, Normalization, PretrainedConfig, PretrainedSAE
 from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.provenance import Provenance
 
 NAME = "openai"
 
@@ -98,11 +99,11 @@ def _activation(file: Tensors) -> dict[str, Any]:
     }
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _facts(path: Path) -> Provenance:
     """What is known of a file that lies where it was published; the file itself says nothing."""
     place = PUBLISHED.search(path.absolute().as_posix())
     if place is None:
-        return {}
+        return Provenance()
     location, layer = place.groups()
     return layouts.facts(
         model_name="gpt2",

@@ -24,6 +24,7 @@ from sae.interop.layouts.saelens_keys import (
 )
 from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
 from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.provenance import Provenance
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 __all__ = ["NAME", "read", "recognises", "write"]
@@ -68,7 +69,7 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
     return assemble(config, source.tensors(WEIGHTS_FILE), facts_of(config), given)
 
 
-def facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
+def facts_of(config: Mapping[str, Any]) -> Provenance:
     """What a config says of where activations came from, of version 6."""
     said: Mapping[str, Any] = config["metadata"]
     known = {name: said.get(name) for name in FACTS}
@@ -87,7 +88,7 @@ def facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def assemble(
-    config: Mapping[str, Any], tensors: Tensors, metadata: Mapping[str, Any], given: Given
+    config: Mapping[str, Any], tensors: Tensors, provenance: Provenance, given: Given
 ) -> PretrainedSAE:
     """The dictionary that a config of version 6 and its tensors are, for raw activations."""
     architecture = setting(config, "architecture", str)
@@ -117,7 +118,7 @@ def assemble(
         residual_threshold=setting(config, "residual_threshold", float, 1e-2) if pursues else 0.0,
         stops_at_same_support=pursues and setting(config, "stop_on_duplicate_support", bool, True),
     )
-    sae = PretrainedSAE(cfg, _weights(architecture, cfg, tensors), metadata)
+    sae = PretrainedSAE(cfg, _weights(architecture, cfg, tensors), provenance)
     if sae.d_in != config.get("d_in"):
         raise InputError(
             f"cfg.json says d_in {json_of(config.get('d_in'))}, and {tensors.path} has weights for "

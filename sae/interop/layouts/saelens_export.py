@@ -7,6 +7,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError
 from activation_cache.common.files import write_json, write_together
 from sae.architectures import JumpReLUSAE
@@ -14,6 +15,7 @@ from sae.base import SAE
 from sae.interop.exporting import biases, has_equal_rows
 from sae.interop.layouts.saelens_keys import ACTIVATIONS, NORMALIZATIONS
 from sae.interop.pretrained import PretrainedSAE
+from sae.provenance import Provenance
 from sae.serialization import CONFIG_FILE, LAYOUT_VERSION, WEIGHTS_FILE, contiguous, save
 
 
@@ -24,7 +26,7 @@ def write(sae: SAE, folder: Path) -> None:
         if isinstance(sae, JumpReLUSAE) and (sae.threshold < 0).any():
             raise InputError("threshold is negative: SAELens would take max(h, 0) first")
         named = copy.copy(sae)
-        named.metadata = metadata
+        named.provenance = Provenance.from_metadata(metadata)
         save(named, folder)
         return
     architecture = _architecture(sae)
@@ -34,7 +36,7 @@ def write(sae: SAE, folder: Path) -> None:
         "architecture": architecture,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
-        "dtype": str(sae.dtype).removeprefix("torch."),
+        "dtype": name_of(sae.dtype),
         "device": "cpu",
         "apply_b_dec_to_input": subtracts,
         "normalize_activations": normalizations[sae.cfg.normalization],
@@ -60,7 +62,7 @@ def write(sae: SAE, folder: Path) -> None:
 
 
 def _metadata(sae: SAE) -> dict[str, Any]:
-    metadata = {**sae.metadata, "sae_lens_version": LAYOUT_VERSION}
+    metadata = {**sae.provenance.to_metadata(), "sae_lens_version": LAYOUT_VERSION}
     if "processing" in metadata:
         options = {"center_writing_weights": True} if metadata["processing"] == "centred" else {}
         metadata["model_from_pretrained_kwargs"] = options
@@ -82,7 +84,7 @@ def _architecture(sae: PretrainedSAE) -> str:
     }
     theirs = {ours: name for name, ours in reversed(list(ACTIVATIONS.items()))}
     architecture = theirs.get(cfg.activation, "")
-    if sae.W_skip is not None or sae.d_out != sae.d_in or "hook_name_out" in sae.metadata:
+    if sae.W_skip is not None or sae.d_out != sae.d_in or sae.provenance.hook_name_out:
         kind = "transcoder" if sae.W_skip is None else "skip_transcoder"
         architecture = {"standard": kind, "jumprelu": f"jumprelu_{kind}"}.get(architecture, "")
         refused[f"a {kind} with activation {cfg.activation}"] = not architecture

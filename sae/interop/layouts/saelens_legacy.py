@@ -12,6 +12,7 @@ from sae.interop.layouts.saelens import Given, assemble, holds_files
 from sae.interop.layouts.saelens_keys import COMPUTED, name_in, refuse_unknown_keys, setting
 from sae.interop.pretrained import PretrainedSAE
 from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.provenance import Provenance
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 NAME = "saelens-legacy"
@@ -119,7 +120,7 @@ def _scaling(config: Mapping[str, Any], tensors: Tensors) -> Tensor | None:
     return scaling
 
 
-def _facts(config: Mapping[str, Any]) -> dict[str, Any]:
+def _facts(config: Mapping[str, Any]) -> Provenance:
     """What is known of model and site. A BOS was prepended where nothing else is said."""
     options = config.get("model_from_pretrained_kwargs")
     said = isinstance(options, dict) and "center_writing_weights" in options

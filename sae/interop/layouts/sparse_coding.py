@@ -23,6 +23,7 @@ from sae.interop.layout import Hints
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
 from sae.interop.restricted_pickle import Shell
 from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of, read_tensors
+from sae.provenance import Provenance
 
 NAME = "sparse-coding"
 
@@ -179,7 +180,7 @@ def _means(source: Source, b_dec: Tensor) -> Tensor:
     return _of_shape(Tensors(path, {MEANS: read_tensors(path)}), MEANS, len(b_dec))
 
 
-def _facts(source: Source) -> dict[str, Any]:
+def _facts(source: Source) -> Provenance:
     settings = _settings(source)
     layer, site = settings.get("layer", ""), SITES.get(settings.get("layer_loc", ""))
     return layouts.facts(

@@ -17,6 +17,7 @@ from sae.interop.exporting import as_pretrained, biases, has_equal_rows, refuse_
 from sae.interop.layout import Hints, facts, processing
 from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
 from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.provenance import Provenance
 from sae.serialization import contiguous
 
 NAME = "sparsify"
@@ -82,7 +83,7 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
         k=settings["k"],
         subtracts_b_dec=not settings["transcode"],
     )
-    return PretrainedSAE(cfg, tensors, _metadata(source, is_transcoder=settings["transcode"]))
+    return PretrainedSAE(cfg, tensors, _provenance(source, is_transcoder=settings["transcode"]))
 
 
 def _settings(source: Source) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _tensors(source: Source, has_skip: bool) -> dict[str, Tensor]:
     return tensors
 
 
-def _metadata(source: Source, *, is_transcoder: bool) -> dict[str, Any]:
+def _provenance(source: Source, *, is_transcoder: bool) -> Provenance:
     """What folder and run say. Chunks of text need not begin with a token of their own, so nothing
     is said of BOS; of a transcoder, the name of the module says where its output is."""
     folder = source.folder.resolve()
@@ -142,7 +143,7 @@ def _metadata(source: Source, *, is_transcoder: bool) -> dict[str, Any]:
         transcode=True if is_transcoder else None,
     )
     own = source.config(CONFIG_FILE).get("metadata")
-    return {**known, **(own if isinstance(own, dict) else {})}
+    return known.updated(own if isinstance(own, dict) else {})
 
 
 def _hook_name(hookpoint: str, model: str) -> str | None:
@@ -168,7 +169,8 @@ def write(sae: SAE, folder: Path) -> None:
     """
     given = as_pretrained(sae)
     refuse_inexpressible(given, NAME, ACTIVATIONS, skip=True)
-    is_transcoder = bool(sae.metadata.get("transcode")) or "hook_name_out" in sae.metadata
+    known = sae.provenance
+    is_transcoder = bool(known.others.get("transcode") or known.hook_name_out)
     folded = biases(given, subtracts_b_dec=not is_transcoder)
     encoder = contiguous(given.W_enc.T)
     is_tied = encoder.data_ptr() == given.W_dec.data_ptr()  # safetensors keeps nothing twice
@@ -190,7 +192,7 @@ def write(sae: SAE, folder: Path) -> None:
         "skip_connection": given.W_skip is not None,
         "transcode": is_transcoder,
         "d_in": given.d_in,
-        "metadata": sae.metadata,
+        "metadata": known.to_metadata(),
     }
     write_together(
         folder,

@@ -1,6 +1,6 @@
 """Models trained in every way out of superposition, and dictionaries of those left alone."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -151,7 +151,7 @@ class Bench:
             TopKConfig(d_sae=2 * self.n, k=DICTIONARY_K),
         ]
         stream = SparseFeatures(self.features, self.m, directions=W.T, seed=self.seed)
-        dictionaries: list[SAE] = [cfg.build(self.m, seed=self.seed) for cfg in cfgs]
+        dictionaries: Sequence[SAE] = [cfg.build(self.m, seed=self.seed) for cfg in cfgs]
         if is_trained:
             n_tokens = self.scale.choose(2000, 500) * 1024
             with torch.enable_grad():

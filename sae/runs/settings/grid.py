@@ -10,12 +10,19 @@ from typing import Any
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import listed, shown
+from sae.architectures import ARCHITECTURES
+from sae.runs.settings.fields import settings_of
 from sae.runs.settings.files import read_settings_file
 from sae.runs.settings.run_settings import RunSettings, settings_from
+from sae.training import TrainConfig
+
+SHARED = ("on_nan",)
+"""Of the settings of trainings, what concerns the stream too."""
 
 MAY_VARY = (
-    *("architecture", "d_sae", "k", "l1_coeff", "l0_coeff", "tied"),
-    *("hook_name", "n_tokens", "lr", "products", "seed", "start_from"),
+    *("hook_name", "n_tokens", "start_from", "architecture"),
+    *dict.fromkeys(s.name for cls in ARCHITECTURES.values() for s in settings_of(cls)),
+    *(s.name for s in settings_of(TrainConfig) if s.name not in SHARED),
 )
 """Settings of the dictionary and its training. What concerns the stream is shared."""
 
@@ -101,19 +108,19 @@ def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[st
 
 def _trained_by(settings: RunSettings) -> tuple[Any, ...]:
     """What decides which dictionary comes out, in whatever words it was said."""
-    cfg, train = settings.sae_config(), settings.train_config()
-    return cfg, train, settings.hook_name, settings.start_from
+    return settings.dictionary, settings.training, settings.hook_names, settings.start_from
 
 
 def member_name(settings: RunSettings, names: Sequence[str]) -> str:
     """A folder name that says what is particular to a member, such as topk-k32-seed1."""
-    said = [_said(name, getattr(settings, name)) for name in names]
+    values = settings.to_dict()
+    said = [_said(name, values[name]) for name in names]
     return "-".join(said) or "member"
 
 
 def _said(name: str, value: Any) -> str:
     if name == "hook_name":
-        return "+".join(value)
+        return value if isinstance(value, str) else "+".join(value)
     if name in ("architecture", "products"):
         return value
     if name == "start_from":

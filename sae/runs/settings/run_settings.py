@@ -1,94 +1,69 @@
-"""Every setting of a run, flat, as the flags name them; and what each part makes of it."""
+"""Every setting of a run. In files and flags they are flat; here each is where it belongs."""
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import MISSING, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
-from activation_cache import ActivationCache, HarvestConfig, LanguageModel, SourceConfig
-from activation_cache.common.dtypes import DTYPES
+from activation_cache import ActivationCache, HarvestConfig
+from activation_cache.common.dtypes import DtypeName
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import LARGEST, convert, listed
-from activation_cache.common.types import OnNaN
-from activation_cache.common.versions import library_versions
-from activation_cache.text.documents import DOCSTRINGS
-from sae.architectures import ARCHITECTURES, AnySAEConfig
+from activation_cache.common.versions import git_commit, library_versions
+from sae.architectures import ARCHITECTURES, TopKConfig
+from sae.runs.settings.fields import Setting, settings_of
 from sae.runs.settings.files import read_settings_file
 from sae.runs.signals import signal_number
-from sae.selection import Products
+from sae.trainable import TrainableConfig
 from sae.training import TrainConfig
 from sae.training.trainer import needs_fixed_l0
 
-ARCHITECTURE_SETTINGS = ("k", "l1_coeff", "l0_coeff")
+N_TOKENS = 1_200_000
 MAY_CHANGE = (
     *("out", "wandb", "device", "log_every", "stop_signal", "on_nan", "checkpoint_minutes"),
     *("checkpoint_tokens", "keep_checkpoints", "keep_every_tokens", "keep_best"),
 )
-"""Settings that may be others when a run goes on: what it computes does not depend on them."""
-CACHE_DECIDES = ("dataset", "text_column", "context_size")
-N_TOKENS = 1_200_000
+"""Settings that may be others when a run is resumed: what it computes does not depend on them."""
+CACHE_DECIDES = (
+    *("dataset", "text_column", "context_size", "prepend_bos", "all_positions"),
+    "forward_tokens",
+)
+"""Beside the model and its data type."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings:
-    """Train a sparse dictionary on a model's activations, evaluate it, and report."""
+    """Train a sparse dictionary on a model's activations, evaluate it, and report.
 
+    `RunSettings.of(k=16, hook_name=...)` makes them from flat names, which are those of the flags;
+    `to_dict` gives these names back.
+    """
+
+    harvest: HarvestConfig = field(
+        default=HarvestConfig(batch_tokens=512), metadata={"setting": None}
+    )
+    dictionary: TrainableConfig = field(default=TopKConfig(d_sae=1536), metadata={"setting": None})
+    training: TrainConfig = field(
+        default=TrainConfig(n_tokens=N_TOKENS), metadata={"setting": None}
+    )
     model: str | None = None
     """The embedded model `tiny` (the default), a hub id such as gpt2, a folder, or a .gguf file."""
-    hook_name: tuple[str, ...] = ()
-    """TransformerLens name of the site; give it several times for a dictionary at each.
-    By default the residual stream in the middle of the model, or all sites of the cache."""
+    dtype: DtypeName = "float32"
+    """Data type of the language model and of its activations."""
     cache: str | None = None
-    """Train from the cache in this folder or fsspec URL, which says of which model and text it is,
-    instead of harvesting."""
+    """Train from the cache in this folder or fsspec URL instead of harvesting. It decides the
+    model and the text."""
     epochs: int = 1
     """Passes over the cache."""
-    dataset: str = DOCSTRINGS
-    """`docstrings` of installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
-    text_column: str = "text"
-    """The column of the dataset that holds the text."""
-    architecture: Literal["relu", "jumprelu", "topk", "batch_topk", "gated", "matryoshka"] = "topk"
-    """What keeps the features sparse: relu or gated with L1, jumprelu with L0, topk, batch_topk, or
-    matryoshka, which is nested."""
-    d_sae: int = 1536
-    """Number of features."""
-    k: int | None = None
-    """Active features of each token (topk, batch_topk, matryoshka; 32 by default)."""
-    l1_coeff: float | None = None
-    """Weight of the L1 penalty (relu, gated; 2 by default)."""
-    l0_coeff: float | None = None
-    """Weight of the L0 penalty (jumprelu; 0.2 by default)."""
-    tied: bool = False
-    """Encode with the transpose of the decoder."""
     n_tokens: int | None = None
     """Activation vectors to train on; by default 1.2 million, or all of the cache."""
-    batch_tokens: int = 512
-    """Activation vectors in each training step."""
-    buffer_tokens: int = 65_536
-    """Activation vectors in the shuffle buffer, or in the window that is read from a cache."""
-    context_size: int = 128
-    """Tokens in each block that the model sees, BOS included."""
-    lr: float | None = None
-    """Peak learning rate; by default it falls with the square root of d_sae."""
-    eval_tokens: int = 65_536
-    """Held-out tokens to evaluate on."""
-    products: Products = "float32"
-    """What dense products of the training are taken in: bfloat16 is faster where the hardware has
-    it, weights and sums stay in float32; `screened` lets bfloat16 propose features, and float32
-    decide."""
     start_from: str | None = None
     """Folder of a trained dictionary whose weights are the start, of a neighbouring layer, say."""
-    seed: int = 0
-    """Seeds the initial weights and the resampling."""
-    data_seed: int = 0
-    """Seeds the order of the activations."""
-    on_nan: OnNaN = "stop"
-    """What to do where activations, a loss or a gradient are NaN or Inf: stop, or skip them, a
-    limited number of times."""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Data type of the language model and of its activations."""
+    eval_tokens: int = 65_536
+    """Held-out tokens to evaluate on."""
     device: str = "auto"
     """auto (CUDA where there is one), cpu, cuda or cuda:N."""
     out: Path = Path("runs/latest")
@@ -112,7 +87,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         positive = ("n_tokens", "epochs", "eval_tokens", "log_every", "checkpoint_tokens")
-        for name in (*positive, "keep_checkpoints", "keep_every_tokens", "buffer_tokens"):
+        for name in (*positive, "keep_checkpoints", "keep_every_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
@@ -122,113 +97,138 @@ class RunSettings:
             raise InputError(
                 f"unknown stop_signal {self.stop_signal!r}: give the name of a signal, such as USR1"
             )
-        for field in fields(self):
-            _refuse_impossible(field.name, getattr(self, field.name))
         if self.epochs > 1 and self.cache is None:
             raise InputError("epochs are passes over a cache: name one with --cache")
-        for name, known in (("architecture", ARCHITECTURES), ("dtype", DTYPES)):
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"unknown {name} {getattr(self, name)!r}: use one of {', '.join(known)}"
-                )
-        cfg = self.sae_config()
-        if self.products == "screened" and not cfg.is_sparse_from_the_start:
-            raise InputError(needs_fixed_l0(cfg))
-        self.train_config()
-        self.harvest_config(self.hook_name or ("any",))
+        if self.training.products == "screened" and not self.dictionary.is_sparse_from_the_start:
+            raise InputError(needs_fixed_l0(self.dictionary))
+        for name, value in self.to_dict().items():
+            _refuse_impossible(name, value)
 
-    def sae_config(self) -> AnySAEConfig:
-        """The dictionary's config; a setting of another architecture is refused."""
-        cls = ARCHITECTURES[self.architecture]
-        accepted = {field.name for field in fields(cls)}
-        given = {name: getattr(self, name) for name in ARCHITECTURE_SETTINGS}
-        given = {name: value for name, value in given.items() if value is not None}
-        for name in given:
-            if name not in accepted:
-                raise InputError(
-                    f"{name} is no setting of the architecture {self.architecture}: leave it out"
-                )
-        return cls(d_sae=self.d_sae, tied=self.tied, **given)
+    # Flat names ----------------------------------------------------------------------------------
 
-    def train_config(self) -> TrainConfig:
-        n_tokens = N_TOKENS if self.n_tokens is None else self.n_tokens
-        return TrainConfig(
-            n_tokens=n_tokens,
-            lr=self.lr,
-            products=self.products,
-            on_nan=self.on_nan,
-            seed=self.seed,
-        )
+    @classmethod
+    def of(cls, **flat: Any) -> "RunSettings":
+        """From flat names; what is left out, or None, has its default."""
+        return settings_from(flat)
 
-    def harvest_config(self, hook_names: tuple[str, ...]) -> HarvestConfig:
-        return HarvestConfig(
-            hook_names=hook_names,
-            dataset=self.dataset,
-            text_column=self.text_column,
-            context_size=self.context_size,
-            batch_tokens=self.batch_tokens,
-            buffer_tokens=max(self.buffer_tokens, self.batch_tokens),
-            on_nan=self.on_nan,
-            seed=self.data_seed,
-        )
+    def but(self, **flat: Any) -> "RunSettings":
+        """These settings with others in their place, by flat names."""
+        kept = self.to_dict()
+        is_other = flat.get("architecture", self.dictionary.architecture) != kept["architecture"]
+        for setting in settings_of(type(self.dictionary)):
+            if setting.name not in SHARED and (is_other or _is_default(self.dictionary, setting)):
+                kept.pop(setting.name)  # not meant for another one, and the default may be another
+        return RunSettings.of(**{**kept, **flat})
 
-    def hook_names(self, model: LanguageModel) -> tuple[str, ...]:
-        return self.hook_name or (f"blocks.{model.n_layers // 2}.hook_resid_pre",)
+    def to_dict(self) -> dict[str, Any]:
+        """By flat names, as JSON has it; a single site by its name alone."""
+        flat: dict[str, Any] = {"architecture": self.dictionary.architecture}
+        for part in (self.dictionary, self.harvest, self.training, self):
+            flat |= {s.name: _as_json(getattr(part, s.field)) for s in settings_of(type(part))}
+        (*several,) = flat["hook_name"]
+        return flat | {"hook_name": several[0] if len(several) == 1 else several}
+
+    @property
+    def hook_names(self) -> tuple[str, ...]:
+        return self.harvest.hook_names
+
+    @property
+    def seed(self) -> int:
+        return self.training.seed
 
     def of_cache(self, cache: ActivationCache) -> "RunSettings":
         """These settings with what a cache decides; `InputError` where it is of something else."""
         model = cache.manifest.model
         decided = {"model": model["name"], "dtype": model["dtype"]}
         decided |= {name: getattr(cache.config, name) for name in CACHE_DECIDES}
+        ours, defaults = self.to_dict(), RunSettings().to_dict()
         for name, value in decided.items():
-            given = getattr(self, name)
-            if given not in (getattr(RunSettings, name), value):
+            if ours[name] not in (defaults[name], value):
                 raise InputError(
-                    f"{name} {given!r} is not what the cache {cache.folder} was harvested with "
-                    f"({value!r}): leave it out, or harvest another cache"
+                    f"{name} {ours[name]!r} is not what the cache {cache.folder} was harvested "
+                    f"with ({value!r}): leave it out, or harvest another cache"
                 )
         n_tokens = self.n_tokens or cache.n_rows() * self.epochs
-        sites = self.hook_name or cache.sites
-        return replace(self, **decided, n_tokens=n_tokens, hook_name=sites)
-
-    def metadata(
-        self, model: LanguageModel, hook_name: str, source: SourceConfig
-    ) -> dict[str, Any]:
-        """What a dictionary says about where it belongs, in SAELens' names where it has them."""
-        train = self.train_config()
-        return {
-            "model_name": model.name,
-            "hook_name": hook_name,
-            "dataset_path": source.dataset,
-            "text_column": source.text_column,
-            "context_size": source.context_size,
-            "prepend_bos": source.prepend_bos,
-            "all_positions": source.all_positions,
-            "processing": model.processing,
-            "model_dtype": self.dtype,
-            "model_weights": model.description["weights"],
-            "n_tokens": train.n_tokens,
-            "eval_tokens": self.eval_tokens,
-            "loss_reduction": train.loss_reduction,
-            "seed": self.seed,
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON has it; a single site by its name alone."""
-        sites = self.hook_name[0] if len(self.hook_name) == 1 else list(self.hook_name)
-        return {**asdict(self), "hook_name": sites, "out": str(self.out)}
+        return self.but(**decided, n_tokens=n_tokens, hook_name=self.hook_names or cache.sites)
 
 
-def _refuse_impossible(name: str, value: Any) -> None:
-    """Raise `InputError` for a value that is of the right kind and cannot be meant."""
-    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
-        raise InputError(f"{name} must fit into 64 bits, got {value}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{name} must be a finite number, got {value}")
-    if value == "":
-        raise InputError(f"{name} is empty: name something, or leave it out")
-    if isinstance(value, tuple) and len(set(value)) < len(value):
-        raise InputError(f"{name} has something twice, got {', '.join(value)}: name each once")
+SHARED = ("d_sae", "tied")
+"""Settings that dictionaries of all architectures have."""
+
+_PARTS: Mapping[str, type] = {"harvest": HarvestConfig, "training": TrainConfig}
+
+OF_THE_MODEL = ("model", "dtype", "device", "cache", "epochs")
+OF_THE_TRAINING = ("n_tokens", "start_from", "eval_tokens")
+
+
+def setting_groups() -> dict[str, list[Setting]]:
+    """Every setting once, by its flat name; those of architectures say of which they are."""
+    names: Any = Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
+    text = f"What keeps the features sparse: {', '.join(ARCHITECTURES)}."
+    own = settings_of(RunSettings)
+    groups = {
+        "model and text": [
+            *(s for s in own if s.name in OF_THE_MODEL),
+            *settings_of(HarvestConfig),
+        ],
+        "dictionary": [Setting("architecture", "", names, "topk", text), *_of_architectures()],
+        "training": [
+            *(s for s in own if s.name in OF_THE_TRAINING),
+            *settings_of(TrainConfig),
+        ],
+        "run folder": [s for s in own if s.name not in OF_THE_MODEL + OF_THE_TRAINING],
+    }
+    defaults, seen = RunSettings().to_dict(), set[str]()
+    for group, its_settings in groups.items():
+        its_settings = [s for s in its_settings if s.name not in seen]
+        seen |= {s.name for s in its_settings}
+        groups[group] = [
+            replace(s, field=s.name, default=None if s.default is None else defaults[s.name])
+            for s in its_settings
+        ]
+    return groups
+
+
+def _of_architectures() -> Iterator[Setting]:
+    """The settings of all architectures, each once; those that not all have are None at first."""
+    having: dict[str, list[str]] = {}
+    first: dict[str, Setting] = {}
+    for name, cls in ARCHITECTURES.items():
+        for setting in settings_of(cls):
+            having.setdefault(setting.name, []).append(name)
+            first.setdefault(setting.name, setting)
+    for name, setting in first.items():
+        if name in SHARED:
+            yield setting
+            continue
+        default = "" if setting.default in (MISSING, ()) else f"; {setting.default} by default"
+        text = (
+            f"{setting.text.rstrip('.').replace('. ', '; ')} ({', '.join(having[name])}{default})."
+        )
+        yield replace(setting, default=None, text=text)
+
+
+def settings_from(content: Mapping[str, Any], *, where: str = "") -> RunSettings:
+    """Settings from flat names with values as people type them; `where` names their source."""
+    given = {name: value for name, value in content.items() if value is not None}
+    known = {setting.name for group in setting_groups().values() for setting in group}
+    unknown = set(given) - known
+    if unknown:
+        raise InputError(
+            f"unknown settings: {listed(unknown)}; train.py --help names those that there are"
+            f"{f' (in {where})' if where else ''}"
+        )
+    try:
+        architecture = convert(
+            Literal[tuple(ARCHITECTURES)],  # type: ignore[valid-type]
+            given.pop("architecture", "topk"),
+            "architecture",
+            lenient=True,
+        )
+        _refuse_others(given, architecture)
+        return _assembled(given, ARCHITECTURES[architecture])
+    except InputError as error:
+        raise InputError(f"{error} (in {where})" if where else str(error)) from error
 
 
 def settings_from_file(path: Path) -> RunSettings:
@@ -240,64 +240,81 @@ def settings_from_file(path: Path) -> RunSettings:
     return settings_from(settings, where=f"the config file {path}")
 
 
-def settings_from(content: Mapping[str, Any], *, where: str) -> RunSettings:
-    """Settings from values as YAML or JSON have them; `where` names their source in errors."""
-    kinds = get_type_hints(RunSettings)
-    unknown = set(content) - set(kinds)
-    if unknown:
-        raise InputError(
-            f"{where} has unknown settings: {listed(unknown)}; train.py --help names those that "
-            f"there are"
-        )
-    try:
-        given = {
-            name: convert(kinds[name], value, name, lenient=True) for name, value in content.items()
-        }
-    except InputError as error:
-        raise InputError(f"{error} (in {where})") from error
-    return RunSettings(**given)
-
-
-def changed_setting(then: Mapping[str, Any], now: RunSettings) -> str | None:
-    """The name of a setting that may not change and is another now than in a config.json.
+def changed_setting(then: Mapping[str, Any], now: RunSettings) -> tuple[str, Any] | None:
+    """A setting that may not change and is another now than in a config.json, with its value then.
 
     More tokens than then are no change.
     """
-    values = json.loads(json.dumps(now.to_dict()))
-    defaults = json.loads(json.dumps(RunSettings().to_dict()))  # of settings that came later
-    for name in (name for name in values if name not in MAY_CHANGE):
-        before = then.get(name, defaults[name])
-        if before != values[name] and not (name == "n_tokens" and _is_longer(before, now)):
-            return name
+    before = settings_from(then, where="the config.json of the run")
+    values, values_then = now.to_dict(), before.to_dict()
+    for name in dict.fromkeys([*values, *values_then]):
+        was, now_is = values_then.get(name), values.get(name)
+        is_longer = name == "n_tokens" and now.training.n_tokens >= before.training.n_tokens
+        if name not in MAY_CHANGE and was != now_is and not is_longer:
+            return name, was
     return None
 
 
-def _is_longer(before: Any, now: RunSettings) -> bool:
-    before = N_TOKENS if before is None else before
-    return isinstance(before, int) and now.train_config().n_tokens >= before
+def _is_default(cfg: TrainableConfig, setting: Setting) -> bool:
+    with suppress(InputError):
+        return replace(cfg, **{setting.field: setting.default}) == cfg
+    return False
+
+
+def _refuse_others(given: Mapping[str, Any], architecture: str) -> None:
+    """`InputError` for a setting that only other architectures have."""
+    of = {name: {s.name for s in settings_of(cls)} for name, cls in ARCHITECTURES.items()}
+    everywhere = {s.name for cls in (*_PARTS.values(), RunSettings) for s in settings_of(cls)}
+    for name in given:
+        if name not in of[architecture] | everywhere:
+            raise InputError(
+                f"{name} is no setting of the architecture {architecture}: leave it out"
+            )
+
+
+def _assembled(given: Mapping[str, Any], architecture: type[TrainableConfig]) -> RunSettings:
+    own = dict(_fields(RunSettings, given))
+    harvest = {"batch_tokens": 512, **dict(_fields(HarvestConfig, given))}
+    if harvest["batch_tokens"] > harvest.get("buffer_tokens", HarvestConfig.buffer_tokens):
+        harvest["buffer_tokens"] = harvest["batch_tokens"]
+    return RunSettings(
+        harvest=HarvestConfig(**harvest),
+        dictionary=architecture(**{"d_sae": 1536, **dict(_fields(architecture, given))}),
+        training=TrainConfig(
+            n_tokens=own.get("n_tokens") or N_TOKENS, **dict(_fields(TrainConfig, given))
+        ),
+        **own,
+    )
+
+
+def _fields(cls: type, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What is given of a class' settings, by its own names."""
+    for setting in settings_of(cls):
+        if setting.name in given:
+            value = convert(setting.kind, given[setting.name], setting.name, lenient=True)
+            yield setting.field, value
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return str(value) if isinstance(value, Path) else value
+
+
+def _refuse_impossible(name: str, value: Any) -> None:
+    """Raise `InputError` for a value that is of the right kind and cannot be meant."""
+    if isinstance(value, int) and not -LARGEST <= value < LARGEST:
+        raise InputError(f"{name} must fit into 64 bits, got {value}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{name} must be a finite number, got {value}")
+    if value == "":
+        raise InputError(f"{name} is empty: name something, or leave it out")
+    if isinstance(value, list) and len(set(value)) < len(value):
+        raise InputError(f"{name} has something twice, got {', '.join(value)}: name each once")
 
 
 def describe(settings: RunSettings) -> str:
     """The contents of config.json: every setting, library versions, git commit."""
-    return json.dumps(
-        {
-            "settings": settings.to_dict(),
-            "versions": library_versions(),
-            "git_commit": git_commit(),
-        },
-        indent=2,
-    )
-
-
-def git_commit() -> str | None:
-    """The commit that the code was run from, with a `+` where files had been changed."""
-    import subprocess
-
-    def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
+    versions, commit = library_versions(), git_commit()
+    content = {"settings": settings.to_dict(), "versions": versions, "git_commit": commit}
+    return json.dumps(content, indent=2)

@@ -13,7 +13,9 @@ from rich.console import Console
 from activation_cache.common.errors import InputError
 from sae.pages.run_files import METRICS_FILE, THROUGHPUT_FILE
 from sae.runs.member import Member
-from sae.runs.sinks.sinks import ConsoleSink, JsonLinesSink, Row, Sink
+from sae.runs.sinks.console import ConsoleSink
+from sae.runs.sinks.jsonl import JsonLinesSink
+from sae.runs.sinks.sink import Row, Sink
 from sae.training import StepRecord
 
 Positions = Mapping[str, int]

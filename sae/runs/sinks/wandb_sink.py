@@ -18,19 +18,11 @@ from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from activation_cache.common.files import write_file
-from sae.runs.sinks.sinks import Row
+from sae.evaluation import METRICS
+from sae.pages.curves import section_of
+from sae.runs.sinks.sink import Row
 
 Mode = Literal["offline", "online"]
-
-SECTIONS = {
-    "Loss": ("loss", "mse", "l1", "l0_penalty", "auxk", "lr", "grad_norm"),
-    "Sparsity": ("l0", "dead"),
-    "Quality": ("fvu",),
-    "Throughput": ("tokens_per_s",),
-}
-"""Panels of the dashboard, by the rows' names; what is in none of them goes to `train`."""
-
-LOWER_IS_BETTER = ("eval/delta_ce", "eval/fvu", "eval/kl")
 
 QUIET = {
     "WANDB_ERROR_REPORTING": "false",  # the process would not end before W&B has its reports
@@ -204,8 +196,10 @@ def _init(mode: Mode, **about: Any) -> Any:
     )
     run.define_metric("train/tokens")
     run.define_metric("*", step_metric="train/tokens")
-    for metric in LOWER_IS_BETTER:
-        run.define_metric(metric, step_metric="train/tokens", summary="min")
+    for metric in METRICS:
+        if metric.better != "neither":
+            best = "min" if metric.better == "lower" else "max"
+            run.define_metric(f"eval/{metric.name}", step_metric="train/tokens", summary=best)
     return run
 
 
@@ -282,5 +276,4 @@ def _by_panel(row: Row) -> Values:
 
 
 def _panel(key: str) -> str:
-    section = next((name for name, keys in SECTIONS.items() if key in keys), "train")
-    return f"{section}/{key}"
+    return f"{section_of(key)}/{key}"

@@ -53,7 +53,7 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
             for figure in (record.loss, record.fvu, record.l0, record.grad_norm):
                 figure.item()
     watch.done()
-    sae.fold_input_scale_()
+    trainer.finish()
 
     def reconstruct(chunk: Tensor) -> tuple[Tensor, Tensor]:
         acts = sae.encode(chunk)

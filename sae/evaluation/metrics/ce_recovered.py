@@ -1,0 +1,21 @@
+"""What the dictionary saves of the cost of zero ablation."""
+
+from sae.evaluation.metric import Metric, mean, ratio
+from sae.evaluation.seen import clean_loss, n_predictions, spliced_loss, zero_loss
+
+
+def recovered(ablated: float, spliced: float, clean: float, n: int) -> float:
+    """The share of what an ablation costs that the reconstruction gets back."""
+    ce_ablated, ce_spliced, ce_clean = (mean(total, n) for total in (ablated, spliced, clean))
+    return ratio(ce_ablated - ce_spliced, ce_ablated - ce_clean)
+
+
+CE_RECOVERED = Metric(
+    name="ce_recovered",
+    convention="(ce_zero - ce_spliced) / (ce_zero - ce_clean)",
+    meaning="share of the cost of zero ablation that is avoided",
+    sums=(zero_loss, spliced_loss, clean_loss, n_predictions),
+    result=recovered,
+    better="higher",
+    needs_model=True,
+)

@@ -1,0 +1,19 @@
+"""The direction of the reconstruction."""
+
+from sae.evaluation.metric import Metric, mean
+from sae.evaluation.seen import Seen, n_with_norm
+
+
+def cosines(seen: Seen) -> float:
+    lengths = (seen.norm * seen.norm_hat).clamp_min(1e-12)
+    return (seen.dot / lengths)[seen.has_norm].sum().item()
+
+
+COSINE = Metric(
+    name="cosine",
+    convention="mean over tokens of the cosine of x and x_hat; without tokens of |x| < 1e-4",
+    meaning="of activation and reconstruction",
+    sums=(cosines, n_with_norm),
+    result=mean,
+    better="higher",
+)

@@ -1,0 +1,131 @@
+"""What an evaluation sees of a batch, and what it adds up of it, in float64.
+
+Shapes: rows are counted tokens; predictions are those of the model behind counted tokens.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sae.codes import Codes, fire_counts
+
+LEAST_NORM = 1e-4
+"""SAELens' guard: a token without a direction has no cosine."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The cross-entropies of the model as it is and of the model with something replaced, in nats,
+    each [predictions, 1] but for the last."""
+
+    clean: Tensor
+    spliced: Tensor
+    zero: Tensor
+    mean: Tensor
+    kl: Float[Tensor, " predictions"]
+    """KL(clean || spliced) of the next-token distributions."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Activations, what a dictionary makes of them, and what that does to the model."""
+
+    x: Float[Tensor, "rows d_in"]
+    x_hat: Float[Tensor, "rows d_in"]
+    acts: Float[Tensor, "rows d_sae"] | Codes
+    mean: Float[Tensor, " d_in"]
+    """Of all rows of the evaluation: the reference that unexplained variance is measured by."""
+    predictions: Predictions | None = None
+
+    @cached_property
+    def inputs(self) -> Float[Tensor, "rows d_in"]:
+        return self.x.to("cpu", torch.float64)
+
+    @cached_property
+    def outputs(self) -> Float[Tensor, "rows d_in"]:
+        return self.x_hat.to("cpu", torch.float64)
+
+    @cached_property
+    def error(self) -> Float[Tensor, " rows"]:
+        return (self.inputs - self.outputs).square().sum(dim=1)
+
+    @cached_property
+    def deviation(self) -> Float[Tensor, " rows"]:
+        """The squared distance from the mean."""
+        return (self.inputs - self.mean).square().sum(dim=1)
+
+    @cached_property
+    def norm(self) -> Float[Tensor, " rows"]:
+        return self.inputs.norm(dim=1)
+
+    @cached_property
+    def norm_hat(self) -> Float[Tensor, " rows"]:
+        return self.outputs.norm(dim=1)
+
+    @cached_property
+    def has_norm(self) -> Bool[Tensor, " rows"]:
+        return self.norm > LEAST_NORM
+
+    @cached_property
+    def dot(self) -> Float[Tensor, " rows"]:
+        return (self.inputs * self.outputs).sum(dim=1)
+
+
+# Sums that several metrics are made of -----------------------------------------------------------
+
+
+def n_tokens(seen: Seen) -> int:
+    return len(seen.x)
+
+
+def squared_error(seen: Seen) -> float:
+    return seen.error.sum().item()
+
+
+def squared_deviation(seen: Seen) -> float:
+    return seen.deviation.sum().item()
+
+
+def n_with_norm(seen: Seen) -> int:
+    return int(seen.has_norm.sum())
+
+
+def fires(seen: Seen) -> Int[Tensor, " d_sae"]:
+    """On how many tokens each feature is active."""
+    return fire_counts(seen.acts).cpu()
+
+
+def n_predictions(seen: Seen) -> int:
+    return len(_predictions(seen).kl)
+
+
+def clean_loss(seen: Seen) -> float:
+    return _sum(_predictions(seen).clean)
+
+
+def spliced_loss(seen: Seen) -> float:
+    return _sum(_predictions(seen).spliced)
+
+
+def zero_loss(seen: Seen) -> float:
+    return _sum(_predictions(seen).zero)
+
+
+def mean_loss(seen: Seen) -> float:
+    return _sum(_predictions(seen).mean)
+
+
+def divergence(seen: Seen) -> float:
+    return _sum(_predictions(seen).kl)
+
+
+def _predictions(seen: Seen) -> Predictions:
+    assert seen.predictions is not None
+    return seen.predictions
+
+
+def _sum(per_token: Tensor) -> float:
+    return per_token.to(torch.float64).sum().item()

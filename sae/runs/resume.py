@@ -1,0 +1,145 @@
+"""Resume a run exactly where it was: what a checkpoint holds, and whether it is of this run."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from activation_cache.common.errors import InputError
+from activation_cache.common.versions import library_versions
+from sae.runs.member import Member
+from sae.runs.plan import Plan, State
+from sae.runs.settings import RunSettings
+from sae.runs.settings.run_settings import changed_setting
+from sae.runs.sinks.logs import Positions
+from sae.trainable import TrainableSAE
+from sae.training import NotFinite
+
+FILES_OF_A_RUN = ("eval.json", "report.html", "sae/cfg.json", "sae/sae_weights.safetensors")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json says; nothing where it is damaged, or the run was killed before."""
+    try:
+        content = json.loads((folder / "config.json").read_text())
+        is_whole = all(isinstance(content[part], dict) for part in ("settings", "versions"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+    return content if is_whole else {}
+
+
+def is_complete(member: Member) -> bool:
+    """Whether it was trained for its tokens, evaluated and reported; the settings were compared."""
+    then = read_config(member.folder).get("settings", {}).get("n_tokens")
+    return then == member.settings.n_tokens and all(
+        (member.folder / name).is_file() for name in FILES_OF_A_RUN
+    )
+
+
+def refuse_changes(settings: RunSettings, console: Console) -> None:
+    """`InputError` where the run was begun with other settings; told where it was other libraries.
+
+    More tokens than it was begun with are no change: it goes on for longer.
+    """
+    config = read_config(settings.out)
+    if not config:
+        return
+    changed = changed_setting(config["settings"], settings)
+    if changed is not None:
+        raise _other_setting(f"the run in {settings.out}", *changed, settings)
+    for library, version in library_versions().items():
+        before = config["versions"].get(library)
+        if before != version:
+            console.print(
+                f"warning: the run was begun with {library} {before}, and this is {version}: the "
+                f"result may differ in its last digits",
+                markup=False,
+            )
+
+
+# Checkpoints -------------------------------------------------------------------------------------
+
+
+def state_of(plan: Plan, positions: Mapping[str, Positions]) -> State:
+    """Everything that the rest of a pass depends on; `positions` are those of the logs."""
+    failures = plan.training.failures
+    return {
+        "training": plan.training.state_dict(),
+        "members": {
+            member.key: {
+                "logs": positions[member.name],
+                "metadata": sae.provenance.to_metadata(),
+                "settings": member.settings.to_dict(),
+            }
+            for member, sae in zip(plan.members, plan.saes, strict=True)
+        },
+        "failures": [[plan.members[i].key, str(error)] for i, error in failures.items()],
+        "hook_names": plan.hook_names,
+        "random": _random_state(),
+    }
+
+
+def restore(plan: Plan, state: State) -> None:
+    """Be where a checkpoint of these members, and perhaps of others, was written.
+
+    `InputError` where it is of another run: nothing has been touched then.
+    """
+    members, training = plan.members, plan.training
+    try:
+        keys = list(state["members"])
+        for member, sae in zip(members, plan.saes, strict=True):
+            _refuse_others(member, sae, state["members"].get(member.key))
+        trainers = [state["training"]["trainers"][keys.index(m.key)] for m in members]
+        training.load_state_dict({**state["training"], "trainers": trainers})
+        _set_random_state(state["random"])
+    except (LookupError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f"the checkpoint of {members[0].folder} does not fit the run: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+    failed = dict(state["failures"])
+    found = {i: failed[member.key] for i, member in enumerate(members) if member.key in failed}
+    training.failures |= {i: NotFinite(failure) for i, failure in found.items()}
+    plan.positions = {m.name: state["members"][m.key]["logs"] for m in members}
+
+
+def _refuse_others(member: Member, sae: TrainableSAE, then: Mapping[str, Any] | None) -> None:
+    """`InputError` where a checkpoint is not about this member."""
+    if then is None:
+        raise InputError(
+            f"the checkpoint of {member.folder} is of another run, without {member.key}: remove "
+            f"it, or train into another --out"
+        )
+    changed = changed_setting(then["settings"], member.settings)
+    if changed is not None:
+        raise _other_setting(f"the run in {member.folder}", *changed, member.settings)
+    metadata = sae.provenance.to_metadata()  # in which the number of tokens may have grown
+    if {**then["metadata"], "n_tokens": metadata["n_tokens"]} != metadata:
+        raise InputError(
+            f"the model, its text or the evaluation of {member.folder} are others than when its "
+            f"checkpoint was written: bring them back, or train into another --out"
+        )
+
+
+def _other_setting(what: str, name: str, before: Any, settings: RunSettings) -> InputError:
+    return InputError(
+        f"{what} was begun with {name} {before!r}, and {settings.to_dict().get(name)!r} is asked "
+        f"for now: give that, or name another --out"
+    )
+
+
+def _random_state() -> dict[str, Any]:
+    """Of torch's own generators. Nothing here draws from them, but a user's stream may."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def _set_random_state(state: Mapping[str, Any]) -> None:
+    torch.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,48 @@
+"""The file of record."""
+
+import json
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from activation_cache.common.errors import InputError
+from sae.runs.sinks.sink import Row
+
+
+class JsonLinesSink:
+    """A file of rows, such as metrics.jsonl, the log of record. Every row is written through.
+
+    What is NaN or infinite is written as null: JSON has neither.
+
+    What the file holds behind `keep_bytes` is cut off: rows of a training that was interrupted and
+    goes on from before them.
+    """
+
+    def __init__(self, path: Path, keep_bytes: int = 0) -> None:
+        self._path = path
+        self._file = path.open("r+b" if path.exists() else "w+b")
+        self._file.truncate(min(keep_bytes, path.stat().st_size))
+        self._file.seek(0, os.SEEK_END)
+
+    def log(self, row: Row) -> None:
+        strict = {name: value if math.isfinite(value) else None for name, value in row.items()}
+        try:
+            self._file.write(json.dumps(strict, allow_nan=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise InputError(
+                f"cannot write to {self._path}: {error.strerror}; mend that and go on with --resume"
+            ) from error
+
+    def finish(self, metrics: Row) -> None:
+        pass  # the evaluation has a file of its own
+
+    def position(self) -> int:
+        """Bytes so far, which are on the disk once this returns."""
+        os.fsync(self._file.fileno())
+        return self._file.tell()
+
+    def close(self) -> None:
+        with suppress(OSError):  # of a disk that is full, which `log` has told
+            self._file.close()
