@@ -14,17 +14,21 @@ from sae.architectures import (
     ReLUConfig,
     TopKConfig,
 )
-from sae.base import SAE, TrainingPass
 from sae.codes import Codes
+from sae.trainable import Entries, TrainableSAE
+from sae.training import TrainConfig, Trainer
+from sae.training.forward import forward
+from sae.training.running_mean import RunningMean
+from sae.training.weights import initialise_, norm_scale
 
 
-def _set(dictionary: SAE, **weights: list[float] | list[list[float]]) -> None:
+def _set(dictionary: TrainableSAE, **weights: list[float] | list[list[float]]) -> None:
     with torch.no_grad():
         for name, value in weights.items():
             getattr(dictionary, name).copy_(torch.tensor(value))
 
 
-def _two_by_three(cfg: ReLUConfig | JumpReLUConfig | TopKConfig) -> SAE:
+def _two_by_three(cfg: ReLUConfig | JumpReLUConfig | TopKConfig) -> TrainableSAE:
     """d_in 2, d_sae 3, with b_dec (1, 0), b_enc (0, -1, 0)."""
     dictionary = cfg.build(2)
     _set(
@@ -50,7 +54,7 @@ def test_relu_encodes_the_centred_input_and_decodes_with_the_bias() -> None:
 
 def test_relu_penalty_is_the_sum_of_the_features_averaged_over_the_batch() -> None:
     dictionary = _two_by_three(ReLUConfig(d_sae=3, l1_coeff=0.5))
-    out = dictionary.training_pass(torch.cat([X, torch.tensor([[1.0, 1.0]])]))
+    out = forward(dictionary, torch.cat([X, torch.tensor([[1.0, 1.0]])]))
     # the second token is (0, 1) once centred: pre-activations (0, 0, 1)
     assert out.penalties["l1"].item() == (9.0 + 1.0) / 2
     assert dictionary.cfg.coefficients == {"l1": 0.5}
@@ -98,8 +102,7 @@ def test_jumprelu_penalty_counts_features_and_pushes_thresholds_up() -> None:
     dictionary = JumpReLUConfig(d_sae=3, bandwidth=0.5).build(2)
     _set(dictionary, threshold=[1.0, 1.0, 1.0])
     pre_acts = torch.tensor([[0.9, 2.0, 1.2]])
-    out = TrainingPass(torch.zeros(1, 2), torch.zeros(1, 2), dictionary.nonlinearity(pre_acts))
-    penalty = dictionary.penalties(out, pre_acts, None)["l0"]
+    penalty = dictionary.activate_entries(Entries(pre_acts), torch.zeros(1, 2))[1]["l0"]
     assert penalty.item() == 2.0
     penalty.backward()
     threshold = dict(dictionary.named_parameters())["threshold"]
@@ -117,15 +120,15 @@ def test_jumprelu_thresholds_do_not_become_negative() -> None:
 def test_the_input_scale_brings_the_mean_norm_to_the_root_of_d_in() -> None:
     dictionary = ReLUConfig(d_sae=3).build(4)
     x = torch.tensor([[3.0, 0.0, 4.0, 0.0], [0.0, 15.0, 0.0, 0.0]])  # norms 5 and 15
-    dictionary.initialise_from_data_(x, normalise=True)
-    assert math.isclose(dictionary.input_scale, 2.0 / 10.0)
+    assert math.isclose(norm_scale(x), 2.0 / 10.0)
+    initialise_(dictionary, x, norm_scale(x))
     assert torch.allclose(dictionary.b_dec, x.mean(dim=0) * 0.2)
 
 
 def test_an_untied_encoder_starts_at_the_scale_that_rebuilds_best() -> None:
     x = torch.randn(256, 8, generator=torch.Generator().manual_seed(0))
     dictionary = ReLUConfig(d_sae=64).build(8, seed=0)
-    dictionary.initialise_from_data_(x, normalise=False)
+    initialise_(dictionary, x, 1.0)
 
     def error(factor: float) -> float:
         acts = dictionary.encode(x) * factor
@@ -158,14 +161,14 @@ def test_settings_that_make_no_sense_are_refused(make: object, message: str) -> 
 def test_batch_topk_keeps_the_largest_of_the_batch_not_of_each_token() -> None:
     dictionary = BatchTopKConfig(d_sae=3, k=1).build(2)
     pre_acts = torch.tensor([[5.0, 4.0, 1.0], [2.0, -1.0, 0.5]])  # two tokens, so two are kept
-    chosen = dictionary.support(pre_acts)
+    chosen, values = dictionary.support(pre_acts)
     assert chosen.tolist() == [[0, 1], [-1, -1]]
-    assert dictionary.nonlinearity(pre_acts).tolist() == [[5.0, 4.0, 0.0], [0.0, 0.0, 0.0]]
+    assert values[0].tolist() == [5.0, 4.0]
 
 
 def test_batch_topk_never_counts_what_is_not_positive() -> None:
     dictionary = BatchTopKConfig(d_sae=3, k=2).build(2)
-    assert dictionary.support(torch.tensor([[-1.0, 3.0, -2.0]])).tolist() == [[1]]
+    assert dictionary.support(torch.tensor([[-1.0, 3.0, -2.0]]))[0].tolist() == [[1]]
 
 
 def test_batch_topk_chooses_the_same_whatever_its_threshold_says() -> None:
@@ -174,17 +177,18 @@ def test_batch_topk_chooses_the_same_whatever_its_threshold_says() -> None:
     chosen = []
     for threshold in (0.0, 0.5, 1.5, 100.0):
         dictionary.threshold.fill_(threshold)
-        chosen.append(dictionary.support(pre_acts))
+        chosen.append(dictionary.support(pre_acts)[0])
     assert all(torch.equal(chosen[0], other) for other in chosen[1:])
     assert (chosen[0] >= 0).sum() == 16 * 3
 
 
 def test_batch_topk_threshold_is_right_from_the_first_step_and_then_an_average() -> None:
     dictionary = BatchTopKConfig(d_sae=3, k=1).build(2)
+    running = RunningMean(torch.device("cpu"))
 
     def observe(*kept: float) -> float:
-        acts = torch.tensor([[*kept, 0.0]])
-        dictionary.observe_(TrainingPass(torch.zeros(1, 2), torch.zeros(1, 2), acts))
+        running.update(dictionary.statistic(torch.tensor([[*kept, 0.0]])), torch.tensor(True))
+        dictionary.set_statistic_(running.value)
         return dictionary.threshold[0].item()
 
     # A mean that starts at 0 without correction would be 0.02 here.
@@ -193,6 +197,17 @@ def test_batch_topk_threshold_is_right_from_the_first_step_and_then_an_average()
     assert observe(3.0, 4.0) == pytest.approx((0.99 * 2 + 3) / 1.99)
     before = dictionary.threshold[0].item()
     assert observe(0.0, 0.0) == before  # a batch without features changes nothing
+
+
+def test_a_trainer_keeps_the_threshold_of_batch_topk() -> None:
+    trainer = Trainer(BatchTopKConfig(d_sae=8, k=1).build(4), TrainConfig(n_tokens=64))
+    x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+    trainer.initialise(x)
+    acts = trainer.forward(x).acts
+    assert isinstance(acts, Codes)
+    smallest = acts.values[acts.values > 0].min()
+    trainer.step(x)
+    assert torch.allclose(trainer.sae.threshold, smallest)  # of the step, before its update
 
 
 def test_batch_topk_encodes_a_token_without_its_batch() -> None:
@@ -216,8 +231,8 @@ def test_matryoshka_sums_the_errors_of_its_prefixes() -> None:
         b_dec=[1.0, 0.0],
     )
     # Features (2, 2, 5). One: (2, 0) + b_dec = (3, 0), off by (0, 3). Two: (3, 2), off by (0, 1).
-    assert dictionary.training_pass(X).penalties["nested"].item() == pytest.approx(9.0 + 1.0)
-    assert dictionary.training_pass(X, sparse=False).penalties["nested"].item() == pytest.approx(10)
+    assert forward(dictionary, X).penalties["nested"].item() == pytest.approx(9.0 + 1.0)
+    assert forward(dictionary, X, sparse=False).penalties["nested"].item() == pytest.approx(10)
 
 
 def test_matryoshka_prefixes_by_default_halve_down_to_a_sixteenth() -> None:
@@ -234,7 +249,7 @@ def test_matryoshka_prefixes_must_rise_to_the_whole(prefixes: tuple[int, ...]) -
 # Gated -------------------------------------------------------------------------------------------
 
 
-def _gated() -> SAE:
+def _gated() -> TrainableSAE:
     dictionary = GatedConfig(d_sae=3).build(2)
     _set(
         dictionary,
@@ -256,7 +271,7 @@ def test_gated_features_have_the_magnitude_that_their_gate_lets_through() -> Non
 
 def test_the_gates_are_penalised_and_trained_to_rebuild_the_input() -> None:
     dictionary = _gated()
-    penalties = dictionary.training_pass(X).penalties
+    penalties = forward(dictionary, X).penalties
     assert penalties["l1"].item() == 4.0  # gates 2 and 2
     # 2 * (1, 0) + 2 * (0, 1) + b_dec = (3, 2) for x = (3, 3).
     assert penalties["gate_error"].item() == pytest.approx(1.0)

@@ -1,17 +1,16 @@
 """What holds for every architecture, tied and untied. The union of configs makes the list."""
 
 from pathlib import Path
-from typing import get_args
 
 import pytest
 import torch
 
 import sae
-from sae.architectures import AnySAEConfig
-from sae.base import SAE
+from sae.architectures import ARCHITECTURES
 from sae.codes import Codes
 from sae.toy import Independent, SparseFeatures
-from sae.training import TrainConfig, train
+from sae.trainable import TrainableConfig, TrainableSAE
+from sae.training import TrainConfig, Trainer, train
 
 D_IN, D_SAE = 12, 32
 
@@ -26,10 +25,10 @@ SMALL = {
 """Settings that suit activations of width 12, where the defaults do not."""
 
 
-def _configs() -> list[AnySAEConfig]:
+def _configs() -> list[TrainableConfig]:
     return [
         cls(d_sae=D_SAE, tied=tied, **SMALL.get(cls.architecture, {}))
-        for cls in get_args(AnySAEConfig)
+        for cls in ARCHITECTURES.values()
         for tied in (False, True)
     ]
 
@@ -45,7 +44,7 @@ def _batches(n: int, seed: int = 0) -> list[torch.Tensor]:
     return [next(stream) + 0.5 for _ in range(n)]  # an offset, so that the bias has work to do
 
 
-def _trained(cfg: AnySAEConfig, n_steps: int = 30) -> SAE:
+def _trained(cfg: TrainableConfig, n_steps: int = 30) -> TrainableSAE:
     dictionary = cfg.build(D_IN, seed=3)
     for _ in train(dictionary, _batches(n_steps), TrainConfig(n_tokens=64 * n_steps)):
         pass
@@ -53,7 +52,7 @@ def _trained(cfg: AnySAEConfig, n_steps: int = 30) -> SAE:
 
 
 @every_architecture
-def test_shapes_are_those_of_the_names_table(cfg: AnySAEConfig) -> None:
+def test_shapes_are_those_of_the_names_table(cfg: TrainableConfig) -> None:
     dictionary = cfg.build(D_IN)
     assert dictionary.W_enc.shape == (D_IN, D_SAE)
     assert dictionary.b_enc.shape == (D_SAE,)
@@ -65,7 +64,7 @@ def test_shapes_are_those_of_the_names_table(cfg: AnySAEConfig) -> None:
 
 
 @every_architecture
-def test_forward_is_decode_of_encode_dense_or_sparse(cfg: AnySAEConfig) -> None:
+def test_forward_is_decode_of_encode_dense_or_sparse(cfg: TrainableConfig) -> None:
     dictionary, x = _trained(cfg), _batches(1, seed=1)[0]
     with torch.no_grad():
         assert torch.equal(dictionary(x), dictionary.decode(dictionary.encode(x)))
@@ -76,7 +75,7 @@ def test_forward_is_decode_of_encode_dense_or_sparse(cfg: AnySAEConfig) -> None:
 
 
 @every_architecture
-def test_forward_changes_nothing_about_the_dictionary(cfg: AnySAEConfig) -> None:
+def test_forward_changes_nothing_about_the_dictionary(cfg: TrainableConfig) -> None:
     dictionary = _trained(cfg)
     before = {name: value.clone() for name, value in dictionary.state_dict().items()}
     dictionary(_batches(1)[0])
@@ -86,7 +85,7 @@ def test_forward_changes_nothing_about_the_dictionary(cfg: AnySAEConfig) -> None
 
 
 @every_architecture
-def test_gradients_are_those_of_the_plain_formula(cfg: AnySAEConfig) -> None:
+def test_gradients_are_those_of_the_plain_formula(cfg: TrainableConfig) -> None:
     """x, weights and biases: b_dec gets its gradient by a shorter way than autograd would take."""
     dictionary, x = _trained(cfg).double(), _batches(1)[0].double()
 
@@ -111,13 +110,13 @@ def test_gradients_are_those_of_the_plain_formula(cfg: AnySAEConfig) -> None:
 
 
 @every_architecture
-def test_decoder_rows_have_unit_norm_after_training(cfg: AnySAEConfig) -> None:
+def test_decoder_rows_have_unit_norm_after_training(cfg: TrainableConfig) -> None:
     norms = _trained(cfg).W_dec.norm(dim=1)
     assert torch.allclose(norms, torch.ones(D_SAE), atol=1e-5)
 
 
 @every_architecture
-def test_training_lowers_the_loss(cfg: AnySAEConfig) -> None:
+def test_training_lowers_the_loss(cfg: TrainableConfig) -> None:
     config = TrainConfig(n_tokens=64 * 200, penalty_warmup_fraction=0.0)
     losses = [r.loss.item() for r in train(cfg.build(D_IN), _batches(200), config)]
     assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
@@ -125,31 +124,37 @@ def test_training_lowers_the_loss(cfg: AnySAEConfig) -> None:
 
 @every_architecture
 def test_a_tied_dictionary_encodes_with_its_decoder_and_an_untied_one_does_not(
-    cfg: AnySAEConfig,
+    cfg: TrainableConfig,
 ) -> None:
     dictionary = _trained(cfg)
     assert torch.equal(dictionary.W_enc, dictionary.W_dec.T) == cfg.tied
 
 
 @every_architecture
-def test_folding_the_input_scale_does_not_change_what_is_computed(cfg: AnySAEConfig) -> None:
-    dictionary, x = cfg.build(D_IN, seed=3), _batches(1)[0] * 50
-    dictionary.initialise_from_data_(x, normalise=True)
-    assert dictionary.input_scale != 1.0
+def test_a_finished_dictionary_computes_for_inputs_what_it_did_for_scaled_ones(
+    cfg: TrainableConfig,
+) -> None:
+    x = _batches(1)[0] * 50
+    trainer = Trainer(cfg.build(D_IN, seed=3), TrainConfig(n_tokens=64))
+    trainer.initialise(x)
+    assert trainer.scale != 1.0
     with torch.no_grad():
-        dictionary.b_enc.normal_()
-        acts, x_hat = dictionary.encode(x), dictionary(x)
-        dictionary.fold_input_scale_()
-        assert dictionary.input_scale == 1.0
-        assert torch.equal(acts != 0, dictionary.encode(x) != 0)
-        assert torch.allclose(acts, dictionary.encode(x), rtol=1e-4, atol=1e-4)
-        assert torch.allclose(x_hat, dictionary(x), rtol=1e-4, atol=1e-4)
+        trainer.sae.b_enc.normal_()
+        finished = trainer.dictionary()
+        acts = trainer.sae.encode(x * trainer.scale) / trainer.scale
+        x_hat = trainer.sae(x * trainer.scale) / trainer.scale
+        assert torch.equal(acts != 0, finished.encode(x) != 0)
+        assert torch.allclose(acts, finished.encode(x), rtol=1e-4, atol=1e-4)
+        assert torch.allclose(x_hat, finished(x), rtol=1e-4, atol=1e-4)
+        trainer.finish()
+        assert trainer.scale == 1.0
+        assert torch.equal(trainer.sae(x), finished(x))
 
 
 @every_architecture
-def test_what_is_saved_is_loaded_bit_for_bit(cfg: AnySAEConfig, tmp_path: Path) -> None:
+def test_what_is_saved_is_loaded_bit_for_bit(cfg: TrainableConfig, tmp_path: Path) -> None:
     dictionary, x = _trained(cfg), _batches(1)[0]
-    dictionary.metadata = {"hook_name": "blocks.2.hook_resid_pre"}
+    dictionary.provenance = sae.Provenance(hook_name="blocks.2.hook_resid_pre")
     sae.save(dictionary, tmp_path / "d")
     loaded = sae.load(tmp_path / "d")
     assert loaded.cfg == cfg
@@ -164,7 +169,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(cfg: AnySAEConfig, tmp_path: Path) 
 
 @every_architecture
 def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another(
-    cfg: AnySAEConfig,
+    cfg: TrainableConfig,
 ) -> None:
     first, second, other = cfg.build(D_IN, seed=1), cfg.build(D_IN, seed=1), cfg.build(D_IN, seed=2)
     for dictionary in (first, second, other):
@@ -175,7 +180,7 @@ def test_the_same_seed_gives_the_same_dictionary_and_another_seed_another(
 
 
 @every_architecture
-def test_activations_of_the_wrong_width_are_refused(cfg: AnySAEConfig) -> None:
+def test_activations_of_the_wrong_width_are_refused(cfg: TrainableConfig) -> None:
     wrong = [torch.zeros(64, D_IN + 1)]
     with pytest.raises(sae.InputError, match=r"shape \(64, 13\).*d_in 12"):
         next(train(cfg.build(D_IN), wrong, TrainConfig(n_tokens=64)))

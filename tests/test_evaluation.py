@@ -13,10 +13,12 @@ from activation_cache.common.errors import InputError
 from activation_cache.stream.source import ActivationSource
 from activation_cache.text.blocks import counted_positions, special_ids
 from sae.architectures import ReLUConfig
-from sae.codes import Codes
-from sae.evaluation import CONVENTIONS, evaluate, evaluate_reconstruction
+from sae.evaluation import METRICS, evaluate, evaluate_reconstruction
 from sae.evaluation.evaluate import TextBatch
-from sae.evaluation.splice import SplicedCrossEntropy
+from sae.evaluation.metric import Accumulator
+from sae.evaluation.seen import Seen
+from sae.evaluation.splice import Splice
+from sae.provenance import Provenance
 from sae.runs.evaluation import held_out_batches
 
 SITE = "blocks.2.hook_resid_pre"
@@ -25,26 +27,23 @@ SITE = "blocks.2.hook_resid_pre"
 class Identity:
     """One feature per component, signed."""
 
-    def encode_sparse(self, x: Tensor) -> Tensor:
+    provenance = Provenance()
+
+    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.decode(x), x
+
+    def decode(self, x: Tensor) -> Tensor:
         return x
 
-    def decode(self, acts: Tensor | Codes) -> Tensor:
-        assert isinstance(acts, Tensor)
-        return acts
 
-
-class Constant:
+class Constant(Identity):
     """Whatever goes in, the same vector comes out."""
 
     def __init__(self, vector: Tensor) -> None:
         self.vector = vector
 
-    def encode_sparse(self, x: Tensor) -> Tensor:
-        return torch.zeros(len(x), 1)
-
-    def decode(self, acts: Tensor | Codes) -> Tensor:
-        assert isinstance(acts, Tensor)
-        return self.vector.to(torch.float32).expand(len(acts), -1)
+    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.vector.to(torch.float32).expand(len(x), -1), torch.zeros(len(x), 1)
 
 
 @pytest.fixture(scope="module")
@@ -119,8 +118,7 @@ def test_a_ratio_is_taken_once_and_never_averaged_over_batches() -> None:
     error = 0.1 * torch.randn(4096, 16, generator=generator)
 
     class Noisy(Identity):
-        def decode(self, acts: Tensor | Codes) -> Tensor:
-            assert isinstance(acts, Tensor)
+        def decode(self, acts: Tensor) -> Tensor:
             rows = (x[:, None, :2] == acts[None, :, :2]).all(dim=2).nonzero()
             return acts + error[rows[rows[:, 1].argsort(), 0]]
 
@@ -141,7 +139,7 @@ def test_each_metric_by_hand() -> None:
     """x = (3, 4) and (1, 0), reconstructed as (3, 0) and (1, 1); the mean of x is (2, 2)."""
 
     class Fixed(Identity):
-        def decode(self, acts: Tensor | Codes) -> Tensor:
+        def decode(self, x: Tensor) -> Tensor:
             return torch.tensor([[3.0, 0.0], [1.0, 1.0]])
 
     report = evaluate_reconstruction(Fixed(), [torch.tensor([[3.0, 4.0], [1.0, 0.0]])])
@@ -155,6 +153,29 @@ def test_each_metric_by_hand() -> None:
     assert report.density.tolist() == [1.0, 0.5]
 
 
+def test_parts_of_an_evaluation_that_are_merged_are_the_whole() -> None:
+    x = torch.randn(60, 8, generator=torch.Generator().manual_seed(0))
+    dictionary = ReLUConfig(d_sae=16).build(8, seed=0)
+    mean = x.mean(dim=0).double()
+
+    def of(rows: Tensor) -> Accumulator:
+        totals = Accumulator(METRICS.values())
+        with torch.no_grad():
+            totals.update(Seen(rows, *dictionary.reconstruct(rows), mean))
+        return totals
+
+    merged = of(x[:7])
+    merged.merge(of(x[7:]))
+    assert merged.results() == pytest.approx(of(x).results())
+
+
+def test_an_evaluation_has_the_metrics_that_there_are_and_no_other() -> None:
+    report = evaluate_reconstruction(Identity(), [torch.randn(8, 4)])
+    assert math.isnan(report.delta_ce)  # it needs a model
+    with pytest.raises(AttributeError, match="an evaluation has no magic"):
+        _ = report.magic
+
+
 def test_only_the_counted_positions_are_replaced_and_predicted_from(
     tiny: LanguageModel, text: list[TextBatch]
 ) -> None:
@@ -165,10 +186,9 @@ def test_only_the_counted_positions_are_replaced_and_predicted_from(
         seen.append(len(rows))
         return rows
 
-    splice = SplicedCrossEntropy(tiny, SITE)
-    splice.update(tokens, counted, [replacement], {"zero": replacement, "mean": replacement})
-    assert seen == [int(counted.sum())] * 3
-    assert splice.n_predictions == int(counted[:, :-1].sum())
+    log_probs = Splice(tiny, SITE, tokens, counted).log_probs(replacement)
+    assert seen == [int(counted.sum())]
+    assert len(log_probs) == int(counted[:, :-1].sum())
 
 
 def test_the_clean_cross_entropy_is_the_models_own(
@@ -187,7 +207,7 @@ def test_the_clean_cross_entropy_is_the_models_own(
 
 def test_every_number_says_how_it_is_defined(tiny: LanguageModel, text: list[TextBatch]) -> None:
     report = evaluate(Identity(), tiny, text[:1], SITE)
-    assert report.conventions.keys() == report.metrics().keys() == CONVENTIONS.keys()
+    assert report.conventions.keys() == report.metrics().keys() == METRICS.keys()
 
 
 def test_without_a_model_there_are_no_cross_entropies() -> None:
@@ -208,7 +228,7 @@ def test_text_in_which_nothing_counts_is_refused(tiny: LanguageModel) -> None:
 def test_held_out_text_is_as_long_as_asked_for_in_whole_contexts(
     asked: int, contexts: list[int], tiny: LanguageModel
 ) -> None:
-    metadata = {"hook_name": SITE, "dataset_path": "docstrings", "context_size": 32}
-    batches = held_out_batches(tiny, metadata | {"eval_tokens": asked})
+    of = Provenance(hook_name=SITE, dataset_path="docstrings", context_size=32, eval_tokens=asked)
+    batches = held_out_batches(tiny, of)
     assert [tokens.shape for tokens, _ in batches] == [(n, 32) for n in contexts]
     assert all(tokens.shape == counted.shape for tokens, counted in batches)

@@ -15,9 +15,10 @@ from sae.architectures import (
     ReLUConfig,
     TopKConfig,
 )
-from sae.base import SAE
 from sae.codes import Codes, indices_of
 from sae.kernels import ByFeature, scatter_rows, sum_rows
+from sae.trainable import TrainableSAE
+from sae.training.forward import forward
 from sae.training.losses import auxk_loss, mse_loss
 
 ARCHITECTURES: list[AnySAEConfig] = [
@@ -81,10 +82,10 @@ def test_indices_of_a_mask_are_its_true_places_in_order(rows: list[list[bool]]) 
 # The whole step ----------------------------------------------------------------------------------
 
 
-def gradients(dictionary: SAE, x: Tensor, *, sparse: bool) -> dict[str, Tensor]:
+def gradients(dictionary: TrainableSAE, x: Tensor, *, sparse: bool) -> dict[str, Tensor]:
     """The loss and its gradient in every parameter."""
     dictionary.zero_grad()
-    out = dictionary.training_pass(x, sparse=sparse)
+    out = forward(dictionary, x, sparse=sparse)
     loss = mse_loss(out.x_hat, out.x, "sum_d")
     for name, coefficient in dictionary.cfg.coefficients.items():
         if name in out.penalties:
@@ -100,7 +101,7 @@ def gradients(dictionary: SAE, x: Tensor, *, sparse: bool) -> dict[str, Tensor]:
     return found
 
 
-def assert_same_step(dictionary: SAE, x: Tensor) -> None:
+def assert_same_step(dictionary: TrainableSAE, x: Tensor) -> None:
     dense = gradients(dictionary, x, sparse=False)
     sparse = gradients(dictionary, x, sparse=True)
     for name, expected in dense.items():
@@ -156,8 +157,8 @@ def test_values_are_exact_where_the_product_is_rounded_only_in_the_choice() -> N
     """In bfloat16 the encoder's product is rounded to 8 bits; weights and gradients are not."""
     dictionary = TopKConfig(d_sae=64, k=4).build(16, seed=7)
     x = torch.randn(32, 16, generator=torch.Generator().manual_seed(8))
-    exact = dictionary.training_pass(x)
-    rounded = dictionary.training_pass(x, products="bfloat16")
+    exact = forward(dictionary, x)
+    rounded = forward(dictionary, x, products="bfloat16")
     assert rounded.x_hat.dtype == torch.float32
     error = (rounded.x_hat - exact.x_hat).norm() / exact.x_hat.norm()
     assert 0 < error < 0.1

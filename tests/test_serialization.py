@@ -67,24 +67,18 @@ def test_saving_again_replaces_what_was_there(folder: Path) -> None:
     assert torch.equal(sae.load(folder).W_dec, other.W_dec)
 
 
-def test_a_dictionary_whose_scale_is_not_folded_is_not_saved(tmp_path: Path) -> None:
-    dictionary = ReLUConfig(d_sae=8).build(4)
-    dictionary.input_scale = 2.0
-    with pytest.raises(ValueError, match="fold_input_scale_"):
-        sae.save(dictionary, tmp_path)
-
-
 def test_the_folder_of_a_run_will_do(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     folder.rename(tmp_path / "run" / "sae")
     assert sae.load(tmp_path / "run").d_sae == 8
 
 
-def test_metadata_comes_back(tmp_path: Path) -> None:
+def test_where_a_dictionary_belongs_comes_back_with_all_that_its_file_says(tmp_path: Path) -> None:
     dictionary: SAE = ReLUConfig(d_sae=8).build(4)
-    dictionary.metadata = {"model_name": "tiny", "context_size": 128, "prepend_bos": True}
+    known = sae.Provenance(model_name="tiny", prepend_bos=True, others={"a_note": [1, "kept"]})
+    dictionary.provenance = known
     sae.save(dictionary, tmp_path)
-    assert sae.load(tmp_path).metadata == dictionary.metadata
+    assert sae.load(tmp_path).provenance == known
 
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
@@ -178,16 +172,16 @@ def test_a_tied_dictionary_with_another_encoder_is_refused(tmp_path: Path) -> No
 
 def test_what_is_not_read_of_a_config_may_be_anything(folder: Path) -> None:
     config = json.loads((folder / "cfg.json").read_text())
-    mine = {"notes": ["mine", {"learned": math.nan}], "n_tokens": 10**12}
+    mine = {"n_tokens": 10**12, "notes": ["mine", {"learned": math.nan}]}
     _edit_config(folder, device="cuda:3", metadata={**config["metadata"], **mine})
-    assert repr(sae.load(folder).metadata) == repr(mine)
+    assert repr(sae.load(folder).provenance.to_metadata()) == repr(mine)
 
 
 def test_without_what_is_ours_alone_it_is_read_as_one_of_saelens(folder: Path) -> None:
     ours, x = sae.load(folder), torch.randn(5, 4)
     _edit_config(folder, metadata={})
     theirs = sae.load(folder)
-    assert isinstance(theirs, PretrainedSAE) and theirs.metadata == {}
+    assert isinstance(theirs, PretrainedSAE) and theirs.provenance == sae.Provenance()
     assert_close(theirs.encode(x), ours.encode(x))
     assert_close(theirs(x), ours(x))
 
@@ -203,7 +197,7 @@ def test_a_dictionary_of_another_project_is_not_saved_as_ours(folder: Path) -> N
 
 def test_the_heads_of_attention_are_said_to_be_flattened(tmp_path: Path) -> None:
     dictionary = ReLUConfig(d_sae=8).build(4)
-    dictionary.metadata["hook_name"] = "blocks.0.attn.hook_z"
+    dictionary.provenance = sae.Provenance(hook_name="blocks.0.attn.hook_z")
     sae.save(dictionary, tmp_path)
     assert json.loads((tmp_path / "cfg.json").read_text())["reshape_activations"] == "hook_z"
     assert sae.load(tmp_path).hook_name == "blocks.0.attn.hook_z"

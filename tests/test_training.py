@@ -1,15 +1,26 @@
 import itertools
 import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
 import torch
 
 from activation_cache.common.errors import InputError
-from sae.architectures import JumpReLUConfig, ReLUConfig, TopKConfig
-from sae.base import SAE, TrainingPass
+from sae.architectures import (
+    GatedConfig,
+    JumpReLUConfig,
+    MatryoshkaConfig,
+    ReLUConfig,
+    TopKConfig,
+)
+from sae.provenance import Provenance
 from sae.toy import Independent, SparseFeatures
-from sae.training import TrainConfig, train
+from sae.trainable import TrainableConfig, TrainableSAE, TrainingPass
+from sae.training import TrainConfig, Trainer, Training, train
 from sae.training.dead import FiringTracker, resample_
+from sae.training.forward import forward
 from sae.training.losses import auxk_loss, mse_loss
 from sae.training.schedules import warm_up, warm_up_and_decay
 
@@ -20,7 +31,7 @@ def _features(seed: int = 0, batch_tokens: int = 64) -> SparseFeatures:
     )
 
 
-def _fit(dictionary: SAE, cfg: TrainConfig, batches: object = None) -> SAE:
+def _fit(dictionary: TrainableSAE, cfg: TrainConfig, batches: object = None) -> TrainableSAE:
     for _ in train(dictionary, _features() if batches is None else batches, cfg):  # pyright: ignore
         pass
     return dictionary
@@ -38,15 +49,15 @@ def test_the_squared_error_is_reduced_as_its_name_says() -> None:
 
 def test_a_coefficient_means_d_in_times_as_much_with_the_mean_over_d_in() -> None:
     x = next(iter(_features()))
-    sums = ReLUConfig(d_sae=32, l1_coeff=12 * 0.01).build(12).training_pass(x)
-    means = ReLUConfig(d_sae=32, l1_coeff=0.01).build(12).training_pass(x)
+    sums = forward(ReLUConfig(d_sae=32, l1_coeff=12 * 0.01).build(12), x)
+    means = forward(ReLUConfig(d_sae=32, l1_coeff=0.01).build(12), x)
     loss_sum = mse_loss(sums.x_hat, sums.x, "sum_d") + 12 * 0.01 * sums.penalties["l1"]
     loss_mean = mse_loss(means.x_hat, means.x, "mean_d") + 0.01 * means.penalties["l1"]
     assert math.isclose(loss_sum.item(), 12 * loss_mean.item(), rel_tol=1e-5)
 
 
-def _topk_pass(dictionary: SAE) -> TrainingPass:
-    return dictionary.training_pass(torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 1.0, 3.0, 0.0]]))
+def _topk_pass(dictionary: TrainableSAE) -> TrainingPass:
+    return forward(dictionary, torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 1.0, 3.0, 0.0]]))
 
 
 def test_auxk_rebuilds_the_error_from_dead_features_alone() -> None:
@@ -66,7 +77,7 @@ def test_auxk_rebuilds_the_error_from_dead_features_alone() -> None:
 
 def test_auxk_sends_its_gradient_to_the_encoder_of_dead_features_only() -> None:
     dictionary = TopKConfig(d_sae=8, k=2).build(4, seed=1)
-    out = dictionary.training_pass(torch.randn(16, 4, generator=torch.Generator().manual_seed(0)))
+    out = forward(dictionary, torch.randn(16, 4, generator=torch.Generator().manual_seed(0)))
     # Three are dead, and k_aux = 2 of them count for each token.
     auxk_loss(dictionary, out, torch.tensor([0, 1, 2]), "sum_d").backward()
     assert dictionary.W_enc_rows.grad is not None
@@ -111,7 +122,7 @@ def test_resampling_points_dead_features_at_errors_and_leaves_the_others_alone(
     dead = torch.zeros(16, dtype=torch.bool)
     dead[[2, 5]] = True
     before = dictionary.W_dec.detach().clone()
-    out = dictionary.training_pass(x)
+    out = forward(dictionary, x)
     resample_(dictionary, dead, out, optimizer, torch.Generator().manual_seed(0))
     errors = (out.x - out.x_hat).detach()
     errors = errors / errors.norm(dim=1, keepdim=True)
@@ -193,7 +204,10 @@ def test_each_dictionary_takes_its_own_site_from_a_stream_of_several() -> None:
         return [{"narrow": narrow, "wide": other} for narrow, other in pairs]
 
     narrow, wide = ReLUConfig(d_sae=16).build(12), ReLUConfig(d_sae=16).build(20)
-    narrow.metadata["hook_name"], wide.metadata["hook_name"] = "narrow", "wide"
+    narrow.provenance, wide.provenance = (
+        Provenance(hook_name="narrow"),
+        Provenance(hook_name="wide"),
+    )
     cfg = TrainConfig(n_tokens=640)
     assert len(list(train([narrow, wide], two_sites(), cfg))) == 2 * 10
     alone = _fit(ReLUConfig(d_sae=16).build(12), cfg, [batch["narrow"] for batch in two_sites()])
@@ -202,16 +216,15 @@ def test_each_dictionary_takes_its_own_site_from_a_stream_of_several() -> None:
         _fit(ReLUConfig(d_sae=16).build(12), cfg, two_sites())
 
 
-def test_a_dictionary_takes_raw_activations_at_any_moment_of_its_training() -> None:
+def test_a_finished_copy_takes_raw_activations_at_any_moment_of_a_training() -> None:
     dictionary = ReLUConfig(d_sae=16).build(12)
     x = next(iter(_features(seed=9))) * 1000
-    records = train(dictionary, (batch * 1000 for batch in _features()), TrainConfig(n_tokens=6400))
-    next(records)
-    assert dictionary.input_scale != 1.0
-    before = dictionary(x).detach()
-    records.close()
-    assert dictionary.input_scale == 1.0
-    assert torch.allclose(dictionary(x), before, rtol=1e-4, atol=1e-2)
+    batches = (batch * 1000 for batch in _features())
+    with Training(dictionary, batches, TrainConfig(n_tokens=6400)) as training:
+        next(training)
+        finished = training.trainers[0].dictionary()
+        assert not torch.allclose(dictionary(x), finished(x), rtol=1e-2)
+    assert torch.allclose(dictionary(x), finished(x), rtol=1e-4, atol=1e-2)
 
 
 def test_the_scale_of_the_activations_does_not_matter() -> None:
@@ -246,8 +259,9 @@ def test_a_trained_dictionary_goes_on_from_where_it_was(
     dictionary = _fit(cfg.build(12, seed=1), TrainConfig(n_tokens=6400))
     x = next(iter(_features(seed=1, batch_tokens=4096)))
     before = (dictionary(x) - x).square().sum().item()
-    records = list(itertools.islice(train(dictionary, _features(), TrainConfig(n_tokens=6400)), 1))
-    dictionary.fold_input_scale_()
+    training = train(dictionary, _features(), TrainConfig(n_tokens=6400))
+    records = [next(training)]
+    training.close()
     after = (dictionary(x) - x).square().sum().item()
     # One step at the beginning of its warm-up spoils nothing: nothing was drawn or scaled anew.
     assert after < 1.05 * before
@@ -257,7 +271,85 @@ def test_a_trained_dictionary_goes_on_from_where_it_was(
 def test_the_biases_of_a_trained_dictionary_keep_their_meaning_in_other_units() -> None:
     dictionary = _fit(TopKConfig(d_sae=16, k=4).build(12, seed=1), TrainConfig(n_tokens=3200))
     b_enc = dictionary.b_enc.detach().clone()
-    dictionary.initialise_from_data_(next(iter(_features())), normalise=True)
-    torch.testing.assert_close(dictionary.b_enc, b_enc * dictionary.input_scale)
-    dictionary.fold_input_scale_()
-    torch.testing.assert_close(dictionary.b_enc, b_enc)
+    trainer = Trainer(dictionary, TrainConfig(n_tokens=64))
+    trainer.initialise(next(iter(_features())))
+    torch.testing.assert_close(dictionary.b_enc, b_enc * trainer.scale)
+    torch.testing.assert_close(trainer.dictionary().b_enc, b_enc)
+
+
+# The seams of a step -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        GatedConfig(d_sae=16),
+        JumpReLUConfig(d_sae=16),
+        MatryoshkaConfig(d_sae=16, k=4),
+        TopKConfig(d_sae=16, k=4),
+    ],
+    ids=lambda cfg: cfg.architecture,
+)
+def test_every_loss_is_of_the_target(cfg: TrainableConfig, sparse: bool) -> None:
+    """What is reconstructed may be something else than what is encoded: y = 2 x + 1 here."""
+    x = next(iter(_features()))
+    sae = cfg.build(12, seed=1)
+    of_x, of_y = (forward(sae, x, target, sparse=sparse) for target in (None, 2 * x + 1))
+    assert torch.equal(of_x.x_hat, of_y.x_hat)  # nothing of the target is seen
+    assert of_x.target is of_x.x
+    assert of_y.target.equal(2 * x + 1)
+    trainer = Trainer(sae, TrainConfig(n_tokens=64))
+    _, parts = trainer.losses(of_y)
+    assert parts["mse"].item() == pytest.approx(
+        (of_y.x_hat - 2 * x - 1).square().sum(1).mean().item()
+    )
+    for name in {"gate_error", "nested"} & parts.keys():
+        assert parts[name].item() != of_x.penalties[name].item()
+
+
+def test_a_dictionary_learns_another_target_than_its_input() -> None:
+    """A rotation of x: the best that predicts no more than the mean leaves all of the variance."""
+    turn = torch.linalg.qr(torch.randn(12, 12, generator=torch.Generator().manual_seed(0))).Q
+    sae = TopKConfig(d_sae=48, k=6).build(12, seed=1)
+    trainer = Trainer(sae, TrainConfig(n_tokens=64 * 300, lr=1e-2))
+    stream = iter(_features())
+    trainer.initialise(next(stream))
+    records = [trainer.step(x, x @ turn) for x in itertools.islice(stream, 300)]
+    assert records[0].fvu > 0.8
+    assert sum(record.fvu.item() for record in records[-20:]) / 20 < 0.25
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_two_halves_of_a_batch_with_a_reduce_that_averages_are_the_whole(tied: bool) -> None:
+    """Two trainers in two threads, each with half of the rows, take the steps of one."""
+    cfg = ReLUConfig(d_sae=32, tied=tied, l1_coeff=0.1)
+    of_whole, of_half = (TrainConfig(n_tokens=n * 10, lr=1e-3) for n in (64, 32))
+    batches = list(itertools.islice(_features(), 11))
+    whole = Trainer(cfg.build(12, seed=1), of_whole)
+    meeting, shared = Barrier(2), dict[int, list[torch.Tensor]]()
+
+    def halves(rank: int) -> Trainer:
+        def average(tensors: Sequence[torch.Tensor]) -> None:
+            shared[rank] = [tensor.clone() for tensor in tensors]
+            meeting.wait()
+            for tensor, one, other in zip(tensors, *shared.values(), strict=True):
+                tensor.copy_((one + other) / 2)
+            meeting.wait()
+
+        trainer = Trainer(cfg.build(12, seed=1), of_half, reduce=average)
+        trainer.initialise(batches[0])
+        trainer.may_be_sparse = False
+        for batch in batches[1:]:
+            trainer.step(batch[rank * 32 :][:32])
+        return trainer
+
+    whole.initialise(batches[0])
+    whole.may_be_sparse = False
+    for batch in batches[1:]:
+        whole.step(batch)
+    with ThreadPoolExecutor(2) as threads:
+        for half in threads.map(halves, range(2)):
+            for name, weight in half.sae.named_parameters():
+                expected = dict(whole.sae.named_parameters())[name]
+                torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-5)

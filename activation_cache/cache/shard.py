@@ -14,9 +14,11 @@ from torch import Tensor
 
 from activation_cache.cache.codec import Encoded
 from activation_cache.cache.manifest import ShardEntry
-from activation_cache.cache.plausible import HEADER
 from activation_cache.common.errors import InputError
 from activation_cache.stream.source import Origins
+
+HEADER = "header"
+"""What the checksum of everything before the tensors of a shard is listed as."""
 
 LONG_CONTEXT = 2**15
 """From here on positions do not fit into int16."""

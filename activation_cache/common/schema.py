@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeGuard, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from activation_cache.common.errors import InputError
 
@@ -88,13 +88,6 @@ def parse_json(data: bytes | str, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{where} must hold one JSON object, got {shown(content)}")
     return content
-
-
-def is_number(value: object) -> TypeGuard[int | float]:
-    """Whether it is one that floats can hold; JSON knows no other."""
-    if isinstance(value, int):
-        return not isinstance(value, bool) and abs(value) < 10**300
-    return isinstance(value, float)
 
 
 def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

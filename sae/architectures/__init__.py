@@ -4,7 +4,7 @@ here. Another package names its configs under the entry point `featureloom.archi
 
 from typing import get_args
 
-from activation_cache.common.plugins import plugins
+from activation_cache.common.plugins import Registry
 from sae.architectures.batch_topk import BatchTopKConfig, BatchTopKSAE
 from sae.architectures.gated import GatedConfig, GatedSAE
 from sae.architectures.jumprelu import JumpReLUConfig, JumpReLUSAE
@@ -18,16 +18,20 @@ AnySAEConfig = (
 )
 
 
-def _is_config(found: object) -> bool:
-    return isinstance(found, type) and issubclass(found, TrainableConfig)
+def _name_of(found: object) -> str | None:
+    if isinstance(found, type) and issubclass(found, TrainableConfig):
+        return found.architecture
+    return None
 
 
 BUILT_IN: tuple[type[TrainableConfig], ...] = get_args(AnySAEConfig)
 
-ARCHITECTURES: dict[str, type[TrainableConfig]] = {
-    cls.architecture: cls
-    for cls in (*BUILT_IN, *plugins("featureloom.architectures", _is_config, "TrainableConfig"))
-}
+ARCHITECTURES: Registry[type[TrainableConfig]] = Registry(
+    {cls.architecture: cls for cls in BUILT_IN},
+    "featureloom.architectures",
+    _name_of,
+    "TrainableConfig",
+)
 """Config classes by the name that files and flags use."""
 
 __all__ = [

@@ -2,11 +2,10 @@
 
 from sae.evaluation.evaluate import evaluate, evaluate_all, evaluate_reconstruction
 from sae.evaluation.metric import Metric
-from sae.evaluation.metrics import CONVENTIONS, METRICS
+from sae.evaluation.metrics import METRICS
 from sae.evaluation.report import EvalReport
 
 __all__ = [
-    "CONVENTIONS",
     "METRICS",
     "EvalReport",
     "Metric",

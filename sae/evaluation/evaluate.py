@@ -60,7 +60,7 @@ def evaluate_all(
     for sae in saes:
         _refuse_transcoder(sae)
         _refuse_other_processing(sae, model)
-    totals = [Accumulator(METRICS) for _ in saes]
+    totals = [Accumulator(METRICS.values()) for _ in saes]
     for batch in _walk(model, batches, hook_name):
         for sae, its_totals in zip(saes, totals, strict=True):
             its_totals.update(batch.seen_by(sae))
@@ -72,7 +72,7 @@ def evaluate_reconstruction(
 ) -> EvalReport:
     """Reconstruction and sparsity on held-out activations, with no model at hand."""
     mean = _mean(batches)
-    totals = Accumulator(METRICS)
+    totals = Accumulator(METRICS.values())
     for x in batches:
         with torch.no_grad():
             totals.update(Seen(x, *sae.reconstruct(x), mean))

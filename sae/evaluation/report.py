@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae.evaluation.metric import Accumulator, Number
-from sae.evaluation.metrics import CONVENTIONS
+from sae.evaluation.metrics import METRICS
 from sae.evaluation.seen import fires, n_tokens
 
 LOG10_DENSITY_EDGES = [edge / 4 for edge in range(-28, 1)]
@@ -37,13 +37,15 @@ class EvalReport:
         return cls(totals.results(), density)
 
     def __getattr__(self, name: str) -> Any:
-        if name in CONVENTIONS:
+        if name.startswith("__"):  # what copying and pickling ask for, before there are values
+            raise AttributeError(name)
+        if name in METRICS:
             return self.values.get(name, math.nan)
-        raise AttributeError(f"an evaluation has no {name}: it has {', '.join(CONVENTIONS)}")
+        raise AttributeError(f"an evaluation has no {name}: it has {', '.join(METRICS)}")
 
     @property
     def conventions(self) -> dict[str, str]:
-        return {name: CONVENTIONS[name] for name in self.metrics()}
+        return {name: METRICS[name].convention for name in self.metrics()}
 
     def metrics(self) -> dict[str, Number]:
         """The numbers by name, without those that were not measured or are not finite."""

@@ -12,16 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from activation_cache.common.files import write_file
-from activation_cache.common.numbers import compact, format_number
-from activation_cache.common.schema import is_number
+from activation_cache.common.numbers import Number, compact, format_number
 from sae.architectures import ARCHITECTURES
 from sae.evaluation import METRICS
 from sae.pages.charts import Series, histogram, line_chart, power_of_ten
 from sae.pages.curves import OTHERS, PANELS, Panel
-from sae.pages.run_files import RunFiles, drawable, read_run
-
-_INTERVENTIONS = {metric.name: metric.intervention for metric in METRICS if metric.intervention}
-
+from sae.pages.run_files import RunFiles, read_run
 
 _ROW_AXES = {"step", "n_tokens"}
 
@@ -95,26 +91,28 @@ def exact(value: object) -> str:
 
 def rounded(value: object) -> str:
     """A number with four significant digits; anything else as it is."""
-    return format_number(value) if is_number(value) else exact(value)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return format_number(value)
+    return exact(value)
 
 
-def short(value: float) -> str:
+def short(value: Number) -> str:
     """A number for a headline: three significant digits with k, M or B."""
     return compact(float(f"{value:.3g}"))
 
 
-def _finite(values: Mapping[str, Any], key: str) -> float | None:
+def _finite(values: Mapping[str, Any], key: str) -> int | float | None:
     value = values.get(key)
-    number = drawable(value) if is_number(value) else math.nan
-    return number if math.isfinite(number) else None
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[float]:
+def _column(rows: Sequence[Mapping[str, Any]], key: str) -> list[int | float]:
     return [value for row in rows if (value := _finite(row, key)) is not None]
 
 
 def _bars(metrics: Mapping[str, Any]) -> list[Bar]:
-    values = {key: v for key in _INTERVENTIONS if (v := _finite(metrics, key)) is not None}
+    names = {m.name: m.intervention for m in METRICS.values() if m.intervention}
+    values = {key: v for key in names if (v := _finite(metrics, key)) is not None}
     longest = max(values.values(), default=0.0)
     if longest <= 0:
         return []
@@ -122,7 +120,7 @@ def _bars(metrics: Mapping[str, Any]) -> list[Bar]:
     base = longest if clean is None else max(0.0, clean)
     return [
         Bar(
-            name=_INTERVENTIONS[key],
+            name=names[key],
             value=f"{value:.3f}",
             above_clean="" if clean is None or key == "ce_clean" else f"{value - clean:+.3f}",
             clean_share=100 * max(0.0, min(value, base)) / longest,
@@ -133,7 +131,7 @@ def _bars(metrics: Mapping[str, Any]) -> list[Bar]:
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
-    logged = dict.fromkeys(key for row in rows for key, v in row.items() if is_number(v))
+    logged = dict.fromkeys(key for row in rows for key, v in row.items() if v is not None)
     known = {key for panel in PANELS for key in panel.keys}
     others = [
         Panel(title=key, keys=(key,), y_label="logged value", section=OTHERS)
@@ -162,9 +160,7 @@ def _curve(panel: Panel, rows: Sequence[Mapping[str, Any]]) -> Curve:
 
 def _series(key: str, rows: Iterable[Mapping[str, Any]]) -> Series:
     points = [
-        (drawable(row["n_tokens"]), drawable(row[key]))
-        for row in rows
-        if is_number(row.get("n_tokens")) and is_number(row.get(key))
+        (row["n_tokens"], math.nan if row[key] is None else row[key]) for row in rows if key in row
     ]
     return Series(name=key, points=points)
 

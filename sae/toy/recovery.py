@@ -93,7 +93,7 @@ def recovery(dictionary: SAE, stream: SparseFeatures, n_tokens: int = 16_384) ->
     found = dictionary.W_dec.detach().to(stream.directions)
     nearest = cosines(stream.directions, found).argmax(dim=0)
     mean = (strengths.mean(dim=0) @ stream.directions).to(torch.float64)
-    totals = Accumulator(METRICS)
+    totals = Accumulator(METRICS.values())
     hits = active = torch.zeros(len(found), dtype=torch.int64)
     for rows in strengths.split(ROWS_AT_ONCE):
         x = rows @ stream.directions

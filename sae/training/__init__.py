@@ -2,7 +2,8 @@
 
 from sae.training.config import TrainConfig
 from sae.training.health import NotFinite
+from sae.training.record import StepRecord
 from sae.training.train import Training, train
-from sae.training.trainer import StepRecord, Trainer
+from sae.training.trainer import Trainer
 
 __all__ = ["NotFinite", "StepRecord", "TrainConfig", "Trainer", "Training", "train"]

@@ -7,6 +7,7 @@ from typing import get_args
 from activation_cache.common.errors import InputError
 from activation_cache.common.types import OnNaN
 from sae.selection import Products
+from sae.trainable import TrainableConfig
 from sae.training.losses import LossReduction
 
 SHORT_RUN = 1_600_000
@@ -75,3 +76,11 @@ class TrainConfig:
         if self.dead_after_tokens is not None:
             return self.dead_after_tokens
         return max(1, min(10_000_000, self.n_tokens // 50))
+
+
+def needs_fixed_l0(cfg: TrainableConfig) -> str:
+    """Why features of this architecture cannot be screened."""
+    return (
+        f"products 'screened' needs an architecture with a fixed number of features, and "
+        f"{cfg.architecture} has none: use float32 or bfloat16"
+    )

@@ -13,7 +13,8 @@ from activation_cache.common.errors import InputError
 from sae.trainable import TrainableSAE
 from sae.training.config import TrainConfig
 from sae.training.health import NotFinite
-from sae.training.trainer import StepRecord, Trainer
+from sae.training.record import StepRecord
+from sae.training.trainer import Trainer
 
 Batch = Tensor | Mapping[str, Tensor]
 """Activations [batch, d_in], or such tensors by hook name."""

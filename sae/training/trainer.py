@@ -3,7 +3,6 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,12 +13,13 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from activation_cache.common.errors import InputError
 from sae.codes import fire_counts
 from sae.selection import Shadow
-from sae.trainable import TrainableConfig, TrainableSAE, TrainingPass
-from sae.training.config import TrainConfig
+from sae.trainable import TrainableSAE, TrainingPass
+from sae.training.config import TrainConfig, needs_fixed_l0
 from sae.training.dead import FiringTracker, resample_
 from sae.training.forward import forward
 from sae.training.health import Health, not_finite
 from sae.training.losses import auxk_loss, mse_loss
+from sae.training.record import StepRecord
 from sae.training.running_mean import RunningMean
 from sae.training.schedules import warm_up, warm_up_and_decay
 from sae.training.weights import (
@@ -38,32 +38,6 @@ STATISTIC = {"sum": "threshold_sum", "weight": "threshold_weight"}
 
 WARMED_UP = ("l1", "l0")
 """Penalties that would kill features before these have learned anything."""
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """What one optimiser step of one dictionary did. Tensors stay on the device until read."""
-
-    dictionary: int
-    """Position in the list that is being trained."""
-    step: int
-    n_tokens: int
-    """Tokens seen, this batch included."""
-    lr: float
-    loss: Float[Tensor, ""]
-    """What was minimised: all parts with their weights."""
-    parts: dict[str, Float[Tensor, ""]]
-    """The unweighted parts by name: mse, and l1, l0 or auxk where the architecture has them."""
-    l0: Float[Tensor, ""]
-    fvu: Float[Tensor, ""]
-    """Of this batch, before the step. A figure to watch; the evaluator's is the one to report."""
-    n_dead: int
-    """Features that did not fire within the dead window, counted every few steps."""
-    grad_norm: Float[Tensor, ""]
-    spikes: Float[Tensor, ""]
-    """Steps so far whose loss was three times its running mean."""
-    skipped: Float[Tensor, ""]
-    """Batches so far that changed nothing because their loss or gradient was not finite."""
 
 
 class Trainer:
@@ -338,11 +312,3 @@ class Trainer:
             if dead.any():
                 resample_(self.sae, dead, out, self.optimizer, self.generator)
                 self.tracker.tokens_since_fired.masked_fill_(dead, 0)
-
-
-def needs_fixed_l0(cfg: TrainableConfig) -> str:
-    """Why features of this architecture cannot be screened."""
-    return (
-        f"products 'screened' needs an architecture with a fixed number of features, and "
-        f"{cfg.architecture} has none: use float32 or bfloat16"
-    )

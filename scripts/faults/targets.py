@@ -1,6 +1,5 @@
 """The readers of files that are fuzzed, each with valid files to begin with."""
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,8 +8,6 @@ from random import Random
 from typing import Any
 
 import torch
-import xxhash
-from safetensors.torch import load as from_safetensors
 
 import sae
 from activation_cache.cache.codec import CodecCost, encode
@@ -21,7 +18,6 @@ from activation_cache.cache.manifest import (
     SplitEntry,
     read_manifest,
 )
-from activation_cache.cache.plausible import CURSOR_KEYS, HEADER
 from activation_cache.cache.shard import Shard, pack
 from activation_cache.cache.statistics import ActivationStatistics
 from activation_cache.cache.storage import Storage
@@ -35,7 +31,6 @@ from faults.mutate import (
     to_bytes,
 )
 from sae.architectures import GatedConfig, JumpReLUConfig, MatryoshkaConfig, ReLUConfig, TopKConfig
-from sae.pages.run_report import write_report
 from sae.runs.settings.grid import member_settings, read_grid
 from sae.runs.settings.run_settings import RunSettings, settings_from_file
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
@@ -71,16 +66,12 @@ def targets(folder: Path) -> dict[str, Target]:
     made = [
         _settings(folder / "settings.json"),
         _grid(folder / "grid.yaml"),
-        _manifest(folder / "manifest", signed=False),
-        _manifest(folder / "signed-manifest", signed=True),
-        _shard(folder / "shard", signed=False),
-        _shard(folder / "signed-shard", signed=True),
+        _manifest(folder / "manifest"),
+        _shard(folder / "shard"),
         _dictionary(folder / "config", CONFIG_FILE),
         _dictionary(folder / "weights", WEIGHTS_FILE),
         *(_foreign(folder / f"foreign-{layout}", layout) for layout in FOREIGN),
-        _checkpoint(folder / "checkpoint", signed=False),
-        _checkpoint(folder / "signed-checkpoint", signed=True),
-        *(_report(folder / f"report-{name}", name) for name in ("config.json", "eval.json")),
+        _checkpoint(folder / "checkpoint"),
     ]
     return {target.name: target for target in made}
 
@@ -130,7 +121,7 @@ def _shard_file() -> tuple[bytes, ShardEntry]:
     data, checksums = pack(
         Origins(numbers, numbers, numbers, numbers == 0), {SITE: encode(x, "int8", SITE)}
     )
-    cursor = dict.fromkeys(sorted(CURSOR_KEYS), 0)
+    cursor: dict[str, int] = {"document": 0, "epoch": 0, "n_blocks": 0, "token": 0}
     return data, ShardEntry(N_ROWS, cursor, checksums, {SITE: CodecCost(0.5, 1.5)})
 
 
@@ -150,35 +141,19 @@ def _valid_manifest() -> Manifest:
     )
 
 
-def _manifest(folder: Path, *, signed: bool) -> Target:
+def _manifest(folder: Path) -> Target:
     folder.mkdir(exist_ok=True)
     content = json.loads(_valid_manifest().to_bytes())
-
-    def propose(rng: Random) -> bytes:
-        if not signed:
-            return _of_json([content])(rng)
-        changed = mutated_json(content, rng)
-        return sign(changed) if isinstance(changed, dict) else to_bytes(changed, rng)
 
     def read(data: bytes) -> object:
         (folder / "manifest.json").write_bytes(data)
         manifest = read_manifest(Storage(folder))
         return manifest.identity(), manifest.complete, asdict(manifest)
 
-    return Target(folder.name, propose, read)
+    return Target(folder.name, _of_json([content]), read)
 
 
-def sign(content: dict[str, Any]) -> bytes:
-    """A manifest with any content, and the checksum that fits it."""
-
-    def written(content: dict[str, Any]) -> bytes:
-        return (json.dumps(content, indent=1) + "\n").encode()
-
-    content = {name: value for name, value in content.items() if name != "checksum"}
-    return written({**content, "checksum": xxhash.xxh3_128_hexdigest(written(content))})
-
-
-def _shard(folder: Path, *, signed: bool) -> Target:
+def _shard(folder: Path) -> Target:
     folder.mkdir(exist_ok=True)
     path = folder / "shard.safetensors"
     valid, entry = _shard_file()
@@ -189,38 +164,23 @@ def _shard(folder: Path, *, signed: bool) -> Target:
     def read(data: bytes) -> object:
         path.unlink(missing_ok=True)  # what is mapped into memory stays as it was
         path.write_bytes(data)
-        said = _entry_of(data, entry) if signed else entry
-        shard = Shard(path, path.name, said, {SITE: WIDTH})
+        shard = Shard(path, path.name, entry, {SITE: WIDTH})
         shard.check()
-        if not signed and data != valid:
+        if data != valid:
             raise AssertionError("a shard was accepted that is not what was written")
         return shard.encoded(SITE), shard.origins()
 
     return Target(folder.name, propose, read)
 
 
-def _entry_of(data: bytes, entry: ShardEntry) -> ShardEntry:
-    """What a manifest would say of a file that somebody made."""
-    try:
-        tensors = from_safetensors(data)
-    except Exception:  # the reader has to bear it, not this
-        tensors = {}
-    checksums = {
-        name: xxhash.xxh3_128_hexdigest(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-        for name, tensor in tensors.items()
-    }
-    checksums[HEADER] = xxhash.xxh3_128_hexdigest(data[: 8 + int.from_bytes(data[:8], "little")])
-    return ShardEntry(entry.n_rows, entry.cursor, checksums, entry.costs)
+# Checkpoints and dictionaries --------------------------------------------------------------------
 
 
-# Checkpoints, dictionaries and reports ----------------------------------------------------------
-
-
-def _checkpoint(folder: Path, *, signed: bool) -> Target:
-    """One file of a checkpoint; where it is signed, its checksum is right again."""
+def _checkpoint(folder: Path) -> Target:
+    """One file of a checkpoint."""
     write_state(folder, {"n": 3, "weights": {"x": torch.ones(2), 5: [torch.zeros(1), None]}})
-    names = (STATE_FILE, TENSORS_FILE, CHECKSUMS_FILE)[: 2 if signed else 3]
-    valid = [(folder / name).read_bytes() for name in (STATE_FILE, TENSORS_FILE, CHECKSUMS_FILE)]
+    names = (STATE_FILE, TENSORS_FILE, CHECKSUMS_FILE)
+    valid = [(folder / name).read_bytes() for name in names]
 
     def propose(rng: Random) -> bytes:
         i = rng.randrange(len(names))
@@ -229,19 +189,12 @@ def _checkpoint(folder: Path, *, signed: bool) -> Target:
         return bytes([i]) + _of_json([json.loads(valid[i])])(rng)
 
     def read(data: bytes) -> object:
-        for i, name in enumerate((STATE_FILE, TENSORS_FILE, CHECKSUMS_FILE)):
+        for i, name in enumerate(names):
             (folder / name).unlink(missing_ok=True)  # what is mapped into memory stays as it was
             (folder / name).write_bytes(data[1:] if i == data[0] else valid[i])
-        if signed:
-            sums = {name: _blake2b(folder / name) for name in (STATE_FILE, TENSORS_FILE)}
-            (folder / CHECKSUMS_FILE).write_text(json.dumps(sums))
         return read_state(folder)
 
     return Target(folder.name, propose, read)
-
-
-def _blake2b(path: Path) -> str:
-    return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
 
 
 def _dictionary(folder: Path, name: str) -> Target:
@@ -292,25 +245,3 @@ def _foreign(folder: Path, layout: str) -> Target:
         return dictionary(torch.ones(2, dictionary.d_in, dtype=dictionary.dtype))
 
     return Target(folder.name, propose, read)
-
-
-def _report(folder: Path, name: str) -> Target:
-    folder.mkdir(exist_ok=True)
-    config = {"settings": RunSettings().to_dict(), "versions": {"torch": "2"}, "git_commit": "abc"}
-    evaluated = {
-        "metrics": {"fvu": 0.5, "l0": 3, "dead": 1, "dead_fraction": 0.1, "n_tokens": 10}
-        | {"ce_clean": 3.0, "ce_spliced": 3.5, "ce_zero": 9.0, "ce_mean": 8.0, "kl": 0.4},
-        "conventions": {"fvu": "of variance"},
-        "density": {"log10_edges": [-3.0, -2.0, -1.0, 0.0], "counts": [1, 5, 2]},
-    }
-    row = {"step": 1, "n_tokens": 10, "loss": 3.0, "fvu": 0.5, "l0": 3.0, "tokens_per_s": 5.0}
-    (folder / "config.json").write_text(json.dumps(config))
-
-    def read(data: bytes) -> object:
-        (folder / name).write_bytes(data)
-        (folder / "metrics.jsonl").write_bytes(json.dumps(row).encode() + b"\n")
-        return write_report(folder)
-
-    return Target(
-        f"report-{name.split('.')[0]}", _of_json([config if name[0] == "c" else evaluated]), read
-    )

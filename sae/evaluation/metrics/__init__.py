@@ -1,7 +1,7 @@
 """The metrics, one file each. Whoever adds one adds its file and its line here; another package
 names its own under the entry point `featureloom.metrics`."""
 
-from activation_cache.common.plugins import plugins
+from activation_cache.common.plugins import Registry
 from sae.evaluation.metric import Metric
 from sae.evaluation.metrics.ce_clean import CE_CLEAN
 from sae.evaluation.metrics.ce_mean import CE_MEAN
@@ -25,7 +25,7 @@ from sae.evaluation.metrics.mse import MSE
 from sae.evaluation.metrics.n_tokens import N_TOKENS
 from sae.evaluation.metrics.relative_reconstruction_bias import RELATIVE_RECONSTRUCTION_BIAS
 
-METRICS: tuple[Metric, ...] = (
+BUILT_IN = (
     N_TOKENS,
     FVU,
     EXPLAINED_VARIANCE,
@@ -47,8 +47,12 @@ METRICS: tuple[Metric, ...] = (
     KL,
     CE_RECOVERED,
     CE_RECOVERED_MEAN,
-    *plugins("featureloom.metrics", lambda found: isinstance(found, Metric), "Metric"),
 )
-"""In the order in which files and tables have them."""
 
-CONVENTIONS = {metric.name: metric.convention for metric in METRICS}
+METRICS: Registry[Metric] = Registry(
+    {metric.name: metric for metric in BUILT_IN},
+    "featureloom.metrics",
+    lambda found: found.name if isinstance(found, Metric) else None,
+    "Metric",
+)
+"""By name, in the order in which files and tables have them."""

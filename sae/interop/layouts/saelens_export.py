@@ -10,9 +10,8 @@ from torch import Tensor
 from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError
 from activation_cache.common.files import write_json, write_together
-from sae.architectures import JumpReLUSAE
 from sae.base import SAE
-from sae.interop.exporting import biases, has_equal_rows
+from sae.interop.exporting import as_pretrained, biases, has_equal_rows
 from sae.interop.layouts.saelens_keys import ACTIVATIONS, NORMALIZATIONS
 from sae.interop.pretrained import PretrainedSAE
 from sae.provenance import Provenance
@@ -23,8 +22,7 @@ def write(sae: SAE, folder: Path) -> None:
     """One of ours as `sae.save` writes it; of another project, what SAELens has a name for."""
     metadata = _metadata(sae)
     if not isinstance(sae, PretrainedSAE):
-        if isinstance(sae, JumpReLUSAE) and (sae.threshold < 0).any():
-            raise InputError("threshold is negative: SAELens would take max(h, 0) first")
+        as_pretrained(sae)  # refuses what no other project has a word for
         named = copy.copy(sae)
         named.provenance = Provenance.from_metadata(metadata)
         save(named, folder)

@@ -19,7 +19,7 @@ from sae.runs.settings.files import read_settings_file
 from sae.runs.signals import signal_number
 from sae.trainable import TrainableConfig
 from sae.training import TrainConfig
-from sae.training.trainer import needs_fixed_l0
+from sae.training.config import needs_fixed_l0
 
 N_TOKENS = 1_200_000
 MAY_CHANGE = (

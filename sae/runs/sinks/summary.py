@@ -16,7 +16,7 @@ def summary_table(report: EvalReport, title: str, *, all_positions: bool = False
     table.add_column("metric")
     table.add_column("value", justify="right")
     table.add_column("meaning")
-    for metric in METRICS:
+    for metric in METRICS.values():
         if metric.in_table and metric.name in metrics:
             value = metric.text(metrics) if metric.text else format_number(metrics[metric.name])
             table.add_row(metric.name, value, metric.meaning)

@@ -121,9 +121,7 @@ class WandBSink:
                 self._warn(fault)
             self._log_what_is_missing(run)
             run.finish()
-            if not run.offline and _refused_rows(run):
-                self._warn("the server refused rows")
-            elif not run.offline:
+            if not run.offline:
                 _mark_as_uploaded(self._folder)
         except TimeoutError:
             WandBSink._patience = 1.0
@@ -196,7 +194,7 @@ def _init(mode: Mode, **about: Any) -> Any:
     )
     run.define_metric("train/tokens")
     run.define_metric("*", step_metric="train/tokens")
-    for metric in METRICS:
+    for metric in METRICS.values():
         if metric.better != "neither":
             best = "min" if metric.better == "lower" else "max"
             run.define_metric(f"eval/{metric.name}", step_metric="train/tokens", summary=best)
@@ -231,15 +229,6 @@ def _upload_command(run: Any, run_id: str, group: Path | None) -> str:
         files = "offline-run-*" if run.offline else "run-*"
         where = f"{shlex.quote(str(group))}/*/wandb/{files}"
     return f"wandb sync {where}" if run.offline else f"wandb sync --include-online {where}"
-
-
-def _refused_rows(run: Any) -> bool:
-    """Whether the server said no to an upload, as where the run was deleted there meanwhile.
-
-    W&B then uploads nothing more, which it says in its log alone.
-    """
-    log = Path(run.sync_dir, "logs", "debug-internal.log")
-    return log.exists() and "filestream: fatal error" in log.read_text(errors="replace")
 
 
 def _mark_as_uploaded(folder: Path) -> None:

@@ -1,0 +1,32 @@
+"""What a step of a training leaves behind for those who watch."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What one optimiser step of one dictionary did. Tensors stay on the device until read."""
+
+    dictionary: int
+    """Position in the list that is being trained."""
+    step: int
+    n_tokens: int
+    """Tokens seen, this batch included."""
+    lr: float
+    loss: Float[Tensor, ""]
+    """What was minimised: all parts with their weights."""
+    parts: dict[str, Float[Tensor, ""]]
+    """The unweighted parts by name: mse, and l1, l0 or auxk where the architecture has them."""
+    l0: Float[Tensor, ""]
+    fvu: Float[Tensor, ""]
+    """Of this batch, before the step. A figure to watch; the evaluator's is the one to report."""
+    n_dead: int
+    """Features that did not fire within the dead window, counted every few steps."""
+    grad_norm: Float[Tensor, ""]
+    spikes: Float[Tensor, ""]
+    """Steps so far whose loss was three times its running mean."""
+    skipped: Float[Tensor, ""]
+    """Batches so far that changed nothing because their loss or gradient was not finite."""
