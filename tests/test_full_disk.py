@@ -59,7 +59,9 @@ def assert_no_room(done: Done, out: Path) -> None:
     assert not [name for name in files(out) if name.endswith((TEMPORARY, LOCK_FILE))]
 
 
-@pytest.mark.parametrize("free_kb", [400, *(pytest.param(n, marks=pytest.mark.slow) for n in (12, 920))])
+@pytest.mark.parametrize(
+    "free_kb", [400, *(pytest.param(n, marks=pytest.mark.slow) for n in (12, 920))]
+)
 def test_a_harvest_on_a_full_disk_stops_with_a_valid_cache_and_goes_on_once_there_is_room(
     disk: Path, text: Path, forks: Forks, undisturbed: dict[str, bytes], free_kb: int
 ) -> None:

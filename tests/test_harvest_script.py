@@ -12,17 +12,12 @@ from pathlib import Path
 
 import pytest
 from forks import HARVEST, Forks, files, flags, flip
-from harvests import Undisturbed, harvest_undisturbed, refused
+from harvests import Undisturbed, refused
 
 from activation_cache import ActivationCache
 from activation_cache.cache.manifest import FILE
 
 RESID = "blocks.2.hook_resid_pre"
-
-
-@pytest.fixture(scope="module")
-def undisturbed(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    return harvest_undisturbed(forks, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture

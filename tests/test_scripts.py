@@ -66,9 +66,7 @@ def test_a_dictionary_is_trained_by_flags_and_evaluates_to_the_same_digits_from_
     assert (tmp_path / "again.json").read_text() == (run / "eval.json").read_text()
 
 
-def test_several_sites_are_trained_in_one_pass_with_a_run_folder_each(
-    tmp_path: Path
-) -> None:
+def test_several_sites_are_trained_in_one_pass_with_a_run_folder_each(tmp_path: Path) -> None:
     run = tmp_path / "run"
     sites = ["blocks.1.hook_resid_pre", "blocks.2.mlp.hook_post"]
     flags = [part for site in sites for part in ("--hook-name", site)]
@@ -79,9 +77,7 @@ def test_several_sites_are_trained_in_one_pass_with_a_run_folder_each(
         assert json.loads((run / site / "config.json").read_text())["settings"]["hook_name"] == site
 
 
-def test_metrics_are_logged_against_tokens_and_nothing_is_logged_twice(
-    tmp_path: Path
-) -> None:
+def test_metrics_are_logged_against_tokens_and_nothing_is_logged_twice(tmp_path: Path) -> None:
     run = tmp_path / "run"
     called(train_script.main, *SMALL, "--architecture", "jumprelu", "--out", run)
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
@@ -186,9 +182,7 @@ def test_an_existing_run_folder_is_refused_and_left_as_it_is(tmp_path: Path) -> 
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["notes.txt"]
 
 
-def test_activations_that_are_not_finite_are_refused_with_site_and_text(
-    tmp_path: Path
-) -> None:
+def test_activations_that_are_not_finite_are_refused_with_site_and_text(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(TINY_FOLDER, tmp_path / "model")
