@@ -100,10 +100,10 @@ def test_every_bit_at_the_beginning_of_a_shard_and_of_the_manifest_is_found(
 
 
 def test_truncations_are_found_and_their_file_is_named(cache: ActivationCache) -> None:
-    """Each file emptied, a byte too short, and cut off anywhere."""
+    """Each file emptied, two bytes too short, and cut off anywhere."""
     folder, rng = Path(cache.folder), random.Random(1)
     for i, (name, data) in enumerate(list(files(folder).items()) * 4):
-        size = 0 if i < 5 else len(data) - 1 if i < 10 else rng.randrange(len(data))
+        size = 0 if i < 5 else len(data) - 2 if i < 10 else rng.randrange(len(data))
         replace(folder / name, data[:size])
         assert named(folder) == [name], (name, size)
         replace(folder / name, data)
