@@ -82,7 +82,7 @@ def test_evaluating_a_dictionary_does_not_count_as_training_it() -> None:
 
     def trained(peek: bool) -> torch.Tensor:
         dictionary = TopKConfig(d_sae=32, k=2).build(12)
-        for _ in train(dictionary, _features(), TrainConfig(n_tokens=3200, dead_after_tokens=640)):
+        for _ in train(dictionary, _features(), TrainConfig(n_tokens=1280, dead_after_tokens=256)):
             if peek:
                 dictionary(torch.zeros(1000, 12))
         return dictionary.W_dec.detach()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import evaluate as evaluate_script
 import pytest
@@ -19,6 +20,7 @@ from refusals import refusal_of
 
 import sae
 from activation_cache.model.loading import TINY_FOLDER
+from sae.runs import RunSettings
 
 SMALL = [
     *("--n-tokens", "2048", "--batch-tokens", "256", "--buffer-tokens", "1024"),
@@ -165,6 +167,27 @@ def test_bad_flags_are_refused_in_one_line_and_leave_nothing_behind(
     out = tmp_path / "run"
     done = called(train_script.main, *flags.split(), "--out", out, "--wandb", "off")
     assert re.search(message, refusal_of(done, out))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"d_sae": 8, "k": 9}, r"k must be in 1..d_sae \(8\), got 9"),
+        ({"architecture": "relu", "l1_coeff": -1.0}, "l1_coeff must not be negative, got -1"),
+        ({"architecture": "jumprelu", "l0_coeff": -1.0}, "l0_coeff must not be negative, got -1"),
+        ({"l1_coeff": 1.0}, "l1_coeff is no setting of the architecture topk"),
+        ({"n_tokens": 0}, "n_tokens must be at least 1, got 0"),
+        ({"d_sae": 0}, "d_sae must be at least 1, got 0"),
+        ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
+        ({"lr": -1.0}, "lr must be positive, got -1"),
+        ({"context_size": 1}, "context_size must be at least 2, got 1"),
+    ],
+)
+def test_settings_that_make_no_run_are_refused_by_name(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(sae.InputError, match=message):
+        RunSettings(**changes)
 
 
 def test_bad_text_is_refused_in_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:
