@@ -18,6 +18,7 @@ import fsspec
 import pytest
 import torch
 from forks import Forks, shared_forks
+from harvests import Undisturbed, harvest_undisturbed
 from small_models import saved, small_gpt2, small_llama
 from torch import Tensor
 
@@ -59,6 +60,12 @@ def tokens() -> Tensor:
 def forks() -> Forks:
     """Starts processes that have everything imported already."""
     return shared_forks()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """A harvest by the script. Tests copy its folder before they do anything to it."""
+    return harvest_undisturbed(forks, tmp_path_factory.mktemp("undisturbed"))
 
 
 @pytest.fixture

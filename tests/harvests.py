@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from forks import Done, Forks, files, flags
+from forks import Done, Forks, files, flags, write_text
 
 
 class Undisturbed(NamedTuple):

@@ -77,6 +77,13 @@ def test_an_unknown_row_is_refused_with_the_names_of_all(
     assert "train-sweep" in capsys.readouterr().err
 
 
+def failing_python(home: Path, **_: object) -> None:
+    """An environment whose pip finds nothing; a real one takes seconds."""
+    (home / "bin").mkdir(parents=True)
+    (home / "bin" / "python").write_text("#!/bin/sh\necho no such package >&2\nexit 1\n")
+    (home / "bin" / "python").chmod(0o700)
+
+
 def test_an_environment_that_cannot_be_built_is_told_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,7 +93,8 @@ def test_an_environment_that_cannot_be_built_is_told_in_one_line(
         "without_dependencies = []\n"
     )
     monkeypatch.setattr(environments, "RECIPES", recipes)
-    with pytest.raises(InputError, match="cannot install no-such-peer"):
+    monkeypatch.setattr(environments.venv, "create", failing_python)
+    with pytest.raises(InputError, match="cannot install no-such-peer: no such package"):
         environments.environment("no-such-peer", tmp_path)
 
 

@@ -11,7 +11,7 @@ import torch
 from caches import MLP, RESID, all_rows, config, damage, files, refusal, rewrite, write_texts
 
 from activation_cache import ActivationCache, LanguageModel
-from activation_cache.cache.codec import CODECS, CodecName
+from activation_cache.cache.codec import CodecName
 from activation_cache.cache.manifest import SPLITS
 from activation_cache.cache.shard import DamagedShard
 from activation_cache.text.documents import Split
@@ -66,7 +66,7 @@ def test_a_dataset_holds_the_rows_and_where_they_are_from(
         assert found == [origin.token_id, origin.position, origin.document]
 
 
-@pytest.mark.parametrize("codec", [codec for codec in CODECS if codec != "float32"])
+@pytest.mark.parametrize("codec", ["bfloat16", "int8"])
 def test_rows_of_every_codec_are_float32_in_a_dataset(
     dataset: str, tmp_path: Path, tiny: LanguageModel, codec: CodecName
 ) -> None:

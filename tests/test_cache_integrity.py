@@ -1,7 +1,6 @@
 """What is wrong with a cache is found, down to a bit, and harvested again."""
 
 import copy
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from caches import (
 )
 from tokenizers.normalizers import Lowercase
 
-from activation_cache import ActivationCache, LanguageModel, load_model
+from activation_cache import ActivationCache, LanguageModel
 from activation_cache.cache.writer import Progress
 
 SHARDS = ["held_out/000000", *(f"train/00000{i}" for i in range(3))]
@@ -76,8 +75,8 @@ def test_nothing_is_wrong_with_a_good_cache(
     assert sorted(written) == [*SHARD_FILES[:1], "manifest.json", *SHARD_FILES[1:]]
 
 
-@pytest.mark.parametrize("tensor", [RESID, MLP, "token_ids", "positions", "documents"])
-def test_a_flipped_bit_is_found_in_every_tensor(
+@pytest.mark.parametrize("tensor", [RESID, "documents"])
+def test_a_flipped_bit_is_found_and_its_tensor_named(
     cache: ActivationCache, folder: Path, tensor: str
 ) -> None:
     damage(folder / SHARD_FILES[2], tensor)
@@ -89,21 +88,8 @@ def test_a_flipped_bit_is_found_in_every_tensor(
     )
 
 
-@pytest.mark.parametrize(
-    "harm",
-    [
-        lambda path: path.unlink(),
-        lambda path: rewrite(path, b""),
-        lambda path: rewrite(path, path.read_bytes()[:-1]),
-        lambda path: rewrite(path, path.read_bytes() + b"\0"),
-        lambda path: rewrite(path, path.with_name("000000.safetensors").read_bytes()),
-    ],
-    ids=["missing", "emptied", "cut off", "longer", "another shard"],
-)
-def test_a_shard_that_is_not_what_was_written_is_named(
-    cache: ActivationCache, folder: Path, harm: Callable[[Path], None]
-) -> None:
-    harm(folder / SHARD_FILES[3])
+def test_a_shard_in_the_place_of_another_is_named(cache: ActivationCache, folder: Path) -> None:
+    rewrite(folder / SHARD_FILES[3], (folder / SHARD_FILES[1]).read_bytes())
     (found,) = cache.verify()
     assert (found.file, found.shard) == (SHARD_FILES[3], ("train", 2))
     assert found.message.startswith(f"{SHARD_FILES[3]} of {folder} is ")
@@ -116,7 +102,7 @@ def test_everything_that_is_wrong_is_named(cache: ActivationCache, folder: Path)
     assert damaged_files(cache) == [SHARD_FILES[0], SHARD_FILES[1], "notes.txt"]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "train/000003.safetensors", "train/old/x.json"])
+@pytest.mark.parametrize("name", ["notes.txt", "train/000003.safetensors"])
 def test_a_foreign_file_is_named(cache: ActivationCache, folder: Path, name: str) -> None:
     (folder / name).parent.mkdir(exist_ok=True)
     (folder / name).write_text("what is this")
@@ -152,7 +138,7 @@ def test_a_shard_ahead_of_its_manifest_is_no_damage(
 # Repairs -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SHARD_FILES)
+@pytest.mark.parametrize("name", [SHARD_FILES[0], SHARD_FILES[3]])
 def test_repairing_restores_the_very_bytes(
     cache: ActivationCache, tiny: LanguageModel, written: dict[str, bytes], name: str
 ) -> None:
@@ -291,13 +277,6 @@ def test_another_model_is_refused(cache: ActivationCache, tiny: LanguageModel) -
         assert message.startswith(expected)
         assert other.description["weights"] in message
         assert tiny.description["weights"] in message
-
-
-def test_another_dtype_is_refused(cache: ActivationCache) -> None:
-    message = refusal(
-        lambda: cache.refuse_other(load_model("tiny", device="cpu", dtype=torch.bfloat16))
-    )
-    assert message.startswith(f"the activations in {cache.folder} are of a model with ")
 
 
 def test_the_same_weights_under_another_name_are_the_same_model(

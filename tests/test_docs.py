@@ -5,6 +5,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,15 @@ def _name(page: Path) -> str:
     return page.name
 
 
-@pytest.mark.parametrize("page", dict.fromkeys(page for page, _ in _blocks("python")), ids=_name)
+LONG = "from-toy-model-to-dictionary.md"  # what it calls, tests/toy has at smaller sizes
+
+
+def _pages_with_snippets() -> list[Any]:
+    pages = dict.fromkeys(page for page, _ in _blocks("python"))
+    return [pytest.param(p, marks=[pytest.mark.slow] * (p.name == LONG)) for p in pages]
+
+
+@pytest.mark.parametrize("page", _pages_with_snippets(), ids=_name)
 def test_every_python_snippet_runs_after_those_above_it_on_its_page(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,32 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from forks import (
-    Done,
-    Forks,
-    files,
-    flags,
-    small_disk,
-    write_text,
-)
+from forks import Done, Forks, files, flags, small_disk
+from harvests import Undisturbed
 
 from activation_cache import ActivationCache
 from activation_cache.cache.storage import LOCK_FILE, TEMPORARY
-
-
-@pytest.fixture(scope="module")
-def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_text(tmp_path_factory.mktemp("text") / "text.txt")
-
-
-@pytest.fixture(scope="module")
-def undisturbed(
-    text: Path, forks: Forks, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("undisturbed") / "cache"
-    done = forks.run(*flags(text, out))
-    assert done.code == 0, done
-    return files(out)
 
 
 @pytest.fixture
@@ -59,47 +38,49 @@ def assert_no_room(done: Done, out: Path) -> None:
     assert not [name for name in files(out) if name.endswith((TEMPORARY, LOCK_FILE))]
 
 
-@pytest.mark.parametrize("free_kb", [12, 400, 920])
+@pytest.mark.parametrize(
+    "free_kb", [400, *(pytest.param(n, marks=pytest.mark.slow) for n in (12, 920))]
+)
 def test_a_harvest_on_a_full_disk_stops_with_a_valid_cache_and_goes_on_once_there_is_room(
-    disk: Path, text: Path, forks: Forks, undisturbed: dict[str, bytes], free_kb: int
+    disk: Path, undisturbed: Undisturbed, forks: Forks, free_kb: int
 ) -> None:
     out = disk / "cache"
     ballast = fill(disk, free_kb * 1024)
-    assert_no_room(forks.run(*flags(text, out)), out)
-    assert_no_room(forks.run(*flags(text, out)), out)  # nothing has changed
+    assert_no_room(forks.run(*flags(undisturbed.text, out)), out)
+    assert_no_room(forks.run(*flags(undisturbed.text, out)), out)  # nothing has changed
     cache = ActivationCache.open(out)
     assert cache.verify() == []
     assert not cache.manifest.complete
     ballast.unlink()
-    done = forks.run(*flags(text, out))
+    done = forks.run(*flags(undisturbed.text, out))
     assert done.code == 0, done
-    assert files(out) == undisturbed
+    assert files(out) == undisturbed.content
 
 
 def test_a_disk_without_room_for_a_single_file_is_told_in_one_line(
-    disk: Path, text: Path, forks: Forks, undisturbed: dict[str, bytes]
+    disk: Path, undisturbed: Undisturbed, forks: Forks
 ) -> None:
     out = disk / "cache"
     out.mkdir()
     ballast = fill(disk, 0)
-    done = forks.run(*flags(text, out))
+    done = forks.run(*flags(undisturbed.text, out))
     assert done.code == 2, done
     assert re.fullmatch(f"error: .*{out}.*", done.err.removesuffix("\n"))
     assert re.search("no room|No space left", done.err)
     assert files(out) == {}
     ballast.unlink()
-    assert forks.run(*flags(text, out)).code == 0
-    assert files(out) == undisturbed
+    assert forks.run(*flags(undisturbed.text, out)).code == 0
+    assert files(out) == undisturbed.content
 
 
 def test_a_file_larger_than_the_limit_is_told_as_no_room_and_the_harvest_goes_on_without_it(
-    tmp_path: Path, text: Path, forks: Forks, undisturbed: dict[str, bytes]
+    tmp_path: Path, undisturbed: Undisturbed, forks: Forks
 ) -> None:
     """`ulimit -f`: a shard takes 97 kB, the first manifests take less than 20."""
     out = tmp_path / "cache"
-    done = forks.run(*flags(text, out), file_limit=50_000)
+    done = forks.run(*flags(undisturbed.text, out), file_limit=50_000)
     assert_no_room(done, out)
     assert list(files(out)) == ["manifest.json"]
     assert ActivationCache.open(out).verify() == []
-    assert forks.run(*flags(text, out)).code == 0
-    assert files(out) == undisturbed
+    assert forks.run(*flags(undisturbed.text, out)).code == 0
+    assert files(out) == undisturbed.content

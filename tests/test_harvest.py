@@ -197,9 +197,9 @@ def test_the_order_does_not_depend_on_the_size_of_the_forward_passes(
 
 
 def test_the_text_starts_again_when_it_ends(model: LanguageModel, cfg: HarvestConfig) -> None:
-    stream = harvest(model, cfg)
+    stream = harvest(model, replace(cfg, buffer_tokens=32))
     assert stream.n_epochs == 0
-    assert len(take(stream, 150)) == 150  # 4,800 rows, of a text of about 2,600 tokens
+    assert len(take(stream, 90)) == 90  # 2,880 rows, of a text of about 2,600 tokens
     assert stream.n_epochs >= 1
 
 
@@ -214,7 +214,7 @@ def saved_and_loaded(state: dict[str, Any]) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize("n_consumed", [0, 1, 2, 7, 20])
+@pytest.mark.parametrize("n_consumed", [0, 7])
 def test_a_restored_stream_goes_on_bit_for_bit(
     model: LanguageModel, cfg: HarvestConfig, n_consumed: int
 ) -> None:
@@ -273,36 +273,6 @@ def test_a_stream_in_use_may_be_set_back_to_an_earlier_state(
 # Bad input ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("changes", "expected"),
-    [
-        (
-            {"hook_names": ()},
-            "hook_names must be a tuple of at least one name, as ('blocks.2.hook_resid_pre',)",
-        ),
-        ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
-        ({"buffer_tokens": -1}, "buffer_tokens must be at least 1, got -1"),
-        ({"forward_tokens": 0}, "forward_tokens must be at least 1, got 0"),
-        ({"context_size": 1}, "context_size must be at least 2, got 1"),
-        (
-            {"batch_tokens": 33, "buffer_tokens": 32},
-            "buffer_tokens (32) must hold at least one batch of batch_tokens (33)",
-        ),
-    ],
-)
-def test_a_config_that_cannot_work_is_refused(changes: dict[str, Any], expected: str) -> None:
-    settings: dict[str, Any] = {"hook_names": (RESID,)} | changes
-    assert refusal(lambda: HarvestConfig(**settings)) == expected
-
-
-def test_a_forward_pass_holds_whole_blocks_and_at_least_one() -> None:
-    def forward_blocks(forward_tokens: int) -> int:
-        cfg = HarvestConfig(hook_names=(RESID,), context_size=100, forward_tokens=forward_tokens)
-        return cfg.forward_blocks
-
-    assert [forward_blocks(n) for n in (1, 99, 100, 299, 300)] == [1, 1, 1, 2, 3]
-
-
 def test_a_context_beyond_the_models_is_refused(model: LanguageModel, cfg: HarvestConfig) -> None:
     message = refusal(lambda: harvest(model, replace(cfg, context_size=129)))
     assert message == "context_size 129 is more than tiny can see: give at most 128"
@@ -316,11 +286,6 @@ def test_an_unknown_site_is_refused_before_any_text_is_read(
     bad = replace(cfg, dataset="absent.txt", hook_names=(RESID, "blocks.9.hook_resid_pre"))
     message = refusal(lambda: harvest(model, bad))
     assert message == "blocks.9.hook_resid_pre does not exist: tiny has layers 0 to 3"
-
-
-def test_a_missing_text_is_refused(model: LanguageModel, cfg: HarvestConfig) -> None:
-    missing = replace(cfg, dataset="absent.txt")
-    assert "no text file at absent.txt" in refusal(lambda: next(iter(harvest(model, missing))))
 
 
 def test_a_text_that_is_too_short_is_refused(

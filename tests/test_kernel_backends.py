@@ -103,7 +103,7 @@ def test_entries_are_grouped_by_feature_in_the_order_of_tokens(
 # Memory, and which backend is chosen -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [100, 1000, 5000])
+@pytest.mark.parametrize("limit", [400, 5000])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_chunked_backend_makes_no_tensor_above_its_limit_but_the_result(
     limit: int, dtype: torch.dtype

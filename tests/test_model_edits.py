@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from small_models import LAYER, MLP_OUT, RESID_MID, RESID_POST, assert_close
+from small_models import LAYER, MLP_OUT, NAMES, RESID_MID, RESID_POST, assert_close
 from torch import Tensor
 
 from activation_cache.model.language_model import SITES, LanguageModel
@@ -33,9 +33,10 @@ def activations_under(
 # Editing -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_the_identity_edit_changes_nothing(model: LanguageModel, tokens: Tensor, site: str) -> None:
-    edited = model.logits(tokens, {f"blocks.{LAYER}.{site}": lambda x: x})
+def test_the_identity_edit_of_every_site_changes_nothing(
+    model: LanguageModel, tokens: Tensor
+) -> None:
+    edited = model.logits(tokens, dict.fromkeys(NAMES, lambda x: x))
     assert torch.equal(edited, model.logits(tokens))
 
 
@@ -60,13 +61,10 @@ def test_edits_do_what_the_same_hooks_of_transformer_lens_do(
     assert_close(edited, expected)
 
 
-@pytest.mark.parametrize("site", SITES)
-def test_an_edit_sees_what_reading_the_site_returns(
-    model: LanguageModel, tokens: Tensor, site: str
-) -> None:
-    name = f"blocks.{LAYER}.{site}"
-    seen = activations_under(model, tokens, {}, [name])
-    assert torch.equal(seen[name], model.activations(tokens, [name])[name])
+def test_an_edit_sees_what_reading_its_site_returns(model: LanguageModel, tokens: Tensor) -> None:
+    seen = activations_under(model, tokens, {}, NAMES)
+    read = model.activations(tokens, NAMES)
+    assert all(torch.equal(seen[name], read[name]) for name in NAMES)
 
 
 # TransformerLens' bridge hooks the input of the second norm only, so that an edit of

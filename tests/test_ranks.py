@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from forks import HARVEST, Done, Forks, files, flags, flip, free_port
+from forks import HARVEST, Done, Forks, files, flags, flip, free_port, write_text
 
 from activation_cache import ActivationCache
 from activation_cache.cache.storage import LOCK_FILE, TEMPORARY

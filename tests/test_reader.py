@@ -16,14 +16,13 @@ from activation_cache.stream.shuffle import Rows
 
 
 class Numbered:
-    """A shard in memory: one row for each of `numbers`, at two sites."""
+    """A shard in memory: one row for each of `numbers`."""
 
     def __init__(self, numbers: Tensor) -> None:
         self._numbers = numbers
 
     def encoded(self, site: str) -> Encoded:
-        x = self._numbers[:, None]
-        return Encoded({"values": x if site == "x" else torch.cat([-x, 2 * x], dim=1)})
+        return Encoded({"values": self._numbers[:, None]})
 
 
 def shards_of(shard_rows: tuple[int, ...]) -> list[Numbered]:
@@ -69,7 +68,7 @@ several_shards = st.lists(st.integers(1, 300), min_size=1, max_size=POOL_SHARDS 
 # What is served ----------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(
     shard_rows=several_shards,
     window_rows=st.integers(1, 2_000),
@@ -77,7 +76,7 @@ several_shards = st.lists(st.integers(1, 300), min_size=1, max_size=POOL_SHARDS 
     seed=st.integers(0, 2**63),
     shuffle=st.booleans(),
 )
-def test_every_row_is_served_exactly_once_in_each_epoch(
+def test_every_row_is_served_exactly_once_in_each_epoch_and_in_order_without_shuffling(
     shard_rows: tuple[int, ...], window_rows: int, batch_tokens: int, seed: int, shuffle: bool
 ) -> None:
     n_rows = sum(shard_rows)
@@ -91,17 +90,7 @@ def test_every_row_is_served_exactly_once_in_each_epoch(
     )
     rows = served(reader)
     assert sorted(rows[:n_rows]) == sorted(rows[n_rows:]) == list(range(n_rows))
-
-
-@settings(deadline=None, max_examples=30)
-@given(shard_rows=several_shards, window_rows=st.integers(1, 2_000), batch_tokens=st.integers(1, 9))
-def test_without_shuffling_rows_come_in_the_order_of_the_text(
-    shard_rows: tuple[int, ...], window_rows: int, batch_tokens: int
-) -> None:
-    reader = reader_of(
-        *shard_rows, window_rows=window_rows, batch_tokens=batch_tokens, shuffle=False
-    )
-    assert served(reader) == list(range(sum(shard_rows)))
+    assert shuffle or rows == 2 * list(range(n_rows))
 
 
 @pytest.mark.parametrize(
@@ -115,30 +104,9 @@ def test_the_last_batch_may_be_shorter_and_no_other(n_tokens: int, sizes: list[i
     assert list(reader) == []
 
 
-def test_a_batch_may_span_the_end_of_an_epoch() -> None:
-    reader = reader_of(5, batch_tokens=3, n_tokens=10, shuffle=False)
-    assert [numbers(batch) for batch in reader] == [[0, 1, 2], [3, 4, 0], [1, 2, 3], [4]]
-
-
 def test_a_batch_may_hold_several_epochs() -> None:
     reader = reader_of(2, 1, batch_tokens=8, n_tokens=8, shuffle=False)
     assert [numbers(batch) for batch in reader] == [[0, 1, 2, 0, 1, 2, 0, 1]]
-
-
-def test_rows_of_several_sites_stay_aligned_and_are_served_in_the_dtype_asked_for() -> None:
-    shard_rows = (70, 41, 300)
-    shards = shards_of(shard_rows)
-    reader = CacheReader(
-        ReadingOrder(shard_rows, 150, 0, True),
-        lambda number: shards[number],  # pyright: ignore[reportArgumentType]
-        {"x": 1, "pair": 2},
-        torch.float64,
-        batch_tokens=32,
-        n_tokens=822,
-    )
-    for batch in reader:
-        assert batch["x"].dtype == batch["pair"].dtype == torch.float64
-        assert torch.equal(batch["pair"], torch.cat([-batch["x"], 2 * batch["x"]], dim=1))
 
 
 # In which order ----------------------------------------------------------------------------------
@@ -170,35 +138,6 @@ def test_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@settings(deadline=None, max_examples=40)
-@given(shard_rows=several_shards, window_rows=st.integers(1, 2_000), seed=st.integers(0, 99))
-def test_windows_hold_whole_chunks_and_are_as_large_as_those_allow(
-    shard_rows: tuple[int, ...], window_rows: int, seed: int
-) -> None:
-    order = ReadingOrder(shard_rows, window_rows, seed, True)
-    windows = list(order.windows(0))
-    sizes = [sum(chunk.n_rows for chunk in window) for window in windows]
-    assert all(0 < size <= window_rows for size in sizes)
-    assert all(chunk.n_rows <= CHUNK_ROWS for window in windows for chunk in window)
-    one_pool = windows if len(shard_rows) <= POOL_SHARDS else []
-    for size, following in zip(sizes, one_pool[1:], strict=False):
-        assert size + following[0].n_rows > window_rows  # the next chunk did not fit
-
-
-def shards_in(window: list[Any]) -> set[int]:
-    return {chunk.shard for chunk in window}
-
-
-def test_a_window_mixes_chunks_from_all_over_the_shards() -> None:
-    # 16 shards of 8 chunks: a window of 16 chunks has them from 16 (1 - (15/16)**16) = 10 shards.
-    order = ReadingOrder((8 * CHUNK_ROWS,) * 16, 16 * CHUNK_ROWS, 0, True)
-    windows = list(order.windows(0))
-    assert [len(window) for window in windows] == [16] * 8
-    n_shards = [len(shards_in(window)) for window in windows]
-    assert sum(n_shards) / 8 == pytest.approx(10, abs=1.5)
-    assert {chunk.start for chunk in windows[0]} != {0}
-
-
 def test_a_batch_mixes_rows_from_all_chunks_of_its_window() -> None:
     # 8 chunks in the window, and a batch of 64: of each chunk 8 rows, give or take 2.6.
     reader = reader_of(*(2 * CHUNK_ROWS,) * 16, window_rows=8 * CHUNK_ROWS, n_tokens=2_048)
@@ -206,14 +145,6 @@ def test_a_batch_mixes_rows_from_all_chunks_of_its_window() -> None:
         counts = torch.bincount(torch.tensor(numbers(batch)) // CHUNK_ROWS)
         assert (counts > 0).sum() == 8
         assert counts.max() <= 8 + 5 * 2.6
-
-
-def test_shards_beyond_the_pool_are_pooled_by_chance() -> None:
-    order = ReadingOrder((10,) * (POOL_SHARDS + 4), 1_000, 0, True)
-    first, second = order.windows(0)
-    assert (len(first), len(second)) == (POOL_SHARDS, 4)
-    assert shards_in(first) | shards_in(second) == set(range(POOL_SHARDS + 4))
-    assert shards_in(second) != shards_in(list(order.windows(1))[1])
 
 
 def test_only_the_shards_of_a_pool_are_opened_before_the_next_one_is_due() -> None:
@@ -253,7 +184,7 @@ def test_a_served_batch_is_not_overwritten_by_the_next_window() -> None:
 # Resuming ----------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     shard_rows=st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple),
     window_rows=st.integers(1, 30),

@@ -1,11 +1,12 @@
 """Which texts have come before."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activation_cache.text.dedup import Seen
 
 
+@settings(max_examples=25)
 @given(st.lists(st.text(max_size=3)), st.sampled_from([1, 4, 64]))
 def test_a_text_is_new_once_however_small_the_memory_began(texts: list[str], slots: int) -> None:
     seen = Seen(slots)

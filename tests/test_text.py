@@ -115,7 +115,7 @@ def test_a_file_name_with_brackets_is_a_name_and_not_a_pattern(tmp_path: Path) -
 # The split ---------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=12)
+@settings(deadline=None, max_examples=6)
 @given(texts=st.lists(st.text("abc ", min_size=1, max_size=6), min_size=1, max_size=60))
 def test_every_document_is_in_exactly_one_split(
     tmp_path_factory: pytest.TempPathFactory, texts: list[str]
@@ -180,6 +180,7 @@ def test_the_held_out_docstrings_are_plenty_and_hold_no_paragraph_twice(
     assert all(text.strip() for text in held_out_docstrings)
 
 
+@pytest.mark.slow
 def test_the_docstrings_come_in_the_same_order_in_every_process(
     held_out_docstrings: list[str],
 ) -> None:

@@ -18,15 +18,15 @@ from sae.runs.evaluation import evaluate_dictionary
 
 RESID, MLP = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
 SMALL = RunSettings(
-    batch_tokens=128, buffer_tokens=1024, eval_tokens=1024, d_sae=64, k=4, log_every=4, wandb="off"
+    batch_tokens=64, buffer_tokens=512, eval_tokens=256, d_sae=64, k=4, log_every=4, wandb="off"
 )
 
 
 @pytest.fixture(scope="module")
 def cache(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> ActivationCache:
-    """4,000 rows of two sites, seen in contexts of 64 tokens."""
+    """1,000 rows of two sites, seen in contexts of 64 tokens."""
     cfg = CacheConfig(
-        hook_names=(RESID, MLP), n_tokens=4000, held_out_tokens=500, shard_tokens=1500,
+        hook_names=(RESID, MLP), n_tokens=1000, held_out_tokens=100, shard_tokens=400,
         context_size=64,
     )  # fmt: skip
     return ActivationCache.create(tmp_path_factory.mktemp("caches") / "cache", tiny, cfg)
@@ -47,7 +47,7 @@ def test_a_dictionary_is_trained_at_every_site_of_a_cache_and_evaluated_in_its_m
     assert [result.hook_name for result in results] == [RESID, MLP]
     for result in results:
         rows = _logged(result.folder)
-        assert rows[-1]["n_tokens"] == 4000  # all of the cache, once
+        assert rows[-1]["n_tokens"] == 1000  # all of the cache, once
         saved = sae.load(result.folder)
         assert saved.metadata["model_name"] == "tiny"
         assert saved.metadata["context_size"] == 64
@@ -61,11 +61,11 @@ def _logged(folder: Path) -> list[dict[str, float]]:
 
 
 def test_epochs_read_the_cache_again(settings: Callable[..., RunSettings]) -> None:
-    (result,) = run(settings(hook_name=(MLP,), epochs=2, n_tokens=6000))
+    (result,) = run(settings(hook_name=(MLP,), epochs=2, n_tokens=1500))
     config = json.loads((result.folder / "config.json").read_text())["settings"]
-    assert (config["epochs"], config["n_tokens"], config["context_size"]) == (2, 6000, 64)
+    assert (config["epochs"], config["n_tokens"], config["context_size"]) == (2, 1500, 64)
     rows = _logged(result.folder)
-    assert rows[-1]["n_tokens"] == 6000
+    assert rows[-1]["n_tokens"] == 1500
 
 
 def test_a_run_from_a_cache_is_repeated_by_its_config(
@@ -82,7 +82,7 @@ def test_a_run_from_a_cache_is_repeated_by_its_config(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_tokens": 4001}, "holds 4000 rows of train.*give --epochs 2"),
+        ({"n_tokens": 1001}, "holds 1000 rows of train.*give --epochs 2"),
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"hook_name": ("blocks.0.hook_resid_pre",)}, "has no site blocks.0.hook_resid_pre"),
         ({"model": str(TINY_FOLDER)}, "model '.*tiny_lm' is not what the cache .* \\('tiny'\\)"),

@@ -106,25 +106,16 @@ def malicious(trace: Path) -> Mapping[str, bytes]:
 
 HUGE: Mapping[str, bytes] = {
     "a tensor of stride 0": b"\x80\x02}" + text("W_enc") + tensor(4, 0, 2**40, 0) + b"s.",
-    "a tensor beyond its storage": b"\x80\x02}" + text("W_enc") + tensor(4, 2, 4, 1) + b"s.",
-    "a tensor with a negative offset": b"\x80\x02}" + text("W_enc") + tensor(4, -2, 4, 1) + b"s.",
     "a storage beyond its file": b"\x80\x02}" + text("W_enc") + tensor(2**33, 0, 4, 1) + b"s.",
     "a tensor of an endless size": b"\x80\x02}" + text("W_enc") + tensor(4, 0, 2**900, 1) + b"s.",
     "a tensor made by its class": b"\x80\x02" + call("torch", "FloatTensor", _int(2**40)) + b".",
-    "bytes of a length": b"\x80\x02" + call("builtins", "bytearray", _int(2**40)) + b".",
     "bytes that are not there": b"\x80\x02B" + struct.pack("<I", 2**31) + b"x.",
     "a text that is not there": b"\x80\x02X" + struct.pack("<I", 2**31) + b"x.",
-    "an int that is not there": b"\x80\x02\x8b" + struct.pack("<i", 2**31 - 1) + b"x.",
-    "an int in decimal": b"\x80\x02I" + b"9" * 10**6 + b"\n.",
-    "a memo of a huge index": b"\x80\x02Nr" + struct.pack("<I", 2**31 - 1) + b"0.",
     "a list that holds itself": b"\x80\x02]q\x00h\x00a.",
     "lists that double": b"\x80\x02]q\x00" + b"(h\x00h\x00lq\x00" * 200 + b".",
-    "tuples that double": b"\x80\x02]q\x00" + b"h\x00h\x00\x86q\x00" * 200 + b".",
-    "tuples in tuples": b"\x80\x02)" + b"\x85" * 10**5 + b".",
+    "tuples in tuples": b"\x80\x02)" + b"\x85" * 10**4 + b".",
     "nothing": b"",
-    "no end": b"\x80\x02}",
     "an empty stack": b"\x80\x02a.",
-    "no mark": b"\x80\x02te.",
     "more instructions than are read": b"\x80\x02]" + b"Na" * 2**22 + b".",
 }
 """Pickles that are damaged, or ask for far more than their file has."""

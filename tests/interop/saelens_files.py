@@ -12,6 +12,11 @@ from sae.base import SAE
 
 D_IN, D_SAE, D_OUT = 8, 32, 6
 HOOK = "blocks.3.hook_resid_pre"
+SAES = ("standard", "topk", "abstopk", "jumprelu", "gated", "matching_pursuit")
+TRANSCODERS = (
+    *("transcoder", "skip_transcoder", "jumprelu_transcoder", "jumprelu_skip_transcoder"),
+)
+EVERY = (*SAES, *TRANSCODERS)
 
 
 def inputs(seed: int = 7) -> Tensor:

@@ -191,12 +191,7 @@ def test_the_input_of_a_block_is_not_its_output(tmp_path: Path) -> None:
     ("dict_class", "change", "config", "message"),
     [
         ("IdentityDict", {}, {}, 'dict_class "IdentityDict", which is not known: known are Auto'),
-        ([], {}, {}, r"dict_class \[\], which is not known"),
         ("JumpReluAutoEncoder", {}, {}, "lacks the tensor W_enc"),
-        ("AutoEncoder", {"bias": torch.ones(D_IN, 1)}, {}, "do not fit together"),
-        ("AutoEncoder", {"encoder.weight": torch.ones(3)}, {}, r"shape \(3,\), and must be a mat"),
-        ("AutoEncoder", {"bias": torch.full((D_IN,), torch.nan)}, {}, "bias .* NaN or Inf"),
-        ("AutoEncoder", {"rotation": torch.eye(D_IN)}, {}, "holds rotation, which this layout"),
         ("AutoEncoder", {"threshold": torch.tensor(1.0)}, {}, "holds threshold, which this"),
     ],
 )
@@ -213,7 +208,6 @@ def test_what_is_not_understood_is_refused(
     [
         ({}, {"k": K + 1}, "has k 4, and config.json 5: they must agree"),
         ({"k": torch.tensor(2.5)}, {}, "k of .* must be a whole number, not 2.5"),
-        ({"k": torch.tensor(D_SAE + 1)}, {}, r"k must be in 1..d_sae \(32\), got 33"),
         ({"k": torch.tensor([1, 2])}, {}, "k in .* must be one number"),
     ],
 )
@@ -225,9 +219,8 @@ def test_an_unusable_k_is_refused(
         sae.load(path)
 
 
-@pytest.mark.parametrize("threshold", [torch.nan, torch.inf])
-def test_a_threshold_that_is_no_number_is_refused(tmp_path: Path, threshold: float) -> None:
-    state = {**STATES["BatchTopKSAE"](), **scalars(threshold)}
+def test_a_threshold_that_is_no_number_is_refused(tmp_path: Path) -> None:
+    state = {**STATES["BatchTopKSAE"](), **scalars(torch.nan)}
     with pytest.raises(sae.InputError, match=r"threshold in .* must be one number"):
         sae.load(write(tmp_path, "BatchTopKSAE", state))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from pickles import HUGE, bounded_memory, malicious, put
+from pickles import malicious, put
 from torch import Tensor
 
 import sae
@@ -182,14 +182,11 @@ def test_a_file_elsewhere_says_nothing(tmp_path: Path) -> None:
     ("state", "message"),
     [
         (_state(activation="Identity"), 'has the activation "Identity", which is not read'),
-        (_state(activation="GELU"), 'has the activation "GELU", which is not read'),
         (_topk("TopK"), 'has "TopK" after TopK, which is not read: known are ReLU and Identity'),
         (_topk(k=2.5), "has 2.5 for k, which is no number"),
         (_topk(k=[[1], [2]]), "has a nested list for k, which is no number"),
         (_topk(k=D_SAE + 1), r"k must be in 1..d_sae \(32\), got 33"),
-        (_topk(k=0), r"k must be in 1..d_sae \(32\), got 0"),
         (_topk(**{"activation.k": 9}), "says two things of its activation"),
-        (_topk(**{"activation.postact_fn": "Identity"}), "says two things of its activation"),
         (_state(gate=torch.ones(2)), "holds gate, which this layout does not have"),
         (_state(**{"decoder.weight": None}), "lacks the tensor decoder.weight"),
         (_state(**{"decoder.weight": torch.ones(D_SAE, D_IN)}), "do not fit together"),
@@ -216,17 +213,9 @@ def test_a_folder_of_several_asks_for_one(tmp_path: Path) -> None:
 # Strangers ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", malicious(Path("trace")))
+@pytest.mark.parametrize("name", ["os.system", "as a member"])
 def test_a_malicious_pickle_is_never_run(tmp_path: Path, name: str) -> None:
     put(tmp_path / "0.pt", malicious(tmp_path / "trace")[name])
     with pytest.raises(sae.InputError):
         sae.load(tmp_path / "0.pt")
     assert not (tmp_path / "trace").exists()
-
-
-@pytest.mark.parametrize("name", HUGE)
-def test_a_pickle_that_asks_for_too_much_is_refused(tmp_path: Path, name: str) -> None:
-    put(tmp_path / "0.pt", HUGE[name])
-    with bounded_memory(), pytest.raises(sae.InputError) as refused:
-        sae.load(tmp_path)
-    assert "\n" not in str(refused.value) and len(str(refused.value)) < 1000

@@ -48,9 +48,14 @@ def _flat(**changes: Any) -> dict[str, Any]:
     return config | changes
 
 
-@pytest.mark.parametrize("subtracts", [True, False])
-@pytest.mark.parametrize("kind", ["none", "layer_norm", "constant_norm_rescale"])
-@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated"])
+@pytest.mark.parametrize(
+    ("architecture", "kind", "subtracts"),
+    [
+        ("standard", "none", True),
+        ("jumprelu", "layer_norm", False),
+        ("gated", "constant_norm_rescale", True),
+    ],
+)
 def test_every_architecture_computes_what_it_did(
     tmp_path: Path, architecture: str, kind: str, subtracts: bool
 ) -> None:
@@ -60,8 +65,9 @@ def test_every_architecture_computes_what_it_did(
     assert_agrees(dictionary, x, *original(config_of(architecture, **changes), weights, x))
 
 
-@pytest.mark.parametrize("architecture", ["standard", "topk"])
-@pytest.mark.parametrize("key", ["activation_fn", "activation_fn_str"])
+@pytest.mark.parametrize(
+    ("architecture", "key"), [("standard", "activation_fn"), ("topk", "activation_fn_str")]
+)
 def test_the_activation_says_topk_and_its_options_say_k(
     tmp_path: Path, architecture: str, key: str
 ) -> None:
@@ -146,8 +152,10 @@ def test_normalize_activations_true_is_a_factor_that_must_be_given(
 # Scaling factors ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["scaling_factor", "finetuning_scaling_factor"])
-@pytest.mark.parametrize("architecture", ["standard", "jumprelu", "gated"])
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [("standard", "scaling_factor"), ("gated", "finetuning_scaling_factor")],
+)
 def test_a_scaling_factor_changes_the_reconstruction_and_no_feature(
     tmp_path: Path, architecture: str, name: str
 ) -> None:
@@ -226,13 +234,9 @@ def test_an_old_file_can_be_written_anew(tmp_path: Path) -> None:
     ("changes", "line"),
     [
         ({"activation_fn_str": "gelu"}, 'says activation_fn "gelu" with architecture "standard"'),
-        ({"activation_fn_str": "topk", "architecture": "gated"}, 'activation_fn "topk" with arch'),
         ({"activation_fn_str": "tanh-relu", "architecture": "jumprelu"}, '"tanh-relu" with arch'),
         ({"activation_fn_str": "topk"}, "has null for k, expected a whole number"),
         ({"activation_fn_kwargs": {"slope": 2}}, "says activation_fn_kwargs .*: known is k"),
-        ({"activation_fn_kwargs": [3]}, "says activation_fn_kwargs .*: known is k"),
-        ({"architecture": "magic"}, 'says architecture "magic"'),
-        ({"normalize_activations": 3}, "has 3 for normalize_activations, expected a text"),
         ({"is_transcoder": True}, "says is_transcoder true, which is not known here"),
     ],
 )

@@ -207,13 +207,9 @@ def test_of_a_transcoder_the_module_says_where_the_output_is(tmp_path: Path) -> 
         ({"signed": True}, "says signed true"),
         ({"rotation": 1}, "unknown keys: rotation: what the dictionary computes is not known"),
         ({"k": None}, "has null for k"),
-        ({"k": 4.0}, "has 4.0 for k"),
-        ({"k": True}, "has true for k"),
         ({"k": D_SAE + 1}, r"k must be in 1..d_sae \(32\), got 33"),
         ({"k": 5, "activation": "groupmax"}, "cannot be split into 5 equal groups"),
         ({"num_latents": 16}, "says 16 latents of width 8, and sae.safetensors holds 32 of width"),
-        ({"expansion_factor": 5}, "says 40 latents of width 8"),
-        ({"d_in": 16, "num_latents": 32}, "says 32 latents of width 16"),
         ({"skip_connection": True}, "lacks the tensor W_skip"),
     ],
 )
@@ -228,10 +224,7 @@ def test_a_config_that_is_not_understood_is_refused(
     ("tensors", "message"),
     [
         ({"W_skip": torch.eye(D_IN)}, "holds W_skip, which this layout does not have"),
-        ({"W_dec": torch.zeros(3)}, r"W_dec in .* is of shape \(3,\), and must be a matrix"),
         ({"W_dec": torch.zeros(D_IN, D_SAE)}, "says 32 latents of width 8, and .* 8 of width 32"),
-        ({"encoder.bias": torch.zeros(31)}, "do not fit together"),
-        ({"b_dec": torch.full((D_IN,), torch.inf)}, "b_dec in .* holds NaN or Inf"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path: Path, tensors: State, message: str) -> None:

@@ -178,11 +178,8 @@ def test_without_network_nothing_is_published(
     [
         (("no", "user/repo"), "no dictionary at no"),
         (("{run}", "repo"), "hf://user/repo/path"),
-        (("{run}", "user/repo@main"), "write user/repo"),
         (("{run}", "user/repo/folder"), "--path-in-repo"),
-        (("{run}", "user/repo", "--path-in-repo", "../x"), "hf://user/repo/path"),
         (("{run}", "us er/re--po"), "cannot be a repository"),
-        (("{run}",), "USER/REPO"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_asked_of_the_hub(
@@ -234,8 +231,6 @@ def test_a_release_is_evaluated_by_its_site_on_text_that_it_need_not_name(
         ("--release gpt2-small-res-jb --hook blocks.8.hook_resid_pre", "name the local folder"),
         ("--release gpt2-small-res-jb", "--release needs --hook-name"),
         ("somewhere --release gpt2-small-res-jb --hook x", "no RUN_OR_DICTIONARY"),
-        ("--release gpt2-small --hook x", "unknown release 'gpt2-small'"),
-        ("--release gpt2-small-mlp-tm --hook-name x", "has no 'x'"),
         ("hf://user/repo/d", "name the local folder"),
         ("", "RUN_OR_DICTIONARY is required"),
     ],

@@ -26,7 +26,7 @@ def own_read_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     started = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     started.start()
@@ -62,12 +62,12 @@ def requests(bucket: str, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return made
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_text(tmp_path_factory.mktemp("text") / "text.txt")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cfg(text: Path) -> CacheConfig:
     """Four shards of training and one held out."""
     return CacheConfig(
@@ -81,7 +81,7 @@ def cfg(text: Path) -> CacheConfig:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local(
     cfg: CacheConfig, tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory
 ) -> ActivationCache:

@@ -139,7 +139,7 @@ def test_a_linear_model_of_sparse_features_becomes_pca() -> None:
     """n = 4, m = 2: the two most important features, orthogonal; the others by their mean p / 2."""
     models = ToyModels(ToyConfig(n_features=4, n_hidden=2, kind="linear"))
     importance = torch.tensor([1.0, 0.8, 0.3, 0.2])
-    cfg = ToyTrainConfig(n_steps=1500, lr=1e-2, batch_tokens=256)
+    cfg = ToyTrainConfig(n_steps=1000, lr=1e-2, batch_tokens=128)
     for _ in train_toy(models, Independent(torch.full((4,), 0.5)), cfg, importance):
         pass
     W = models.W[0, 0].detach()
@@ -182,8 +182,8 @@ def test_an_adversary_steps_up_the_loss_by_the_length_it_was_given() -> None:
 
 def test_an_l1_penalty_on_the_hidden_layer_shrinks_it() -> None:
     free, penalised = _models(settings=1), _models(settings=1)
-    _train(free, 300)
-    cfg = ToyTrainConfig(n_steps=300, l1_coeff=0.3)
+    _train(free, 200)
+    cfg = ToyTrainConfig(n_steps=200, l1_coeff=0.3)
     for _ in train_toy(penalised, Independent(torch.full((6,), 0.3)), cfg):
         pass
     assert penalised.W.square().sum() < 0.5 * free.W.square().sum()
