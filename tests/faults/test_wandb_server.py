@@ -57,6 +57,8 @@ ALL = [*TOKENS, TOKENS[-1]]
 """Of eight rows and the evaluation's."""
 FIRST = {"rows": rows(0, 1, 2, 3, 4, 5), "finishes": False}
 """Of a run that is interrupted."""
+ARRIVED = [{"_step": row["step"], "train/tokens": row["n_tokens"]} for row in rows(0, 1, 2)]
+"""What the server has of it."""
 
 
 class Training:
@@ -256,16 +258,24 @@ def interrupted(folder: Path) -> dict[str, Any]:
     return {"rows": rows(4, 5, 6, 7), "mirrored_until": TOKENS[5]}
 
 
-def test_a_killed_run_goes_on_as_the_same_run_and_the_server_gets_what_it_lacks(
+def test_a_run_goes_on_as_the_same_run_and_the_server_gets_what_it_lacks(
     server: WandBServer, folder: Path
 ) -> None:
+    (folder / "wandb").mkdir(parents=True)
+    (folder / "wandb" / "run_id.txt").write_text("the-same")
+    server.rows["the-same"] = ARRIVED
+    assert Training(server.url, folder, **interrupted(folder)).end() == ""
+    assert server.tokens() == [ALL] and [*server.rows] == ["the-same"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_as_the_same_run_too(server: WandBServer, folder: Path) -> None:
     training = Training(server.url, folder, **FIRST)
     until(lambda: server.rows)
     training.process.kill()
     training.process.communicate()
     (run_id,) = server.rows
-    arrived = [{"_step": row["step"], "train/tokens": row["n_tokens"]} for row in rows(0, 1, 2)]
-    server.rows[run_id] = arrived
+    server.rows[run_id] = ARRIVED
     assert Training(server.url, folder, **interrupted(folder)).end() == ""
     assert server.tokens() == [ALL]
 
