@@ -97,6 +97,7 @@ def test_a_bad_input_is_told_in_one_line_and_leaves_nothing_behind(
     assert listed(around) == before
 
 
+@pytest.mark.slow
 def test_a_real_process_ends_with_code_2_and_the_same_line(shop: Workshop) -> None:
     bad = BAD_INPUTS["train, a config of code"]
     bad.prepare(shop)

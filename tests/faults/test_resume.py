@@ -139,7 +139,7 @@ SITTING = st.tuples(
     data=st.data(),
 )
 @hypothesis_settings(
-    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_it_does_not_matter_when_how_often_and_by_what_it_was_cut_short(
     make: Maker,

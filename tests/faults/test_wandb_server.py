@@ -172,6 +172,7 @@ def test_what_keeps_a_server_from_being_used_is_said(
     assert f"{server.url} {told}" in str(wandb_sink._fault_of(server.url))
 
 
+@pytest.mark.slow
 def test_without_a_server_the_rows_are_kept_and_one_line_says_how_to_upload_them(
     server: WandBServer, folder: Path
 ) -> None:
