@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -76,7 +77,10 @@ NAMES = ["topk", "relu"]
 
 @contextmanager
 def loaded(gpt2: LanguageModel) -> Iterator[None]:
-    """The model is loaded once for all tests, git is left alone, and nothing is drawn."""
+    """The model is loaded once for all tests, git is left alone, and nothing is drawn.
+
+    Types are not checked and disks not waited for, which takes a third of the time of small runs.
+    """
 
     def load(name: str, **_options: object) -> LanguageModel:
         assert name == gpt2.name
@@ -89,7 +93,10 @@ def loaded(gpt2: LanguageModel) -> Iterator[None]:
         # By its name, the module is hidden behind the function.
         module = importlib.import_module("sae.runs.sweep")
         patch.setattr(module, "write_plot", lambda _rows, _out: None)
+        patch.setattr("os.fsync", lambda _file: None)
+        jaxtyping.config.update("jaxtyping_disable", True)
         yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def member(settings: SweepSettings, name: str) -> Path:

@@ -39,19 +39,17 @@ def tokens_of(out: Path) -> list[int]:
 # Layout and policy -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sites", [(RESID,), (RESID, MLP)])
-def test_a_checkpoint_holds_the_dictionaries_of_that_moment(
-    make: Maker, sites: tuple[str, ...]
-) -> None:
+def test_a_checkpoint_holds_the_dictionaries_of_that_moment(make: Maker) -> None:
     """Folded and with unit rows, each as a run of so many steps would have left it then."""
+    sites = (RESID, MLP)
     settings = make(hook_name=sites, checkpoint_tokens=64, keep_checkpoints=99, k=4)
     run(settings)
     assert tokens_of(settings.out) == [64 * i for i in range(1, 9)]
     assert not leftovers(settings.out)
     stopped = make("stopped", hook_name=sites, k=4)
-    sit(stopped, in_step(3 * len(sites), ctrl_c), resume=False)
+    sit(stopped, in_step(6, ctrl_c), resume=False)
     at_512 = settings.out / "checkpoints" / f"{512:012}"
-    for site in sites if len(sites) > 1 else [""]:
+    for site in sites:
         at_192 = settings.out / "checkpoints" / f"{192:012}" / site
         dictionary, other = sae.load(at_192), sae.load(stopped.out / site)
         assert dictionary.metadata == other.metadata
@@ -60,19 +58,15 @@ def test_a_checkpoint_holds_the_dictionaries_of_that_moment(
         last, done = (sae.load(folder / site).state_dict() for folder in (at_512, settings.out))
         assert all(torch.equal(last[name], done[name]) for name in done)
     names = {path.split("/")[0] for path in listed(settings.out / "checkpoints" / f"{192:012}")}
-    its_own = set(sites) if len(sites) > 1 else {"sae"}
-    assert names == {"state.json", "state.safetensors", "checksums.json"} | its_own
+    assert names == {"state.json", "state.safetensors", "checksums.json", *sites}
 
 
 @pytest.mark.parametrize(
     ("policy", "kept"),
     [
         ({}, [512]),
-        ({"checkpoint_tokens": 64}, [448, 512]),
-        ({"checkpoint_tokens": 64, "keep_checkpoints": 1}, [512]),
         ({"checkpoint_tokens": 100, "keep_checkpoints": 99}, [128, 256, 320, 448, 512]),
         ({"checkpoint_tokens": 64, "keep_every_tokens": 150}, [192, 320, 448, 512]),
-        ({"checkpoint_tokens": 10**6}, [512]),
         ({"checkpoint_minutes": 1e-9, "keep_checkpoints": 3}, [384, 448, 512]),
     ],
 )
@@ -84,18 +78,8 @@ def test_those_that_the_policy_names_are_kept(
     assert tokens_of(settings.out) == kept
 
 
-@pytest.mark.parametrize(
-    ("delta_ces", "kept"),
-    [
-        ([5, 3, 1, None, 2, 4, 1.5, 1.2], [192, 448, 512]),
-        ([None, 3, 4, None, None, None, None, None], [128, 448, 512]),
-        ([None] * 8, [448, 512]),
-        ([9, 8, 7, 6, 5, 4, 3, 2], [448, 512]),
-    ],
-)
-def test_the_best_is_kept_beside_the_newest(
-    make: Maker, monkeypatch: pytest.MonkeyPatch, delta_ces: list[float | None], kept: list[int]
-) -> None:
+def test_the_best_is_kept_beside_the_newest(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    delta_ces = [5, 3, 1, None, 2, 4, 1.5, 1.2]
     values = itertools.chain(delta_ces, itertools.repeat(delta_ces[-1]))
 
     def to_json(_report: EvalReport) -> str:
@@ -105,7 +89,7 @@ def test_the_best_is_kept_beside_the_newest(
     monkeypatch.setattr(EvalReport, "to_json", to_json)
     settings = make(keep_best=True, checkpoint_tokens=64, keep_checkpoints=2)
     run(settings)
-    assert tokens_of(settings.out) == kept
+    assert tokens_of(settings.out) == [192, 448, 512]
 
 
 def clocked(
@@ -143,7 +127,7 @@ def test_one_is_due_every_so_many_minutes_or_tokens(
     keep=st.integers(1, 4),
     every=st.none() | st.integers(1, 400),
 )
-@hypothesis_settings(max_examples=25, deadline=None)
+@hypothesis_settings(max_examples=15, deadline=None)
 def test_what_is_kept_is_the_newest_and_the_first_behind_each_multiple(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], keep: int, every: int | None
 ) -> None:
@@ -162,12 +146,11 @@ def test_what_is_kept_is_the_newest_and_the_first_behind_each_multiple(
 # Left over, and not written ----------------------------------------------------------------------
 
 
-FULL, DENIED = OSError(28, "No space left on device"), PermissionError(13, "Permission denied")
+FULL = OSError(28, "No space left on device")
 FULL_IN_RUST = SafetensorError("Error while serializing: No space left on device (os error 28)")
 
 
-@pytest.mark.parametrize("function", ["save_file", "_checksums"])
-@pytest.mark.parametrize("error", [FULL, DENIED, FULL_IN_RUST])
+@pytest.mark.parametrize(("function", "error"), [("save_file", FULL_IN_RUST), ("_checksums", FULL)])
 def test_one_that_cannot_be_written_is_told_and_the_training_goes_on(
     make: Maker, function: str, error: Exception
 ) -> None:

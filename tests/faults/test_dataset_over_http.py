@@ -101,7 +101,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
             )
 
         monkeypatch.setattr(text, "_hub_rows", rows)
-        thread = threading.Thread(target=serving.serve_forever, daemon=True)
+        thread = threading.Thread(target=serving.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield serving
         serving.shutdown()
@@ -111,8 +111,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {},
-        {"/2.jsonl": ["drop"] * 4},
         {"/2.jsonl": [503] * 4, "/3.jsonl": ["drop", 503, 502, "drop"]},
         {"/1.jsonl": [429, 500, 403, 504]},
     ],
@@ -123,7 +121,7 @@ def test_a_server_that_fails_for_a_while_costs_nothing_but_time(
     server.wrong = {path: list(answers) for path, answers in wrong.items()}
     assert list(documents(SOURCE, "train")) == texts_of(ROWS)
     assert server.n_wrong == sum(map(len, wrong.values()))
-    assert bool(pauses) == bool(wrong)
+    assert pauses
 
 
 def test_a_server_that_fails_for_good_is_named_with_the_row(server: Server) -> None:

@@ -4,7 +4,6 @@ import io
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
-from test_shard import N_ROWS, A, encoded, entry_of, origins
 from workshop import Workshop, header_of, refusal, safetensors_of
 
 import sae
 from activation_cache import ActivationCache, LanguageModel
-from activation_cache.cache.codec import encode
-from activation_cache.cache.shard import DamagedShard, Shard, pack
+from activation_cache.common.files import write_file
 from sae.architectures import ARCHITECTURES
 from sae.evaluation import evaluate_reconstruction
 from sae.pages.run_report import write_report
@@ -33,18 +30,11 @@ pytestmark = pytest.mark.usefixtures("as_installed", "no_more_memory")
 
 HUGE: dict[str, Callable[[Workshop], object]] = {
     "of 10**12 features": lambda shop: shop.settings(d_sae=10**12),
-    "of a width of 10**12": lambda shop: shop.dictionary(d_in=10**12),
     "with a header of 10**15 bytes": lambda shop: shop.weights(
         lambda _: safetensors_of(b"{}", b"", 10**15)
     ),
-    "with a header that claims what is there": lambda shop: shop.weights(
-        lambda data: (len(data) - 8).to_bytes(8, "little") + data[8:]
-    ),
     "with a tensor of 2**40 rows": lambda shop: shop.weights(
         lambda _: safetensors_of(header_of(W_dec=("F32", [2**40, 192], [0, 2**40 * 768])))
-    ),
-    "with 2**40 empty rows": lambda shop: shop.weights(
-        lambda _: safetensors_of(header_of(W_dec=("F32", [2**40, 0], [0, 0])))
     ),
 }
 
@@ -58,47 +48,7 @@ def test_a_dictionary_that_declares_more_than_its_file_holds_costs_nothing(
     assert "d" in refusal(lambda: sae.load("d"))
 
 
-@pytest.mark.usefixtures("little_memory")
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda content: content["splits"]["train"]["shards"][0].update(n_rows=10**15),
-        lambda content: content["widths"].update(dict.fromkeys(content["widths"], 10**12)),
-        lambda content: content["config"].update(shard_tokens=10**15, forward_tokens=10**15),
-    ],
-    ids=["rows", "widths", "settings"],
-)
-def test_a_cache_that_declares_more_than_a_harvest_writes_costs_nothing(
-    shop: Workshop, edit: Callable[[dict[str, Any]], object]
-) -> None:
-    shop.manifest(edit)
-    assert "the manifest of c cannot be used" in refusal(lambda: ActivationCache.open("c"))
-
-
-@pytest.mark.parametrize("n_rows", [N_ROWS - 1, N_ROWS + 1, 2**24])
-def test_a_shard_of_other_rows_than_its_manifest_says_is_refused_whatever_its_checksums(
-    tmp_path: Path, n_rows: int
-) -> None:
-    data, checksums = pack(origins(), encoded())
-    (tmp_path / "shard").write_bytes(data)
-    entry = replace(entry_of(checksums), n_rows=n_rows)
-    message = refusal(lambda: Shard(tmp_path / "shard", "shard", entry))
-    assert f"the manifest says ({n_rows}" in message
-
-
-@pytest.mark.parametrize("codec", ["float32", "int8"])
-def test_a_shard_of_another_width_than_its_manifest_says_is_refused_whatever_its_checksums(
-    tmp_path: Path, codec: Any
-) -> None:
-    data, checksums = pack(origins(), {A: encode(torch.ones(N_ROWS, 4), codec, A)})
-    (tmp_path / "shard").write_bytes(data)
-    Shard(tmp_path / "shard", "shard", entry_of(checksums), {A: 4}).check()
-    with pytest.raises(DamagedShard, match=r"of shape \((3, )?4,?\), and the manifest says"):
-        Shard(tmp_path / "shard", "shard", entry_of(checksums), {A: 5})
-
-
-@pytest.mark.parametrize("name", ARCHITECTURES)
-@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("name", "value"), [("gated", math.nan), ("jumprelu", math.inf)])
 def test_weights_that_are_not_finite_are_refused_by_name(
     tmp_path: Path, name: str, value: float
 ) -> None:
@@ -164,7 +114,6 @@ def test_a_harvest_deletes_and_empties_nothing_behind_a_link(
 
 
 def test_a_folder_with_the_name_of_an_address_is_a_folder(shop: Workshop) -> None:
-
     (shop.folder / "a::b").mkdir()
     write_file(Path("a::b") / "file", "mine")
     assert (shop.folder / "a::b" / "file").read_text() == "mine"
@@ -175,15 +124,8 @@ def test_a_folder_with_the_name_of_an_address_is_a_folder(shop: Workshop) -> Non
 
 ATTACKS = (
     "<script>alert(1)</script>",
-    "</script><svg onload=alert(1)>",
     '" onmouseover="alert(1)',
-    "' autofocus onfocus='alert(1)",
-    "--><img src=x onerror=alert(1)>",
-    "</title></style><iframe>",
     "{{ 7*7 }}",
-    "{% for x in ().__class__.__base__.__subclasses__() %}{{ x }}{% endfor %}",
-    "{0.__class__} %(x)s %s ${7*7}",
-    "javascript:alert(1)",
 )
 
 
@@ -236,10 +178,9 @@ def test_what_files_say_is_text_on_the_page_and_nothing_else(tmp_path: Path, att
     assert "49" not in page.text.replace(attack, "")
 
 
-@pytest.mark.parametrize("name", ["[/b]", "[link=https://evil.example]x[/link]", "[red]x"])
-def test_names_are_no_markup_in_the_table(name: str) -> None:
+def test_names_are_no_markup_in_the_table() -> None:
     dictionary = sae.architectures.ReLUConfig(d_sae=8).build(4)
     report = evaluate_reconstruction(dictionary, [torch.randn(16, 4)])
     console = Console(file=io.StringIO(), width=200)
-    console.print(summary_table(report, f"dictionary on {name}"))
-    assert f"dictionary on {name}" in console.file.getvalue()
+    console.print(summary_table(report, "dictionary on [/b]"))
+    assert "dictionary on [/b]" in console.file.getvalue()

@@ -181,8 +181,9 @@ def test_a_cache_refuses_them_and_names_the_text(
 # The check itself --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(
+    ("dtype", "bad"), [(torch.float32, float("nan")), (torch.bfloat16, -float("inf"))]
+)
 def test_one_bad_entry_anywhere_is_found(dtype: torch.dtype, bad: float) -> None:
     good = torch.zeros(7, 5, dtype=dtype)
     for i in range(good.numel()):
@@ -192,7 +193,7 @@ def test_one_bad_entry_anywhere_is_found(dtype: torch.dtype, bad: float) -> None
     assert all_finite([good, good])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_a_sum_that_overflows_is_no_bad_entry(dtype: torch.dtype) -> None:
     x = torch.full((300, 4), torch.finfo(dtype).max, dtype=dtype)
     assert all_finite([x])

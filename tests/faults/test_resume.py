@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -28,15 +29,12 @@ from sae.runs import RunSettings, run
 from sae.training.trainer import Trainer
 
 KINDS: dict[str, dict[str, Any]] = {
-    "topk": {"k": 2},
     "batch_topk": {"k": 2},
-    "matryoshka": {"k": 2},
-    "relu": {"l1_coeff": 200.0, "lr": 0.05},
     "gated": {"l1_coeff": 200.0, "lr": 0.05},
     "jumprelu": {"l0_coeff": 20.0, "lr": 0.05},
-    "tied topk": {"k": 2, "tied": True},
     "tied relu": {"l1_coeff": 200.0, "lr": 0.05, "tied": True},
 }
+"""The state of every other kind is told in test_states.py."""
 
 
 def kind(name: str) -> dict[str, Any]:
@@ -88,17 +86,15 @@ OFTEN: Sequence[Disturbance] = (
 
 
 @pytest.mark.usefixtures("lively")
-@pytest.mark.parametrize("name", KINDS)
-def test_every_architecture_ends_the_same_from_the_live_stream(make: Maker, name: str) -> None:
+@pytest.mark.parametrize("name", ["batch_topk", "gated"])
+def test_a_run_ends_the_same_from_the_live_stream(make: Maker, name: str) -> None:
     settings = make(checkpoint_tokens=128, log_every=1, **kind(name))
     assert_undisturbed(settings, OFTEN)
 
 
 @pytest.mark.usefixtures("lively")
-@pytest.mark.parametrize("name", KINDS)
-def test_every_architecture_ends_the_same_from_a_cache_at_two_sites(
-    make: Maker, cache: str, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["jumprelu", "tied relu"])
+def test_a_run_ends_the_same_from_a_cache_at_two_sites(make: Maker, cache: str, name: str) -> None:
     settings = make(
         cache=cache, model=None, dataset="docstrings", context_size=128, hook_name=(RESID, MLP),
         checkpoint_tokens=128, n_tokens=610, **kind(name),
@@ -107,7 +103,7 @@ def test_every_architecture_ends_the_same_from_a_cache_at_two_sites(
 
 
 @pytest.mark.usefixtures("lively")
-@pytest.mark.parametrize("name", ["topk", "relu", "gated", "jumprelu"])
+@pytest.mark.parametrize("name", ["gated", "jumprelu"])
 def test_what_is_fragile_happens_in_these_runs(make: Maker, name: str) -> None:
     """Features die and densities change, losses jump: else the tests above say little."""
     settings = make(log_every=1, **kind(name))
@@ -117,18 +113,15 @@ def test_what_is_fragile_happens_in_these_runs(make: Maker, name: str) -> None:
     assert rows[-1]["spikes"] > 0
 
 
-@pytest.mark.parametrize("products", ["bfloat16", "screened"])
-def test_low_precision_products_are_gone_on_with_to_the_last_bit(
-    make: Maker, products: str
-) -> None:
-    settings = make(products=products, k=4, hook_name=(RESID, MLP), checkpoint_tokens=64)
+def test_screened_products_are_gone_on_with_to_the_last_bit(make: Maker) -> None:
+    settings = make(products="screened", k=4, checkpoint_tokens=64)
     assert_undisturbed(settings, [in_step(3), in_step(4, ctrl_c)])
 
 
 def test_it_does_not_matter_where_in_or_behind_the_head_of_the_stream_it_was(make: Maker) -> None:
     """Of 18 steps, the first 16 train on what initialised the dictionary."""
     settings = make(n_tokens=9216, batch_tokens=512, buffer_tokens=1024, checkpoint_tokens=512, k=4)
-    steps = [in_step(2), in_step(14), in_step(2, ctrl_c), in_step(1, ctrl_c)]
+    steps = [in_step(2), in_step(15, ctrl_c)]
     assert_undisturbed(settings, steps)
 
 
@@ -146,7 +139,7 @@ SITTING = st.tuples(
     data=st.data(),
 )
 @hypothesis_settings(
-    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_it_does_not_matter_when_how_often_and_by_what_it_was_cut_short(
     make: Maker,
@@ -162,46 +155,35 @@ def test_it_does_not_matter_when_how_often_and_by_what_it_was_cut_short(
     assert_undisturbed(settings, disturbances)
 
 
-@pytest.mark.parametrize(
-    ("place", "n"),
-    [
-        ("sae.runs.members:write_file", 1),
-        ("sae.runs.members:Logs", 1),
-        ("sae.runs.members:save", 1),
-        ("sae.runs.members:evaluate_on_held_out_text", 1),
-        ("sae.runs.members:write_file", 2),
-        ("sae.runs.members:write_report", 1),
-        ("sae.runs.members:write_report", 2),
-    ],
-)
 def test_before_the_first_checkpoint_and_after_the_training_it_can_be_cut_short_too(
-    make: Maker, place: str, n: int
+    make: Maker,
 ) -> None:
+    places = ("write_file", "Logs", "save", "evaluate_on_held_out_text", "write_report")
     settings = make(hook_name=(RESID, MLP))
-    assert_undisturbed(settings, [in_call_of(place, n, die), in_call_of(place, n, ctrl_c)])
+    assert_undisturbed(
+        settings,
+        [
+            in_call_of(f"sae.runs.members:{place}", 1, happens)
+            for place, happens in product(places, (die, ctrl_c))
+        ]
+        + [in_call_of("sae.runs.members:write_report", 2)],
+    )
 
 
 def test_without_any_checkpoint_it_begins_again(make: Maker) -> None:
     assert_undisturbed(make(log_every=1), [in_step(7), in_step(3), in_step(STEPS)])
 
 
-def test_a_run_that_does_not_exist_is_begun(make: Maker) -> None:
-    assert_undisturbed(make(), [])
-
-
-@pytest.mark.parametrize("tokens", [640, 1024])
-def test_more_tokens_are_trained_for_longer_and_can_be_cut_short_as_well(
-    make: Maker, tokens: int
-) -> None:
+def test_more_tokens_are_trained_for_longer_and_can_be_cut_short_as_well(make: Maker) -> None:
     """Whichever way the longer training was gone about, it is the same one."""
     for name, disturbances in (("one", []), ("other", [in_step(1, ctrl_c), in_step(1)])):
         settings = make(name, checkpoint_tokens=64)
         run(settings)
-        longer = replace(settings, n_tokens=tokens)
+        longer = replace(settings, n_tokens=640)
         for disturb in disturbances:
             assert sit(longer, disturb)
         run(longer, resume=True)
-        assert logged(settings.out)[-1]["n_tokens"] == tokens
+        assert logged(settings.out)[-1]["n_tokens"] == 640
     assert_same(make("other").out, make("one").out)
 
 

@@ -1,6 +1,5 @@
 """With which settings a run can be gone on with, from a program and from the script."""
 
-import math
 import shutil
 from dataclasses import fields, replace
 from pathlib import Path
@@ -35,16 +34,17 @@ OF_OTHERS = ("l1_coeff", "l0_coeff", "cache", "epochs")
 """Of other architectures, or of a cache."""
 
 
-@pytest.mark.parametrize("name", CHANGES)
 def test_what_decides_the_result_may_not_change(
-    died: RunSettings, monkeypatch: pytest.MonkeyPatch, gpt2: LanguageModel, name: str
+    died: RunSettings, monkeypatch: pytest.MonkeyPatch, gpt2: LanguageModel
 ) -> None:
     monkeypatch.setattr("sae.runs.origin.load_model", lambda _name, **_options: gpt2)
-    before, then = state_of(died.out), died.to_dict()[name]
-    changed = replace(died, **{name: CHANGES[name]})
-    said = refused(lambda: run(changed, resume=True))
-    assert f"begun with {name} {then!r}, and {changed.to_dict()[name]!r} is asked for" in said
-    assert state_of(died.out) == before
+    before = state_of(died.out)
+    for name, value in CHANGES.items():
+        changed = replace(died, **{name: value})
+        said = refused(lambda settings=changed: run(settings, resume=True))
+        then, now = died.to_dict()[name], changed.to_dict()[name]
+        assert f"begun with {name} {then!r}, and {now!r} is asked for" in said
+        assert state_of(died.out) == before
 
 
 def test_every_setting_may_change_or_may_not() -> None:
@@ -80,25 +80,18 @@ def test_a_complete_run_is_evaluated_again_and_no_file_changes(make: Maker) -> N
     assert state_of(settings.out) == before
 
 
-@pytest.mark.parametrize("n_tokens", [513, 1024])
-def test_a_longer_run_that_cannot_be_gone_on_with_leaves_the_complete_one(
-    make: Maker, n_tokens: int
-) -> None:
+def test_a_longer_run_that_cannot_be_gone_on_with_leaves_the_complete_one(make: Maker) -> None:
     settings = make()
     run(settings)
     shutil.rmtree(settings.out / "checkpoints")
     before = listed(settings.out)
     for _ in range(2):
-        said = refused(lambda: run(replace(settings, n_tokens=n_tokens), resume=True))
+        said = refused(lambda: run(replace(settings, n_tokens=513), resume=True))
         assert "no checkpoint" in said
         assert listed(settings.out) == before
 
 
-CONFIGS = [
-    None, b"", b"[]", b"null", b'{"settings": 4}', b'{"settings": null}', b"\xff", b"{" * 9999,
-    b'{"settings": {"n_tokens": "x"}}', b'{"settings": {"n_tokens": [512]}}',
-    b'{"settings": {"hook_name": {"a": 1}}}', b'{"settings": {}, "versions": 4}',
-]  # fmt: skip
+CONFIGS = [None, b'{"settings": ', b'{"settings": 4}', b'{"settings": {"n_tokens": "x"}}']
 
 
 @pytest.mark.parametrize("content", CONFIGS, ids=lambda content: str(content)[:40])
@@ -159,12 +152,9 @@ def test_resume_of_what_does_not_exist_begins_it(make: Maker, finished: Path) ->
     assert_same(make().out, finished)
 
 
-@pytest.mark.parametrize("content", CONFIGS[1:-1], ids=lambda content: str(content)[:40])
-def test_a_damaged_config_is_told_by_the_script_in_one_line(
-    died: RunSettings, content: bytes
-) -> None:
-    damage(died.out / "config.json", content)
+def test_a_damaged_config_is_told_by_the_script_in_one_line(died: RunSettings) -> None:
+    damage(died.out / "config.json", b'{"settings": ')
     before = listed(died.out)
     done = called(train_script.main, "--resume", "--out", died.out)
-    assert done.code == 2 and done.err.count("\n") == 1 and not math.isnan(done.code)
+    assert done.code == 2 and done.err.count("\n") == 1
     assert listed(died.out) == before

@@ -76,11 +76,8 @@ def assert_same_sweep(settings: SweepSettings, other: SweepSettings) -> None:
     assert not leftovers(settings.out) and not checkpoints_in(settings.out)
 
 
-@pytest.mark.parametrize("per_pass", [None, 2, 1])
-def test_a_pass_of_several_members_is_gone_on_with_wherever_it_was(
-    make: Make, per_pass: int | None
-) -> None:
-    settings, other = (make(THREE, out=out, per_pass=per_pass) for out in ("sweep", "other"))
+def test_a_pass_of_several_members_is_gone_on_with_wherever_it_was(make: Make) -> None:
+    settings, other = (make(THREE, out=out, per_pass=2) for out in ("sweep", "other"))
     sweep(other)
     disturbances: Sequence[Disturbance] = [
         in_step(4),
@@ -129,14 +126,11 @@ def test_nothing_is_left_of_checkpoints_once_all_members_are_done(make: Make) ->
     assert not (settings.out / "checkpoints").exists()
 
 
-@pytest.mark.parametrize("changed", [{"lr": 0.1}, {"n_tokens": 640}])
-def test_a_member_whose_settings_have_changed_is_trained_from_its_beginning(
-    make: Make, changed: dict[str, Any]
-) -> None:
+def test_a_member_whose_settings_have_changed_is_trained_from_its_beginning(make: Make) -> None:
     """Its name is the same: what is shared by all members does not stand in it."""
     settings = make([{"k": 2}, {"k": 3}])
     assert sit(settings, in_step(13), resume=False)
-    again = make([{"k": 2}, {"k": 3}], **changed)
+    again = make([{"k": 2}, {"k": 3}], lr=0.1)
     assert sit(again, in_step(3))  # before there is a checkpoint of its own
     assert sit(again, in_step(9))
     sweep(replace(again, resume=True))
@@ -153,9 +147,8 @@ def test_a_member_that_is_taken_out_or_put_in_changes_nothing_for_the_others(mak
     assert_each_is_as_if_alone(replace(changed, resume=True))
 
 
-@pytest.mark.parametrize("per_pass", [1, 2])
-def test_a_member_that_diverges_keeps_no_other_from_its_end(make: Make, per_pass: int) -> None:
-    settings = make([{"lr": [1e30, 0.01], "k": 2}], per_pass=per_pass)
+def test_a_member_that_diverges_keeps_no_other_from_its_end(make: Make) -> None:
+    settings = make([{"lr": [1e30, 0.01], "k": 2}])
     sit(settings, in_step(7), resume=False)
     sweep(replace(settings, resume=True))
     diverged, fine = (member(settings, name) for name in ("lr1e+30-k2", "lr0.01-k2"))

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from forks import small_disk
@@ -44,8 +43,7 @@ def test_a_second_run_in_the_folder_is_refused_naming_the_process(died: RunSetti
         assert state_of(died.out) == before
 
 
-@pytest.mark.parametrize("n", [1, 8])
-@pytest.mark.parametrize("checkpoint_tokens", [64, None])
+@pytest.mark.parametrize(("n", "checkpoint_tokens"), [(1, 64), (8, None)])
 def test_a_folder_that_is_deleted_meanwhile_is_told_and_never_taken_for_a_run(
     make: Maker, n: int, checkpoint_tokens: int | None
 ) -> None:
@@ -61,8 +59,6 @@ def test_a_folder_that_is_deleted_meanwhile_is_told_and_never_taken_for_a_run(
     [
         (64, partial(in_step, 6)),
         (64, partial(in_checkpoint, 3, "save_file")),
-        (64, partial(in_checkpoint, 3, "_checksums")),
-        (64, partial(in_call_of, "sae.runs.session:_folded", 3)),
         (64, partial(in_call_of, "sae.runs.checkpoints:Checkpoints._prune", 3)),
         (None, partial(in_checkpoint, 1, "save_file")),  # at the end
     ],
@@ -99,9 +95,8 @@ def assert_goes_on(settings: RunSettings, finished: Path) -> None:
     assert_same(settings.out, finished)
 
 
-@pytest.mark.parametrize("n", [1, 8])
 def test_a_disk_that_becomes_read_only_ends_the_run_in_one_line_that_says_how_to_go_on(
-    disk: Path, make: Maker, finished: Path, n: int
+    disk: Path, make: Maker, finished: Path
 ) -> None:
     settings = make("disk/run", checkpoint_tokens=64)
 
@@ -109,7 +104,7 @@ def test_a_disk_that_becomes_read_only_ends_the_run_in_one_line_that_says_how_to
         subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
 
     # Linux keeps a disk writable while a file is open for that: so the writes fail instead.
-    said = refused(lambda: sit(settings, in_step(n, lambda: fill(disk, 0)), resume=False))
+    said = refused(lambda: sit(settings, in_step(8, lambda: fill(disk, 0)), resume=False))
     (disk / "ballast").unlink()
     assert str(settings.out) in said and "--resume" in said
     remount("ro")
@@ -126,8 +121,7 @@ def fill(disk: Path, free: int) -> None:
     (disk / "ballast").write_bytes(bytes(max(0, left - free)))
 
 
-@pytest.mark.parametrize("free_kb", [0, 8, 40, 120])
-@pytest.mark.parametrize("n", [0, 4, 8])
+@pytest.mark.parametrize(("n", "free_kb"), [(0, 0), (4, 40), (8, 0), (8, 120)])
 def test_a_full_disk_costs_warnings_or_the_run_but_nothing_that_was_saved(
     disk: Path, make: Maker, finished: Path, n: int, free_kb: int
 ) -> None:
@@ -153,10 +147,7 @@ def test_a_full_disk_costs_warnings_or_the_run_but_nothing_that_was_saved(
 
 LOG_HARM: dict[str, Callable[[Path], object]] = {
     "shorter": lambda path: path.write_bytes(path.read_bytes()[:-150]),
-    "empty": lambda path: path.write_bytes(b""),
     "missing": lambda path: path.unlink(),
-    "garbage": lambda path: path.write_bytes(b"[1]\n" * path.stat().st_size),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
 }
 
 
@@ -170,7 +161,7 @@ def test_a_log_that_has_lost_rows_is_told_by_name_and_nothing_is_touched(
     assert listed(died.out) == before
 
 
-@pytest.mark.parametrize("harm", [*LOG_HARM][:-1])
+@pytest.mark.parametrize("harm", LOG_HARM)
 def test_a_log_of_speeds_that_has_lost_rows_changes_nothing(
     died: RunSettings, finished: Path, harm: str
 ) -> None:
@@ -206,29 +197,17 @@ def test_config_and_result_are_whole_or_not_there_at_any_moment(
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"dataset": "no/such.txt"},
-        {"k": 31, "hook_name": ("blocks.7.hook_resid_pre",)},
-        {"cache": "no/such/cache"},
-        {"context_size": 64},
-        {"start_from": "no/such/run"},
-    ],
-)
-def test_a_run_that_is_refused_leaves_nothing_behind(
-    make: Maker, changes: dict[str, Any], resume: bool
-) -> None:
-    settings = make("of/some/run", **changes)
+def test_a_run_that_is_refused_leaves_nothing_behind(make: Maker, resume: bool) -> None:
+    settings = make("of/some/run", context_size=64)
     refused(lambda: run(settings, resume=resume))
     assert listed(make.folder) == {}
 
 
 def test_no_key_is_in_any_file(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What W&B writes is looked through in test_wandb_server.py."""
     keys = {"WANDB_API_KEY": "5ec7e7" * 6 + "5ec7", "HF_TOKEN": "hf_" + "5ec7e7" * 6}
     for name, value in keys.items():
         monkeypatch.setenv(name, value)
-    run(make(wandb="offline", checkpoint_tokens=64))
+    run(make(checkpoint_tokens=64))
     files = {name: data for name, data in listed(make().out).items() if data is not None}
-    assert any(name.endswith(".wandb") for name in files)
     assert [n for n, data in files.items() for v in keys.values() if v.encode() in data] == []

@@ -112,7 +112,7 @@ few = st.integers(0, 3).map(float)
 
 
 @given(st.lists(st.tuples(few, few, few, st.sampled_from("ab")), min_size=1, max_size=8))
-@hypothesis_settings(max_examples=50, deadline=None)
+@hypothesis_settings(max_examples=20, deadline=None)
 def test_a_front_is_its_definition_and_the_order_of_members_does_not_matter(
     numbers: list[tuple[float, float, float, str]],
 ) -> None:

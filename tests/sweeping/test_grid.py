@@ -64,10 +64,6 @@ def test_every_combination_of_an_entry_is_a_member_named_by_what_varies(tmp_path
         ("{architecture: relu, l1_coeff: 1}", "l1_coeff", 1.0),
         ("{k: 4.0}", "k", 4),
         ("{n_tokens: 2e5}", "n_tokens", 200_000),
-        ("{n_tokens: 200_000}", "n_tokens", 200_000),
-        ("{d_sae: 64.0}", "d_sae", 64),
-        ("{d_sae: 1e3}", "d_sae", 1000),
-        ("{seed: 1.0}", "seed", 1),
     ],
 )
 def test_numbers_are_numbers_however_yaml_and_json_spell_them(
@@ -150,13 +146,8 @@ def test_help_names_every_flag() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "PATH"),
-        (["--out", "sweep"], "PATH"),
         (["grid.yaml", "--magic", "1"], "--magic"),
-        (["grid.yaml", "other.yaml"], "other.yaml"),
-        (["grid.yaml", "--members-per-pass", "0"], "members_per_pass must be at least 1, got 0"),
         (["grid.yaml", "--members-per-pass", "many"], "many"),
-        (["grid.yaml", "--wandb", "sometimes"], "sometimes"),
     ],
 )
 def test_flags_that_are_wrong_are_refused(

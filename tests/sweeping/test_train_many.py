@@ -65,7 +65,7 @@ def said(record: Any) -> dict[str, Any]:
     init_tokens=(8, 15, 1),
     n_tokens=(7, 28, 1),
 )
-@hypothesis_settings(max_examples=12, deadline=None)
+@hypothesis_settings(max_examples=8, deadline=None)
 def test_dictionaries_with_other_heads_and_ends_get_what_each_gets_alone(
     configs: Sequence[AnySAEConfig],
     lengths: Sequence[int],
