@@ -5,7 +5,6 @@ import json
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def loaded(gpt2: LanguageModel) -> Iterator[None]:
         return gpt2
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sae.runs.origin.load_model", load)
+        patch.setattr("sae.runs.inputs.load_model", load)
         patch.setattr("activation_cache.cache.store.load_model", load)
         patch.setattr("sae.runs.settings.run_settings.git_commit", lambda: None)
         # By its name, the module is hidden behind the function.
@@ -111,7 +110,7 @@ def assert_each_is_as_if_alone(settings: SweepSettings) -> None:
     for row in rows:
         folder = member(settings, row.name)
         alone = settings.out / "alone" / row.name
-        run(replace(settings_from_file(folder / "config.json"), out=alone))
+        run(settings_from_file(folder / "config.json").but(out=alone))
         assert not differences(folder, alone), row.name
 
 

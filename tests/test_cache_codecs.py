@@ -173,7 +173,7 @@ def buffered(cache: ActivationCache) -> Iterator[Rows]:
 
 def dictionary_of(batches: Iterator[Rows], n_tokens: int) -> SAE:
     dictionary = TopKConfig(d_sae=64, k=8).build(192, seed=1)
-    dictionary.metadata["hook_name"] = RESID
+    dictionary.provenance = dictionary.provenance.updated({"hook_name": RESID})
     for _ in train(dictionary, batches, TrainConfig(n_tokens=n_tokens, init_tokens=512)):
         pass
     return dictionary

@@ -4,7 +4,6 @@ import importlib.util
 import itertools
 import json
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,7 +42,7 @@ class PCADictionary:
 def test_the_demonstration_reaches_its_figures_on_the_embedded_model(tmp_path: Path) -> None:
     """What `make demo` runs."""
     demo = settings_from_file(Path(__file__).parents[1] / "scripts" / "demo.yaml")
-    (result,) = run(replace(demo, out=tmp_path / "run", wandb="off"))
+    (result,) = run(demo.but(out=tmp_path / "run", wandb="off"))
     report = result.report
     assert report.d_sae >= 1536
     assert report.l0 <= 32.0
@@ -112,7 +111,7 @@ def test_a_folder_of_gpt2s_shape_is_trained_on_like_any_model(tmp_path: Path) ->
     GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0)).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (folder / name).write_bytes((TINY_FOLDER / name).read_bytes())
-    settings = RunSettings(
+    settings = RunSettings.of(
         model=str(folder),
         hook_name=("blocks.6.hook_resid_pre", "blocks.6.mlp.hook_post"),
         n_tokens=2048,
@@ -161,7 +160,7 @@ def test_zeroing_every_position_of_smollm2_leaves_uniform_predictions() -> None:
 @pytest.mark.slow
 @needs_smollm2
 def test_a_dictionary_is_trained_on_smollm2_from_its_gguf_file(tmp_path: Path) -> None:
-    settings = RunSettings(
+    settings = RunSettings.of(
         model=str(_smollm2()),
         n_tokens=24_000,
         buffer_tokens=16_384,

@@ -61,7 +61,7 @@ def test_every_combination_of_settings_for_normalising_and_logging_runs_to_its_e
 
 def test_settings_are_never_changed_by_what_uses_them() -> None:
     """Elsewhere the caller's config loses a key. Ours are frozen, and come out as they went in."""
-    given = RunSettings(hook_name=("blocks.0.hook_resid_pre",), k=4)
+    given = RunSettings.of(hook_name=("blocks.0.hook_resid_pre",), k=4)
     before = json.dumps(given.to_dict())
     for use in (given.sae_config, given.train_config, lambda: given.harvest_config(("any",))):
         use()
@@ -96,7 +96,7 @@ def test_weights_and_biases_is_not_touched_when_it_is_off(
     """Elsewhere a logger that is off is called past its own guard. Here it is not even imported."""
     monkeypatch.setitem(sys.modules, "wandb", None)  # whoever imports it fails
     run(
-        RunSettings(
+        RunSettings.of(
             n_tokens=256, batch_tokens=64, buffer_tokens=128, d_sae=32, k=4, eval_tokens=128,
             wandb="off", out=tmp_path / "run",
         )

@@ -71,7 +71,7 @@ def test_a_dictionary_of_centred_activations_is_not_measured_on_others(
     gpt2: LanguageModel, centred: LanguageModel, tokens: Tensor
 ) -> None:
     dictionary = sae.architectures.TopKConfig(d_sae=8, k=2).build(24)
-    dictionary.metadata["processing"] = "centred"
+    dictionary.provenance = dictionary.provenance.updated({"processing": "centred"})
     batches = [(tokens, torch.ones_like(tokens, dtype=torch.bool))]
     with pytest.raises(sae.InputError, match=r"'centred'.*'raw': use load_model.*'centred'"):
         sae.evaluate(dictionary, gpt2, batches, RESID_MID)

@@ -111,7 +111,7 @@ def test_local_text_is_trained_and_evaluated_on(tmp_path: Path) -> None:
     run = tmp_path / "run"
     done = called(train_script.main, *SMALL, "--k", 4, "--dataset", text, "--out", run)
     assert done.code == 0, done.err
-    assert sae.load(run).metadata["dataset_path"] == str(text)
+    assert sae.load(run).provenance.to_metadata()["dataset_path"] == str(text)
 
 
 def test_help_names_every_flag_of_the_contract() -> None:
@@ -187,7 +187,7 @@ def test_settings_that_make_no_run_are_refused_by_name(
     changes: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(sae.InputError, match=message):
-        RunSettings(**changes)
+        RunSettings.of(**changes)
 
 
 def test_bad_text_is_refused_in_one_line_and_leaves_nothing_behind(tmp_path: Path) -> None:

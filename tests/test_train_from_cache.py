@@ -17,7 +17,7 @@ from sae.runs import RunSettings, run
 from sae.runs.evaluation import evaluate_dictionary
 
 RESID, MLP = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
-SMALL = RunSettings(
+SMALL = RunSettings.of(
     batch_tokens=64, buffer_tokens=512, eval_tokens=256, d_sae=64, k=4, log_every=4, wandb="off"
 )
 
@@ -35,7 +35,7 @@ def cache(tiny: LanguageModel, tmp_path_factory: pytest.TempPathFactory) -> Acti
 @pytest.fixture
 def settings(cache: ActivationCache, tmp_path: Path) -> Callable[..., RunSettings]:
     def make(**changes: object) -> RunSettings:
-        return dataclasses.replace(SMALL, cache=cache.folder, out=tmp_path / "run", **changes)
+        return SMALL.but(cache=cache.folder, out=tmp_path / "run", **changes)
 
     return make
 
@@ -49,8 +49,8 @@ def test_a_dictionary_is_trained_at_every_site_of_a_cache_and_evaluated_in_its_m
         rows = _logged(result.folder)
         assert rows[-1]["n_tokens"] == 1000  # all of the cache, once
         saved = sae.load(result.folder)
-        assert saved.metadata["model_name"] == "tiny"
-        assert saved.metadata["context_size"] == 64
+        assert saved.provenance.to_metadata()["model_name"] == "tiny"
+        assert saved.provenance.to_metadata()["context_size"] == 64
         assert evaluate_dictionary(saved).to_json() == (
             (result.folder / "eval.json").read_text().rstrip("\n")
         )
@@ -75,7 +75,7 @@ def test_a_run_from_a_cache_is_repeated_by_its_config(
 
     (first,) = run(settings(hook_name=(RESID,)))
     again = settings_from_file(first.folder / "config.json")
-    (second,) = run(dataclasses.replace(again, out=tmp_path / "again"))
+    (second,) = run(again.but(out=tmp_path / "again"))
     assert second.report.to_json() == first.report.to_json()
 
 
@@ -97,13 +97,13 @@ def test_what_does_not_fit_the_cache_is_refused_and_leaves_nothing_behind(
     fields = dict(changes)
     with pytest.raises((InputError, sae.InputError), match=message):
         made = settings()
-        run(dataclasses.replace(made, **fields))
+        run(made.but(**fields))
     assert not settings().out.exists()
 
 
 def test_epochs_without_a_cache_are_refused() -> None:
     with pytest.raises(sae.InputError, match="epochs are passes over a cache"):
-        RunSettings(epochs=2)
+        RunSettings.of(epochs=2)
 
 
 def test_a_cache_of_other_weights_than_the_named_model_has_now_is_refused(
@@ -115,4 +115,4 @@ def test_a_cache_of_other_weights_than_the_named_model_has_now_is_refused(
     other = dataclasses.replace(manifest, model={**manifest.model, "weights": "0" * 32})
     Storage(copy).write(FILE, other.to_bytes())
     with pytest.raises(InputError, match=r"are of a model with weights '000.*load that one"):
-        run(dataclasses.replace(settings(), cache=str(copy)))
+        run(settings().but(cache=str(copy)))

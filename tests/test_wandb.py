@@ -17,7 +17,7 @@ def rows_of(path: Path) -> list[dict[str, float]]:
 
 
 def test_an_offline_run_holds_every_row_by_section_against_tokens(tmp_path: Path) -> None:
-    settings = RunSettings(
+    settings = RunSettings.of(
         n_tokens=1024,
         batch_tokens=128,
         buffer_tokens=1024,

@@ -17,7 +17,7 @@ ROOT = HERE.parents[1]
 def outside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a process found in which the package of this folder is installed."""
     folder = tmp_path_factory.mktemp("outside")
-    path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(HERE / "installed"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, str(HERE / "outside.py"), str(folder), str(folder / "found.json")]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}

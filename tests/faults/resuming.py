@@ -48,10 +48,10 @@ class Maker:
     def __init__(self, folder: Path, model: LanguageModel, dataset: str) -> None:
         self.folder = folder
         self._shared = {**SMALL, "hook_name": (SMALL["hook_name"],), "device": "cpu"}
-        self._shared |= {"model": model.name, "dataset": dataset}
+        self._shared |= {"model": model.name, "dataset": dataset, "init_tokens": 128}
 
     def __call__(self, name: str = "run", **changes: Any) -> RunSettings:
-        return RunSettings(**{**self._shared, "out": self.folder / name, **changes})
+        return RunSettings.of(**{**self._shared, "out": self.folder / name, **changes})
 
 
 @contextmanager
@@ -63,7 +63,10 @@ def quick(gpt2: LanguageModel) -> Iterator[None]:
             raise InputError(f"{folder} is not a run folder: it has no config.json")
         (folder / "report.html").write_text("a report")
 
-    with loaded(gpt2), mock.patch("sae.runs.members.write_report", write_report):
+    with (
+        loaded(gpt2),
+        mock.patch.object(import_module("sae.runs.run"), "write_report", write_report),
+    ):
         yield
 
 
@@ -93,7 +96,7 @@ def in_step(n: int, happens: Callable[[], object] = die) -> Disturbance:
     """In the n-th step of a sitting, once the optimiser has been at work."""
 
     def disturb(patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(Trainer, "book", every(n, happens, Trainer.book))
+        patch.setattr(Trainer, "record_step", every(n, happens, Trainer.record_step))
 
     return disturb
 
@@ -229,15 +232,15 @@ class Trainings(Forks):
 
 
 PLACES = {
-    "step": "sae.training.trainer:Trainer.book",
+    "step": "sae.training.trainer:Trainer.record_step",
     "checkpoint": "sae.training.checkpoint:save_file",
     "fsync": "os:fsync",
     "replace": "os:replace",
     "rename": "os:rename",
-    "stream": "sae.runs.origin:Origin.stream",
-    "logs": "sae.runs.members:Logs",
-    "evaluate": "sae.runs.members:evaluate_on_held_out_text",
-    "report": "sae.runs.members:write_report",
+    "stream": "sae.runs.inputs:Inputs.stream",
+    "logs": "sae.runs.run:Logs",
+    "evaluate": "sae.runs.plan:evaluate_on_held_out_text",
+    "report": "sae.runs.run:write_report",
 }
 
 

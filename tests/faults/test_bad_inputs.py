@@ -49,9 +49,9 @@ def quick(tiny: LanguageModel) -> Iterator[None]:
         raise AssertionError("the input was accepted: a training would begin now")
 
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("sae.runs.origin", "sae.runs.evaluation", "activation_cache.cache.store"):
+        for module in ("sae.runs.inputs", "sae.runs.evaluation", "activation_cache.cache.store"):
             patch.setattr(importlib.import_module(module), "load_model", load)
-        patch.setattr("sae.runs.session.Session.run", train)
+        patch.setattr(importlib.import_module("sae.runs.run"), "train", train)
         yield
 
 

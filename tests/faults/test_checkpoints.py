@@ -52,7 +52,7 @@ def test_a_checkpoint_holds_the_dictionaries_of_that_moment(make: Maker) -> None
     for site in sites:
         at_192 = settings.out / "checkpoints" / f"{192:012}" / site
         dictionary, other = sae.load(at_192), sae.load(stopped.out / site)
-        assert dictionary.metadata == other.metadata
+        assert dictionary.provenance.to_metadata() == other.provenance.to_metadata()
         weights, others = dictionary.state_dict(), other.state_dict()
         assert all(torch.equal(weights[name], others[name]) for name in others)
         last, done = (sae.load(folder / site).state_dict() for folder in (at_512, settings.out))

@@ -3,7 +3,6 @@
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -128,7 +127,7 @@ def test_damaged_ones_take_no_place_of_those_that_are_kept(make: Maker) -> None:
     sit(settings, in_step(8), resume=False)
     for path in checkpoints_in(settings.out)[-3:]:
         flipped(path / "state.json", 0.3)
-    settings = replace(settings, keep_checkpoints=2, checkpoint_tokens=None)
+    settings = settings.but(keep_checkpoints=2, checkpoint_tokens=None)
     with pytest.raises(KeyboardInterrupt, match=f"saved in .*checkpoints/{320:012}"):
         sit_on(settings, 1)
     with pytest.raises(KeyboardInterrupt, match=f"saved in .*checkpoints/{384:012}"):

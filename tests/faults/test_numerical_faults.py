@@ -169,7 +169,7 @@ def test_after_a_hundred_it_is_given_up() -> None:
 @pytest.mark.parametrize("value", [NAN, HUGE])
 def test_where_it_stops_it_says_step_tokens_site_and_row(value: float) -> None:
     sae = BatchTopKConfig(d_sae=24, k=2).build(6)
-    sae.metadata["hook_name"] = RESID
+    sae.provenance = sae.provenance.updated({"hook_name": RESID})
     training = Training(sae, [*batches(5), bad(value, row=7)], flat())
     for _ in range(5):
         next(training)

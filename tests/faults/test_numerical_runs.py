@@ -1,7 +1,5 @@
 """What a run makes of batches that nothing finite can be learned from, and what it says."""
 
-from dataclasses import replace
-
 import train as train_script
 from in_process import called
 from resuming import Maker, assert_same, bad_steps, checkpoints_in, refused, sit
@@ -22,7 +20,7 @@ def test_a_run_that_stopped_goes_on_without_the_bad_batch_as_if_that_had_been_as
         assert "step 4 (320 tokens)" in said and f"the last good checkpoint is {good}" in said
         assert good.name == f"{256:012}"
         assert refused(lambda: run(settings, resume=True)) == said
-        run(replace(settings, on_nan="skip"), resume=True)
+        run(settings.but(on_nan="skip"), resume=True)
         run(skipping)
     assert_same(settings.out, skipping.out)
     rows = logged(settings.out)

@@ -1,7 +1,6 @@
 """A run that was cut short, however often and wherever, ends as one that nothing disturbed."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -60,9 +59,6 @@ def lively(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "DENSE_ABOVE", 0.5)
     monkeypatch.setattr("sae.training.health.SETTLED_STEPS", 1)
     monkeypatch.setattr("sae.training.health.SPIKE", 1.0)
-    before = RunSettings.train_config
-    short = lambda settings: replace(before(settings), init_tokens=128)  # noqa: E731
-    monkeypatch.setattr(RunSettings, "train_config", short)
 
 
 def assert_undisturbed(
@@ -71,9 +67,9 @@ def assert_undisturbed(
     """Of the same settings, a run that is disturbed gives what another one gives at once."""
     other = settings.out.with_name("undisturbed")
     if not other.exists():
-        run(replace(settings, out=other, **of_others))
+        run(settings.but(out=other, **of_others))
     run_disturbed(settings, disturbances)
-    for site in settings.hook_name if len(settings.hook_name) > 1 else [""]:
+    for site in settings.hook_names if len(settings.hook_names) > 1 else [""]:
         assert_same(settings.out / site, other / site)
 
 
@@ -150,7 +146,7 @@ def test_it_does_not_matter_when_how_often_and_by_what_it_was_cut_short(
 ) -> None:
     name = data.draw(st.sampled_from(["batch_topk", "jumprelu"]))
     folder = make.folder / f"{name} {log_every}"
-    settings = replace(make(**kind(name), log_every=log_every, **policy), out=folder / "run")
+    settings = make(**kind(name), log_every=log_every, **policy).but(out=folder / "run")
     disturbances = [place(n, happens=happens) for place, n, happens in sittings]
     assert_undisturbed(settings, disturbances)
 
@@ -158,15 +154,16 @@ def test_it_does_not_matter_when_how_often_and_by_what_it_was_cut_short(
 def test_before_the_first_checkpoint_and_after_the_training_it_can_be_cut_short_too(
     make: Maker,
 ) -> None:
-    places = ("write_file", "Logs", "save", "evaluate_on_held_out_text", "write_report")
+    of_run = ("write_file", "Logs", "save", "write_report")
+    places = (*(f"run:{name}" for name in of_run), "plan:evaluate_on_held_out_text")
     settings = make(hook_name=(RESID, MLP))
     assert_undisturbed(
         settings,
         [
-            in_call_of(f"sae.runs.members:{place}", 1, happens)
+            in_call_of(f"sae.runs.run:{place}", 1, happens)
             for place, happens in product(places, (die, ctrl_c))
         ]
-        + [in_call_of("sae.runs.members:write_report", 2)],
+        + [in_call_of("sae.runs.run:write_report", 2)],
     )
 
 
@@ -179,7 +176,7 @@ def test_more_tokens_are_trained_for_longer_and_can_be_cut_short_as_well(make: M
     for name, disturbances in (("one", []), ("other", [in_step(1, ctrl_c), in_step(1)])):
         settings = make(name, checkpoint_tokens=64)
         run(settings)
-        longer = replace(settings, n_tokens=640)
+        longer = settings.but(n_tokens=640)
         for disturb in disturbances:
             assert sit(longer, disturb)
         run(longer, resume=True)
@@ -193,8 +190,8 @@ def test_how_it_is_shown_and_saved_may_change_and_the_folder_may_be_moved(make: 
     sit(first, in_step(5), resume=False)
     moved = make("moved", checkpoint_minutes=0.001, keep_checkpoints=9, keep_best=True)
     first.out.rename(moved.out)
-    changed = replace(moved, stop_signal="USR1", device="auto", on_nan="skip", wandb=None)
-    run(replace(changed, wandb="off"), resume=True)
+    changed = moved.but(stop_signal="USR1", device="auto", on_nan="skip", wandb=None)
+    run(changed.but(wandb="off"), resume=True)
     assert_same(moved.out, make("undisturbed").out)
 
 
@@ -202,6 +199,6 @@ def test_another_log_changes_the_log_alone(make: Maker) -> None:
     run(make("undisturbed"))
     settings = make(checkpoint_tokens=64)
     sit(settings, in_step(5), resume=False)
-    run(replace(settings, log_every=1), resume=True)
+    run(settings.but(log_every=1), resume=True)
     assert differences(settings.out, make("undisturbed").out) == ["metrics.jsonl"]
     assert [row["step"] for row in logged(settings.out)] == [1, 3, 4, 5, 6, 7]

@@ -1,7 +1,7 @@
 """With which settings a run can be gone on with, from a program and from the script."""
 
 import shutil
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +37,10 @@ OF_OTHERS = ("l1_coeff", "l0_coeff", "cache", "epochs")
 def test_what_decides_the_result_may_not_change(
     died: RunSettings, monkeypatch: pytest.MonkeyPatch, gpt2: LanguageModel
 ) -> None:
-    monkeypatch.setattr("sae.runs.origin.load_model", lambda _name, **_options: gpt2)
+    monkeypatch.setattr("sae.runs.inputs.load_model", lambda _name, **_options: gpt2)
     before = state_of(died.out)
     for name, value in CHANGES.items():
-        changed = replace(died, **{name: value})
+        changed = died.but(**{name: value})
         said = refused(lambda settings=changed: run(settings, resume=True))
         then, now = died.to_dict()[name], changed.to_dict()[name]
         assert f"begun with {name} {then!r}, and {now!r} is asked for" in said
@@ -63,7 +63,7 @@ def test_another_cache_or_number_of_epochs_is_refused(make: Maker, gpt2: Languag
     settings = make(cache=str(folder), checkpoint_tokens=64, **given)
     assert sit(settings, in_step(4), resume=False)
     for name, value in (("cache", f"{folder.parent}/copy"), ("epochs", 2)):
-        changed = replace(settings, **{name: value}, n_tokens=400)
+        changed = settings.but(**{name: value}, n_tokens=400)
         assert f"{name} {getattr(settings, name)!r}" in refused(
             lambda s=changed: run(s, resume=True)
         )
@@ -86,7 +86,7 @@ def test_a_longer_run_that_cannot_be_gone_on_with_leaves_the_complete_one(make: 
     shutil.rmtree(settings.out / "checkpoints")
     before = listed(settings.out)
     for _ in range(2):
-        said = refused(lambda: run(replace(settings, n_tokens=513), resume=True))
+        said = refused(lambda: run(settings.but(n_tokens=513), resume=True))
         assert "no checkpoint" in said
         assert listed(settings.out) == before
 
@@ -113,7 +113,7 @@ def test_without_its_config_other_settings_are_refused_still(
 ) -> None:
     damage(died.out / "config.json", content)
     before = listed(died.out)
-    refused(lambda: run(replace(died, lr=0.5), resume=True))
+    refused(lambda: run(died.but(lr=0.5), resume=True))
     assert listed(died.out) == before
 
 

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -192,7 +191,7 @@ def test_config_and_result_are_whole_or_not_there_at_any_moment(
         before = getattr(owner, name)
         monkeypatch.setattr(owner, name, lambda *a, _f=before, **o: (look(), _f(*a, **o))[1])
     run(settings)
-    run(replace(settings, log_every=1), resume=True)
+    run(settings.but(log_every=1), resume=True)
     assert "config.json" in seen and "eval.json" in seen
 
 

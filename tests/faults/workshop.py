@@ -61,13 +61,15 @@ class Workshop:
         """The folder `d`, whose config says something else than when it was saved."""
         folder = self.folder / "d"
         made = TopKConfig(d_sae=8, k=2).build(192, seed=0)
-        made.metadata = {
-            "model_name": "tiny",
-            "hook_name": "blocks.2.hook_resid_pre",
-            "dataset_path": TEXT,
-            "context_size": 16,
-            "eval_tokens": 64,
-        }
+        made.provenance = sae.Provenance.from_metadata(
+            {
+                "model_name": "tiny",
+                "hook_name": "blocks.2.hook_resid_pre",
+                "dataset_path": TEXT,
+                "context_size": 16,
+                "eval_tokens": 64,
+            }
+        )
         sae.save(made, folder)
         self.edit_config(lambda content: content.update(config))
         return folder

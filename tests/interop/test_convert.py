@@ -22,7 +22,7 @@ def dictionary(tmp_path: Path) -> Path:
     made = TopKConfig(d_sae=64, k=4).build(192)
     with torch.no_grad():
         made.b_enc.normal_(generator=torch.Generator().manual_seed(0))
-    made.metadata |= {"model_name": "tiny", "hook_name": SITE}
+    made.provenance = made.provenance.updated({"model_name": "tiny", "hook_name": SITE})
     sae.save(made, tmp_path / "ours")
     return tmp_path / "ours"
 

@@ -160,7 +160,7 @@ def test_other_precisions_are_read_in_float32(tmp_path: Path, dtype: torch.dtype
 def test_the_metadata_are_what_the_config_says(tmp_path: Path) -> None:
     ours = sae.load(write(tmp_path, "AutoEncoder", STATES["AutoEncoder"]()))
     assert ours.hook_name == SITE
-    assert ours.metadata == {
+    assert ours.provenance.to_metadata() == {
         **{"model_name": "gpt2", "hook_name": SITE, "context_size": 128, "processing": "raw"},
         **{"layer": 3, "submodule_name": "resid_post_layer_3", "io": "out"},
     }
@@ -172,8 +172,8 @@ def test_a_layer_alone_is_no_site(tmp_path: Path, submodule: str | None) -> None
     path = write(tmp_path, "AutoEncoder", STATES["AutoEncoder"](), submodule_name=submodule)
     ours = sae.load(path)
     assert ours.hook_name is None
-    assert ours.metadata["layer"] == 3
-    assert "prepend_bos" not in ours.metadata
+    assert ours.provenance.to_metadata()["layer"] == 3
+    assert "prepend_bos" not in ours.provenance.to_metadata()
 
 
 def test_the_input_of_a_block_is_not_its_output(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def trained(cfg: SAEConfig) -> SAE:
     if hasattr(ours, "threshold"):
         values = random(D_SAE).abs() if cfg.architecture == "jumprelu" else torch.full((32,), 0.4)
         ours.threshold.copy_(values)
-    ours.metadata = dict(METADATA)
+    ours.provenance = sae.Provenance.from_metadata(dict(METADATA))
     return ours
 
 
@@ -155,7 +155,7 @@ def test_the_config_is_what_their_loaders_read(tmp_path: Path) -> None:
 def test_metadata_come_back_though_the_layout_has_no_place_for_them(tmp_path: Path) -> None:
     """Among them that activations were centred, which the package never does."""
     export(trained(ReLUConfig(d_sae=D_SAE)), tmp_path, to="dictionary_learning")
-    assert sae.load(tmp_path).metadata.items() >= METADATA.items()
+    assert sae.load(tmp_path).provenance.to_metadata().items() >= METADATA.items()
 
 
 def test_a_dictionary_without_metadata_is_written_too(tmp_path: Path) -> None:

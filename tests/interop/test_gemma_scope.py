@@ -147,7 +147,7 @@ def test_the_folders_as_published_say_model_and_site(
 ) -> None:
     path = tmp_path / f"gemma-scope-{folder}" / "width_16k" / "average_l0_71"
     ours = sae.load(_npz(path, _weights()))
-    assert ours.metadata == {
+    assert ours.provenance.to_metadata() == {
         "model_name": model_name,
         "dataset_path": "monology/pile-uncopyrighted",
         "context_size": 1024,
@@ -166,7 +166,7 @@ def test_the_cache_of_the_hub_names_the_release_too(tmp_path: Path) -> None:
 
 def test_files_elsewhere_say_nothing(tmp_path: Path) -> None:
     path = tmp_path / "layer_20" / "width_16k" / "average_l0_71"
-    assert sae.load(_npz(path, _weights())).metadata == {}
+    assert sae.load(_npz(path, _weights())).provenance.to_metadata() == {}
 
 
 def test_an_embedding_dictionary_takes_embeddings_that_gemma_has_scaled(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_gemma_scope_2_has_the_same_mathematics(tmp_path: Path) -> None:
 def test_gemma_scope_2_needs_no_config(tmp_path: Path) -> None:
     ours = sae.load(_safetensors(tmp_path, _weights()))
     _assert_same(ours, _weights())
-    assert ours.metadata == {}
+    assert ours.provenance.to_metadata() == {}
 
 
 @pytest.mark.parametrize("d_out", [D_IN, D_OUT])
@@ -225,8 +225,8 @@ def test_the_module_says_the_site_where_it_is_one_of_transformerlens(
     config = CONFIG | {"hf_hook_point_in": module, "hf_hook_point_out": module}
     ours = sae.load(_safetensors(tmp_path, _weights(), **config))
     assert ours.hook_name == hook_name
-    assert "hook_name_out" not in ours.metadata
-    assert ours.metadata["hf_hook_point_in"] == module
+    assert "hook_name_out" not in ours.provenance.to_metadata()
+    assert ours.provenance.to_metadata()["hf_hook_point_in"] == module
 
 
 def test_a_transcoder_says_what_it_writes(tmp_path: Path) -> None:
@@ -236,7 +236,7 @@ def test_a_transcoder_says_what_it_writes(tmp_path: Path) -> None:
         "hf_hook_point_out": layer + "post_feedforward_layernorm.output",
         "type": "transcoder",
     }
-    metadata = sae.load(_safetensors(tmp_path, _weights(), **config)).metadata
+    metadata = sae.load(_safetensors(tmp_path, _weights(), **config)).provenance.to_metadata()
     assert "hook_name" not in metadata  # TransformerLens' hook there is before the weights
     assert metadata["hook_name_out"] == "blocks.3.hook_mlp_out"
 
@@ -251,7 +251,7 @@ def test_a_transcoder_says_what_it_writes(tmp_path: Path) -> None:
 )
 def test_the_model_is_called_as_on_the_hub(tmp_path: Path, said: str, model_name: str) -> None:
     ours = sae.load(_safetensors(tmp_path, _weights(), **CONFIG | {"model_name": said}))
-    assert ours.metadata["model_name"] == model_name
+    assert ours.provenance.to_metadata()["model_name"] == model_name
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ def test_features_and_reconstruction_are_the_original_s(tmp_path: Path) -> None:
 
 def test_the_config_says_model_and_site(tmp_path: Path) -> None:
     _save(tmp_path, _weights(), _config())
-    assert sae.load(tmp_path).metadata == {
+    assert sae.load(tmp_path).provenance.to_metadata() == {
         "model_name": "gpt2",
         "hook_name": "blocks.5.attn.hook_z",
         "context_size": 128,
@@ -75,7 +75,7 @@ def test_the_config_says_model_and_site(tmp_path: Path) -> None:
 
 def test_a_model_that_is_not_named_is_not_guessed(tmp_path: Path) -> None:
     _save(tmp_path, _weights(), _config(model_name=None, seq_len=None))
-    metadata = sae.load(tmp_path).metadata
+    metadata = sae.load(tmp_path).provenance.to_metadata()
     assert "model_name" not in metadata
     assert metadata["context_size"] == 128
 

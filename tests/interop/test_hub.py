@@ -22,7 +22,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def _files(tmp_path: Path, seed: int = 0) -> dict[str, bytes]:
     folder = tmp_path / f"dictionary {seed}"
     dictionary = TopKConfig(d_sae=8, k=2).build(4, seed=seed)
-    dictionary.metadata = {"hook_name": "blocks.1.hook_resid_pre"}
+    dictionary.provenance = sae.Provenance.from_metadata({"hook_name": "blocks.1.hook_resid_pre"})
     sae.save(dictionary, folder)
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -96,7 +96,7 @@ def test_a_dictionary_comes_bit_for_bit_and_says_its_source_and_commit(
 ) -> None:
     fetched = sae.load("hf://user/repo/layer_1")
     assert torch.equal(fetched.W_dec, TopKConfig(d_sae=8, k=2).build(4, seed=1).W_dec)
-    assert fetched.metadata == {
+    assert fetched.provenance.to_metadata() == {
         "hook_name": "blocks.1.hook_resid_pre",
         "source": "hf://user/repo/layer_1",
         "revision": repository.refs["main"],
@@ -160,7 +160,7 @@ def test_a_revision_is_pinned_and_stays_what_it_was(
     second = repository.commit(_below("layer_1", _files(tmp_path, seed=2)))
     for revision, commit, seed in (("", second, 2), ("@v1", first, 1), (f"@{first}", first, 1)):
         fetched = sae.load(f"hf://user/repo{revision}/layer_1")
-        assert fetched.metadata["revision"] == commit
+        assert fetched.provenance.to_metadata()["revision"] == commit
         assert torch.equal(fetched.W_dec, TopKConfig(d_sae=8, k=2).build(4, seed=seed).W_dec)
 
 
@@ -170,7 +170,7 @@ def test_what_was_fetched_once_is_there_without_network(
     online = sae.load("hf://user/repo/layer_1")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     offline = sae.load("hf://user/repo/layer_1")
-    assert offline.metadata == online.metadata
+    assert offline.provenance.to_metadata() == online.provenance.to_metadata()
     assert torch.equal(offline.W_dec, online.W_dec)
     assert "name the local folder instead" in _refusal("hf://user/repo/layer_0")
 
@@ -185,7 +185,7 @@ def test_private_repositories_are_read_with_the_token(
     assert "status 401" in _refusal("hf://user/repo/layer_1")
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     fetched = sae.load("hf://user/repo/layer_1")
-    assert TOKEN not in str(fetched.metadata)
+    assert TOKEN not in str(fetched.provenance.to_metadata())
 
 
 # What goes wrong ---------------------------------------------------------------------------------

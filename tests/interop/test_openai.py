@@ -162,7 +162,7 @@ def test_a_file_where_it_was_published_says_model_and_site(
     path = tmp_path / location / "autoencoders" / "7.pt"
     path.parent.mkdir(parents=True)
     torch.save(_topk(), path)
-    assert sae.load(path).metadata == {
+    assert sae.load(path).provenance.to_metadata() == {
         "model_name": "gpt2",
         "hook_name": hook_name,
         "context_size": 64,
@@ -172,7 +172,7 @@ def test_a_file_where_it_was_published_says_model_and_site(
 
 def test_a_file_elsewhere_says_nothing(tmp_path: Path) -> None:
     torch.save(_topk(), tmp_path / "7.pt")
-    assert sae.load(tmp_path / "7.pt").metadata == {}
+    assert sae.load(tmp_path / "7.pt").provenance.to_metadata() == {}
 
 
 # Refusals ----------------------------------------------------------------------------------------

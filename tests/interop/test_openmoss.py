@@ -115,7 +115,7 @@ def test_a_transcoder_is_scaled_by_another_factor_on_either_side(tmp_path: Path)
     folder, config = later(tmp_path, norms, hook_point_out=OTHER)
     loaded = sae.load(folder)
     assert agrees(loaded, original_later(config, inputs(), S, math.sqrt(D_IN) / 2.5))
-    assert loaded.metadata == {"hook_name": SITE, "hook_name_out": OTHER}
+    assert loaded.provenance.to_metadata() == {"hook_name": SITE, "hook_name_out": OTHER}
 
 
 def test_a_dictionary_without_a_decoder_bias_is_one(tmp_path: Path) -> None:
@@ -157,4 +157,6 @@ def test_a_decoder_bias_that_is_subtracted_first_is_in_normalised_units(
 
 
 def test_metadata_says_the_site_and_nothing_that_the_files_do_not_say(tmp_path: Path) -> None:
-    assert sae.load(r1_distill(tmp_path)[0], norm_scaling_factor=S).metadata == {"hook_name": SITE}
+    assert sae.load(r1_distill(tmp_path)[0], norm_scaling_factor=S).provenance.to_metadata() == {
+        "hook_name": SITE
+    }

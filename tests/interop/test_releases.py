@@ -230,7 +230,7 @@ def test_a_release_is_loaded_from_the_hub_and_what_is_known_of_it_overrides_its_
     hub: Hub, tmp_path: Path
 ) -> None:
     dictionary = TopKConfig(d_sae=8, k=2).build(4)
-    dictionary.metadata = {"processing": "raw", "context_size": 64}
+    dictionary.provenance = sae.Provenance.from_metadata({"processing": "raw", "context_size": 64})
     sae.save(dictionary, tmp_path / "d")
     repository = hub.repositories["jbloom/GPT2-Small-SAEs-Reformatted"] = Repository()
     folder = "blocks.8.hook_resid_pre"
@@ -238,7 +238,7 @@ def test_a_release_is_loaded_from_the_hub_and_what_is_known_of_it_overrides_its_
     commit = repository.commit(files)
     loaded = load_release("gpt2-small-res-jb", folder)
     assert torch.equal(loaded.W_dec, dictionary.W_dec)
-    assert loaded.metadata == {
+    assert loaded.provenance.to_metadata() == {
         "context_size": 64,
         "model_name": "gpt2",
         "hook_name": folder,

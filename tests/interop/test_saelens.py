@@ -133,7 +133,7 @@ def test_a_transcoder_makes_outputs_of_their_own_width(tmp_path: Path) -> None:
     folder = put(tmp_path, config_of("skip_transcoder"), weights_of("skip_transcoder"))
     dictionary = sae.load(folder)
     assert dictionary(inputs()).shape == (40, D_OUT)
-    assert dictionary.metadata["hook_name_out"] == "blocks.3.hook_mlp_out"
+    assert dictionary.provenance.to_metadata()["hook_name_out"] == "blocks.3.hook_mlp_out"
 
 
 def test_the_dtype_of_a_config_may_have_torch_before_it(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_a_file_of_a_dictionary_stands_for_its_folder(tmp_path: Path) -> None:
 def test_what_is_known_of_model_and_site_comes_along(tmp_path: Path) -> None:
     dictionary = sae.load(put(tmp_path, config_of("standard"), weights_of("standard")))
     assert dictionary.hook_name == HOOK
-    assert dictionary.metadata == {
+    assert dictionary.provenance.to_metadata() == {
         "model_name": "gpt2",
         "hook_name": HOOK,
         "context_size": 128,
@@ -164,14 +164,14 @@ def test_what_is_known_of_model_and_site_comes_along(tmp_path: Path) -> None:
 
 def test_what_is_not_known_of_model_and_site_is_not_guessed(tmp_path: Path) -> None:
     config = config_of("standard", metadata={"sae_lens_version": "6.0.0"})
-    assert sae.load(put(tmp_path, config, weights_of("standard"))).metadata == {}
+    assert sae.load(put(tmp_path, config, weights_of("standard"))).provenance.to_metadata() == {}
 
 
 def test_centred_activations_are_told_from_raw_ones(tmp_path: Path) -> None:
     options = {"model_from_pretrained_kwargs": {"center_writing_weights": True}}
     config = config_of("standard", metadata=options)
     dictionary = sae.load(put(tmp_path, config, weights_of("standard")))
-    assert dictionary.metadata == {"processing": "centred"}
+    assert dictionary.provenance.to_metadata() == {"processing": "centred"}
 
 
 def test_a_module_is_no_transformerlens_site(tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_a_module_is_no_transformerlens_site(tmp_path: Path) -> None:
     config = config_of("standard", metadata=said)
     dictionary = sae.load(put(tmp_path, config, weights_of("standard")))
     assert dictionary.hook_name is None
-    assert dictionary.metadata["hf_hook_name"] == "model.layers.4"
+    assert dictionary.provenance.to_metadata()["hf_hook_name"] == "model.layers.4"
 
 
 @given(

@@ -33,7 +33,7 @@ def test_what_is_written_is_read_back_bit_for_bit(tmp_path: Path, architecture: 
     again = sae.load(tmp_path / "ours")
     assert torch.equal(again.encode(x), dictionary.encode(x))
     assert torch.equal(again(x), dictionary(x))
-    assert again.metadata == dictionary.metadata
+    assert again.provenance.to_metadata() == dictionary.provenance.to_metadata()
     written = json.loads((tmp_path / "ours" / "cfg.json").read_text())
     stored = load_file(tmp_path / "ours" / "sae_weights.safetensors")
     assert written["architecture"] == architecture
@@ -60,7 +60,9 @@ def test_our_own_architectures_are_written_for_saelens(tmp_path: Path, architect
     with torch.no_grad():
         for parameter in dictionary.parameters():
             parameter.add_(torch.linspace(0, 0.5, parameter.shape[-1]))
-    dictionary.metadata = {"model_name": "gpt2", "hook_name": HOOK, "processing": "centred"}
+    dictionary.provenance = sae.Provenance.from_metadata(
+        {"model_name": "gpt2", "hook_name": HOOK, "processing": "centred"}
+    )
     export(dictionary, tmp_path, to="saelens")
     written = json.loads((tmp_path / "cfg.json").read_text())
     stored = load_file(tmp_path / "sae_weights.safetensors")
@@ -72,7 +74,7 @@ def test_our_own_architectures_are_written_for_saelens(tmp_path: Path, architect
     with torch.no_grad():
         assert_agrees(dictionary, x, *original(written, stored, x))
         assert torch.equal(sae.load(tmp_path)(x), dictionary(x))
-    assert "sae_lens_version" not in dictionary.metadata
+    assert "sae_lens_version" not in dictionary.provenance.to_metadata()
 
 
 def _pretrained(metadata: dict[str, Any] | None = None, **changes: Any) -> PretrainedSAE:
@@ -134,7 +136,7 @@ def test_heads_that_were_flattened_stay_so(tmp_path: Path) -> None:
     export(dictionary, tmp_path / "b", to="saelens")
     written = json.loads((tmp_path / "b" / "cfg.json").read_text())
     assert written["reshape_activations"] == "hook_z"
-    assert sae.load(tmp_path / "b").metadata == dictionary.metadata
+    assert sae.load(tmp_path / "b").provenance.to_metadata() == dictionary.provenance.to_metadata()
 
 
 def test_the_name_of_a_module_is_written_as_it_was_read(tmp_path: Path) -> None:
@@ -144,4 +146,4 @@ def test_the_name_of_a_module_is_written_as_it_was_read(tmp_path: Path) -> None:
     export(dictionary, tmp_path / "b", to="saelens")
     written = json.loads((tmp_path / "b" / "cfg.json").read_text())
     assert written["metadata"]["hook_name"] == "model.layers.4"
-    assert sae.load(tmp_path / "b").metadata == dictionary.metadata
+    assert sae.load(tmp_path / "b").provenance.to_metadata() == dictionary.provenance.to_metadata()

@@ -86,7 +86,7 @@ def test_what_old_files_leave_out_has_the_values_of_then(tmp_path: Path) -> None
     config = {"d_in": D_IN, "d_sae": D_SAE, "dtype": "float32"}
     dictionary = sae.load(put(tmp_path, config, weights))
     assert_agrees(dictionary, x, *original(config_of("standard"), weights, x))
-    assert dictionary.metadata == {"prepend_bos": True}
+    assert dictionary.provenance.to_metadata() == {"prepend_bos": True}
 
 
 def test_the_oldest_names_of_the_site_are_known(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_the_oldest_names_of_the_site_are_known(tmp_path: Path) -> None:
         "b_dec_init_method": "geometric_median",
     }
     dictionary = sae.load(put(tmp_path, config, weights_of("standard")))
-    assert dictionary.metadata == {
+    assert dictionary.provenance.to_metadata() == {
         "model_name": "gpt2",
         "hook_name": "blocks.8.hook_resid_pre",
         "context_size": 128,
@@ -126,7 +126,7 @@ def test_how_the_model_was_processed_is_known_only_where_it_is_said(
 ) -> None:
     config = _flat(model_from_pretrained_kwargs=options)
     dictionary = sae.load(put(tmp_path, config, weights_of("standard")))
-    assert dictionary.metadata.get("processing") == processing
+    assert dictionary.provenance.to_metadata().get("processing") == processing
 
 
 def test_normalize_activations_false_is_none(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_an_old_file_can_be_written_anew(tmp_path: Path) -> None:
     export(dictionary, tmp_path / "b", to="saelens")
     again = sae.load(tmp_path / "b")
     assert torch.equal(again(x), dictionary(x))
-    assert again.metadata == dictionary.metadata
+    assert again.provenance.to_metadata() == dictionary.provenance.to_metadata()
 
 
 @pytest.mark.parametrize(

@@ -161,15 +161,15 @@ def test_the_settings_of_the_sweep_say_model_and_site(
     save(tmp_path, DICTIONARIES["tied"]())
     (tmp_path / "config.yaml").write_text(SETTINGS.format(site=site))
     ours = sae.load(tmp_path)
-    assert ours.metadata["model_name"] == "EleutherAI/pythia-70m-deduped"
-    assert ours.metadata["dataset_path"] == "openwebtext"
+    assert ours.provenance.to_metadata()["model_name"] == "EleutherAI/pythia-70m-deduped"
+    assert ours.provenance.to_metadata()["dataset_path"] == "openwebtext"
     assert ours.hook_name == hook_name
     assert not Path("trace").exists()
 
 
 def test_without_settings_nothing_is_guessed(tmp_path: Path) -> None:
     save(tmp_path, DICTIONARIES["tied"]())
-    assert sae.load(tmp_path).metadata == {}
+    assert sae.load(tmp_path).provenance.to_metadata() == {}
 
 
 def test_a_centred_run_without_its_means_is_refused(tmp_path: Path) -> None:

@@ -163,13 +163,13 @@ def test_the_module_says_the_site_where_that_is_certain(
     (tmp_path / "run" / "config.json").write_text(json.dumps({**RUN, "model": model}))
     ours = sae.load(folder)
     assert ours.hook_name == hook_name
-    assert ours.metadata["model_name"] == model
+    assert ours.provenance.to_metadata()["model_name"] == model
 
 
 def test_the_metadata_are_what_the_run_says(tmp_path: Path) -> None:
     folder = write(tmp_path / "h.3", state())
     (tmp_path / "config.json").write_text(json.dumps(RUN))
-    assert sae.load(folder).metadata == {
+    assert sae.load(folder).provenance.to_metadata() == {
         **{"model_name": "gpt2", "hook_name": "blocks.3.hook_resid_post"},
         **{"dataset_path": "some/texts", "context_size": 256, "processing": "raw"},
         "hookpoint": "h.3",
@@ -186,7 +186,7 @@ def test_without_the_run_the_model_is_not_known(tmp_path: Path) -> None:
     folder = write(tmp_path / "h.3", state())
     (tmp_path / "config.json").write_text(json.dumps({"model": "something else"}))
     metadata = {"hook_name": "blocks.3.hook_resid_post", "hookpoint": "h.3"}
-    assert sae.load(folder).metadata == metadata
+    assert sae.load(folder).provenance.to_metadata() == metadata
 
 
 def test_of_a_transcoder_the_module_says_where_the_output_is(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_of_a_transcoder_the_module_says_where_the_output_is(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps(RUN))
     ours = sae.load(folder)
     assert ours.hook_name is None
-    assert ours.metadata["hook_name_out"] == "blocks.3.hook_mlp_out"
+    assert ours.provenance.to_metadata()["hook_name_out"] == "blocks.3.hook_mlp_out"
 
 
 # Refusals ----------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ def trained(*, tied: bool = False) -> SAE:
     for i, (name, parameter) in enumerate(ours.named_parameters()):
         if name != "W_dec":
             parameter.copy_(random(*parameter.shape, seed=i))
-    ours.metadata = dict(METADATA)
+    ours.provenance = sae.Provenance.from_metadata(dict(METADATA))
     return ours
 
 
@@ -103,7 +103,7 @@ def test_one_of_another_project_is_written_with_its_bias_folded(
 def test_metadata_come_back_though_the_layout_has_no_place_for_them(tmp_path: Path) -> None:
     """They count more than the folder, which whoever wrote it chose."""
     export(trained(), tmp_path / "h.7", to="sparsify")
-    assert sae.load(tmp_path / "h.7").metadata.items() >= METADATA.items()
+    assert sae.load(tmp_path / "h.7").provenance.to_metadata().items() >= METADATA.items()
 
 
 def test_norms_that_are_equal_but_for_rounding_do_not_change_who_wins(tmp_path: Path) -> None:

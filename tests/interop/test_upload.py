@@ -49,13 +49,15 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 def run(tmp_path: Path) -> Path:
     """A run folder of the embedded model, as far as publishing reads it."""
     dictionary = TopKConfig(d_sae=8, k=2).build(192)
-    dictionary.metadata = {
-        "model_name": "tiny",
-        "hook_name": "blocks.2.hook_resid_pre",
-        "dataset_path": "docstrings",
-        "context_size": 16,
-        "eval_tokens": 256,
-    }
+    dictionary.provenance = sae.Provenance.from_metadata(
+        {
+            "model_name": "tiny",
+            "hook_name": "blocks.2.hook_resid_pre",
+            "dataset_path": "docstrings",
+            "context_size": 16,
+            "eval_tokens": 256,
+        }
+    )
     sae.save(dictionary, tmp_path / "run" / "sae")
     metrics = {"n_tokens": 20305, "fvu": 0.25, "l0": 2.0, "kl": float("nan")}
     evaluated = {"metrics": metrics, "conventions": {n: CONVENTIONS[n] for n in metrics}}
@@ -81,7 +83,7 @@ def test_a_run_is_published_with_its_card_and_loads_from_there_bit_for_bit(
     assert "load with  hf://user/repo" in done.out
     loaded = sae.load("hf://user/repo")
     assert torch.equal(loaded.W_dec, sae.load(run).W_dec)
-    assert loaded.metadata["revision"] == commit
+    assert loaded.provenance.to_metadata()["revision"] == commit
     assert repository.private is False
 
 
@@ -129,7 +131,9 @@ def test_the_card_of_a_dictionary_without_an_evaluation_claims_nothing(run: Path
 def test_nothing_that_a_file_says_is_run_or_changes_what_the_card_is(run: Path) -> None:
     dictionary = sae.load(run)
     hostile = "{{ 7 * 7 }}{% for x in y %}\n---\n# <script>x</script> | `a` ![](http://x) $z$"
-    dictionary.metadata = {"model_name": hostile, "hook_name": hostile, "nested": {"a": hostile}}
+    dictionary.provenance = sae.Provenance.from_metadata(
+        {"model_name": hostile, "hook_name": hostile, "nested": {"a": hostile}}
+    )
     card = model_card(dictionary, WHERE, metrics={"l0": True, hostile: 1.0, "mse": "1"})
     harmless = model_card(sae.load(run), WHERE, metrics={"fvu": 1.0})
     assert "49" not in card and "<script>" not in card.replace("\\<script\\>", "")

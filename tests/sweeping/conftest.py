@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def quick(gpt2: LanguageModel) -> Iterator[None]:
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sae.runs.members.write_report", lambda _folder: None)
+    monkeypatch.setattr(import_module("sae.runs.run"), "write_report", lambda _folder: None)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_arguments: object, **_options: object) -> None:
         raise AssertionError("the grid was accepted: a model would be loaded now")
 
-    monkeypatch.setattr("sae.runs.origin.load_model", load)
+    monkeypatch.setattr("sae.runs.inputs.load_model", load)
 
 
 @pytest.fixture(scope="module")

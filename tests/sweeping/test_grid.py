@@ -102,7 +102,7 @@ def test_anchors_and_merged_keys_may_be_used(tmp_path: Path) -> None:
 
 def test_an_entry_without_anything_is_the_one_member_that_the_top_describes(tmp_path: Path) -> None:
     (settings,) = members(written(tmp_path, "k: 4\ngrid: [{}]")).values()
-    assert settings.k == 4
+    assert settings.to_dict()["k"] == 4
 
 
 @pytest.mark.usefixtures("as_installed")

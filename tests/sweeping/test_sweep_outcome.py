@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,7 @@ def test_a_folder_is_shown_by_its_name_whatever_is_in_it(
     make: Callable[..., SweepSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Brackets are markup to the library that prints."""
-    monkeypatch.setattr("sae.runs.members.write_report", lambda _folder: None)
+    monkeypatch.setattr(import_module("sae.runs.run"), "write_report", lambda _folder: None)
     out = tmp_path / "a [b] [" / "c]"
     done = called(sweep_script.main, make([{"n_tokens": 64}]).grid, "--out", out)
     assert done.code == 0 and str(out / "results.json") in done.out

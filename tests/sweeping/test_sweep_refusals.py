@@ -68,7 +68,7 @@ def test_what_only_the_model_or_the_text_shows_to_be_wrong_leaves_nothing_behind
     if "model" in shared:
         from activation_cache import load_model
 
-        monkeypatch.setattr("sae.runs.origin.load_model", load_model)
+        monkeypatch.setattr("sae.runs.inputs.load_model", load_model)
     assert_refused(make(TWO, **shared), message)
 
 

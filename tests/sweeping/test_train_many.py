@@ -121,7 +121,7 @@ def test_a_head_that_is_refused_for_one_leaves_the_others_as_they_were(second: s
     bad = torch.full((16, 6), torch.nan) if second == "nan" else torch.ones(16, 7)
     saes = [TopKConfig(d_sae=12, k=2).build(6) for _ in range(2)]
     for sae, name in zip(saes, "ab", strict=True):
-        sae.metadata["hook_name"] = name
+        sae.provenance = sae.provenance.updated({"hook_name": name})
     with pytest.raises(InputError):
         next(train(saes, [{"a": fine, "b": bad}], TrainConfig()))
     assert [sae.input_scale for sae in saes] == [1.0, 1.0]
