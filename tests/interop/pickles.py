@@ -104,21 +104,41 @@ def malicious(trace: Path) -> Mapping[str, bytes]:
     }  # fmt: skip
 
 
-HUGE: Mapping[str, bytes] = {
-    "a tensor of stride 0": b"\x80\x02}" + text("W_enc") + tensor(4, 0, 2**40, 0) + b"s.",
-    "a storage beyond its file": b"\x80\x02}" + text("W_enc") + tensor(2**33, 0, 4, 1) + b"s.",
-    "a tensor of an endless size": b"\x80\x02}" + text("W_enc") + tensor(4, 0, 2**900, 1) + b"s.",
-    "a tensor made by its class": b"\x80\x02" + call("torch", "FloatTensor", _int(2**40)) + b".",
-    "bytes that are not there": b"\x80\x02B" + struct.pack("<I", 2**31) + b"x.",
-    "a text that is not there": b"\x80\x02X" + struct.pack("<I", 2**31) + b"x.",
-    "a list that holds itself": b"\x80\x02]q\x00h\x00a.",
-    "lists that double": b"\x80\x02]q\x00" + b"(h\x00h\x00lq\x00" * 200 + b".",
-    "tuples in tuples": b"\x80\x02)" + b"\x85" * 10**4 + b".",
-    "nothing": b"",
-    "an empty stack": b"\x80\x02a.",
-    "more instructions than are read": b"\x80\x02]" + b"Na" * 2**22 + b".",
+HUGE: Mapping[str, tuple[bytes, str]] = {
+    "a tensor of stride 0": (
+        b"\x80\x02}" + text("W_enc") + tensor(4, 0, 2**40, 0) + b"s.",
+        r"declares a tensor of shape \(1099511627776,\) and does not hold its numbers",
+    ),
+    "a storage beyond its file": (
+        b"\x80\x02}" + text("W_enc") + tensor(2**33, 0, 4, 1) + b"s.",
+        "does not match expected size",
+    ),
+    "a tensor of an endless size": (
+        b"\x80\x02}" + text("W_enc") + tensor(4, 0, 2**900, 1) + b"s.",
+        "cannot be read",
+    ),
+    "a tensor made by its class": (
+        b"\x80\x02" + call("torch", "FloatTensor", _int(2**40)) + b".",
+        "holds objects of torch.FloatTensor, which are not read",
+    ),
+    "a text that is not there": (
+        b"\x80\x02X" + struct.pack("<I", 2**31) + b"x.",
+        "only 2 remain",
+    ),
+    "a list that holds itself": (b"\x80\x02]q\x00h\x00a.", "none of the layouts"),
+    "lists that double": (
+        b"\x80\x02]q\x00" + b"(h\x00h\x00lq\x00" * 200 + b".",
+        "its pickle has LIST, as weights have not",
+    ),
+    "tuples in tuples": (b"\x80\x02)" + b"\x85" * 10**4 + b".", "none of the layouts"),
+    "nothing": (b"", "exhausted before seeing STOP"),
+    "an empty stack": (b"\x80\x02a.", "cannot be read"),
+    "more instructions than are read": (
+        b"\x80\x02]" + b"Na" * 2**22 + b".",
+        "its pickle has more than 4,194,304 bytes",
+    ),
 }
-"""Pickles that are damaged, or ask for far more than their file has."""
+"""Pickles that are damaged, or ask for far more than their file has, and what is said of them."""
 
 
 @contextmanager
