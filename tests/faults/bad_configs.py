@@ -20,6 +20,7 @@ CONTENTS: dict[str, tuple[str | bytes, str]] = {
     "a number of settings": ('{"settings": 5}', "c.yaml must map.*to values under `settings`"),
     "a word for k": ("k: x", f"k {WHOLE} 'x'.*c.yaml"),
     "yes for k": ("k: true", f"k {WHOLE} True.*c.yaml"),
+    "an infinity for k": ("k: .inf", f"k {WHOLE} inf.*c.yaml"),
     "1e999 for lr": ("lr: 1e999", "lr must be a finite number, got '1e999'.*c.yaml"),
     "2**63 for seed": (f"seed: {2**63}", f"seed {WHOLE} {2**63}.*c.yaml"),
     "1 for tied": ("tied: 1", "tied must be true or false, got 1.*c.yaml"),

@@ -234,10 +234,7 @@ PLACES = {
     "fsync": "os:fsync",
     "replace": "os:replace",
     "rename": "os:rename",
-    "stream": "sae.runs.origin:Origin.stream",
-    "logs": "sae.runs.members:Logs",
     "evaluate": "sae.runs.members:evaluate_on_held_out_text",
-    "report": "sae.runs.members:write_report",
 }
 
 
