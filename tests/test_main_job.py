@@ -15,7 +15,7 @@ from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
 from activation_cache.model.loading import TINY_FOLDER
 from sae.codes import Codes
 from sae.evaluation import evaluate_reconstruction
-from sae.evaluation.splice import SplicedCrossEntropy
+from sae.evaluation.splice import Splice
 from sae.runs import RunSettings, SweepSettings, run, sweep
 from sae.runs.settings.run_settings import settings_from_file
 
@@ -147,14 +147,12 @@ needs_smollm2 = pytest.mark.skipif(
 def test_zeroing_every_position_of_smollm2_leaves_uniform_predictions() -> None:
     """RMSNorm without biases maps zero to zero, so the cross-entropy is ln 49152, exactly."""
     model = load_model(str(_smollm2()), dtype=torch.float32)
-    splice = SplicedCrossEntropy(model, "blocks.8.hook_resid_pre")
     tokens = model.tokenizer("The capital of France is Paris.", return_tensors="pt")["input_ids"]
     everywhere = torch.ones_like(tokens, dtype=torch.bool)
-    ablations = {"mean": lambda rows: rows, "zero": torch.zeros_like}
-    splice.update(tokens, everywhere, [lambda rows: rows], ablations)
-    (result,) = splice.results()
-    assert result["ce_zero"] == pytest.approx(math.log(49152), abs=1e-4)
-    assert result["delta_ce"] == 0.0
+    splice = Splice(model, "blocks.8.hook_resid_pre", tokens, everywhere)
+    zero, left = (splice.loss(splice.log_probs(edit)) for edit in (torch.zeros_like, torch.clone))
+    assert zero.mean().item() == pytest.approx(math.log(49152), abs=1e-4)
+    assert torch.equal(left, splice.loss(splice.log_probs()))
 
 
 @pytest.mark.slow

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 import sae
 from activation_cache.text.documents import documents
 from sae.architectures import ARCHITECTURES, ReLUConfig, TopKConfig
-from sae.evaluation.metrics import ReconstructionMetrics
+from sae.evaluation.metric import Accumulator
+from sae.evaluation.metrics import METRICS
+from sae.evaluation.seen import Seen
 from sae.runs import RunSettings, run
 from sae.toy import Independent, SparseFeatures
 from sae.training import TrainConfig, train
@@ -40,12 +42,12 @@ def test_a_ratio_does_not_depend_on_the_batches_it_was_summed_over(sizes: list[i
     x = torch.randn(sum(sizes), 6, generator=generator).exp()
     x_hat = x + 0.1 * torch.randn(x.shape, generator=generator)
     mean = x.to(torch.float64).mean(dim=0)
-    whole, parts = ReconstructionMetrics(mean), ReconstructionMetrics(mean)
-    whole.update(x, x_hat, x)
-    for rows in zip(x.split(sizes), x_hat.split(sizes), strict=True):
-        parts.update(*rows, rows[0])
-    for name, value in whole.result().items():
-        assert abs(parts.result()[name] - value) <= 1e-9 * max(1.0, abs(value)), name
+    whole, parts = Accumulator(METRICS.values()), Accumulator(METRICS.values())
+    whole.update(Seen(x, x_hat, x, mean))
+    for rows, rows_hat in zip(x.split(sizes), x_hat.split(sizes), strict=True):
+        parts.update(Seen(rows, rows_hat, rows, mean))
+    for name, value in whole.results().items():
+        assert abs(parts.results()[name] - value) <= 1e-9 * max(1.0, abs(value)), name
 
 
 def test_every_combination_of_settings_for_normalising_and_logging_runs_to_its_end(
@@ -108,7 +110,7 @@ def test_no_architecture_writes_the_encoder_or_a_loss_again() -> None:
     """Elsewhere a loss is pasted into every class. Here an architecture adds only its own."""
     for name, cls in ARCHITECTURES.items():
         built = type(cls(d_sae=64).build(4))
-        for method in ("encode", "encode_sparse", "decode", "forward", "training_pass"):
+        for method in ("encode", "encode_sparse", "decode", "forward", "reconstruct"):
             assert method not in vars(built), f"{name} has its own {method}"
 
 

@@ -133,7 +133,7 @@ class Manifest:
             "codec_fvu": {site: self.codec_fvu(site) for site in self.widths},
             "n_rows": {name: split.n_rows for name, split in self.splits.items()},
         }
-        return _with_checksum(content)
+        return with_checksum(content)
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "Manifest":
@@ -163,7 +163,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _with_checksum(content: dict[str, Any]) -> bytes:
+def with_checksum(content: dict[str, Any]) -> bytes:
+    """The bytes of a manifest of this content."""
     checksum = xxhash.xxh3_128_hexdigest(_serialise(content))
     return _serialise({**content, "checksum": checksum})
 
@@ -185,7 +186,7 @@ def _parse(data: bytes, where: str) -> dict[str, Any]:
             f"version {VERSION}: update featureloom"
         )
     unsigned = {name: value for name, value in content.items() if name != "checksum"}
-    if _with_checksum(unsigned) != data:
+    if with_checksum(unsigned) != data:
         raise InputError(
             f"the {FILE} of {where} was changed after it was written: its checksum does not fit; "
             f"{REMEDY}"

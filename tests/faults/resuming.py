@@ -237,10 +237,7 @@ PLACES = {
     "fsync": "os:fsync",
     "replace": "os:replace",
     "rename": "os:rename",
-    "stream": "sae.runs.inputs:Inputs.stream",
-    "logs": "sae.runs.run:Logs",
     "evaluate": "sae.runs.plan:evaluate_on_held_out_text",
-    "report": "sae.runs.run:write_report",
 }
 
 

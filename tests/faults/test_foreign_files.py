@@ -124,13 +124,14 @@ def test_arrays_that_are_no_plain_numbers_are_refused(tmp_path: Path, dtype: str
 
 # Configs -----------------------------------------------------------------------------------------
 
+VALID = json.dumps(FOREIGN[OF_SAFETENSORS].config)
 TEXTS = {
     "empty": "",
     "binary": b"\x80\0\xff",
     "deep": "[" * 100_000,
     "a list": "[]",
-    "2 MB": " " * 2_000_000,
-    "a thing twice": '{"k": 2, "k": 3}',
+    "2 MB": VALID + " " * 2_000_000,
+    "a thing twice": f'{VALID[:-1]}, "k": 2}}',
 }
 
 

@@ -80,9 +80,10 @@ def test_our_own_architectures_are_written_for_saelens(tmp_path: Path, architect
 def _pretrained(metadata: dict[str, Any] | None = None, **changes: Any) -> PretrainedSAE:
     settings: dict[str, Any] = {"d_sae": D_SAE, "activation": "relu"}
     weights = weights_of("standard")
+    known = sae.Provenance.from_metadata(metadata or {})
     if changes.pop("has_skip", False):
         weights["W_skip"] = torch.eye(D_IN)
-    return PretrainedSAE(PretrainedConfig(**(settings | changes)), weights, metadata)
+    return PretrainedSAE(PretrainedConfig(**(settings | changes)), weights, known)
 
 
 def test_a_skip_connection_beside_a_subtracted_bias_is_written_without_it(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def foreign(
     cfg = PretrainedConfig(
         d_sae=D_SAE, activation=activation, k=K, subtracts_b_dec=subtracts_b_dec, **more
     )
-    return PretrainedSAE(cfg, tensors, metadata)
+    return PretrainedSAE(cfg, tensors, sae.Provenance.from_metadata(metadata or {}))
 
 
 def check_written(ours: SAE, folder: Path, x: Tensor) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from refusals import refusal_of
 
 import sae
 from sae.architectures import TopKConfig
-from sae.evaluation.report import CONVENTIONS
+from sae.evaluation import METRICS
 from sae.hub.card import model_card, plain
 from sae.hub.transfer import HubPath
 
@@ -60,7 +60,7 @@ def run(tmp_path: Path) -> Path:
     )
     sae.save(dictionary, tmp_path / "run" / "sae")
     metrics = {"n_tokens": 20305, "fvu": 0.25, "l0": 2.0, "kl": float("nan")}
-    evaluated = {"metrics": metrics, "conventions": {n: CONVENTIONS[n] for n in metrics}}
+    evaluated = {"metrics": metrics, "conventions": {n: METRICS[n].convention for n in metrics}}
     (tmp_path / "run" / "eval.json").write_text(json.dumps(evaluated))
     (tmp_path / "run" / "config.json").write_text(json.dumps({"settings": {}, "versions": {}}))
     return tmp_path / "run"

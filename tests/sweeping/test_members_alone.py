@@ -8,7 +8,7 @@ import pytest
 from sweeps import MLP, RESID, Grid, assert_each_is_as_if_alone, differences, logged, member
 
 from activation_cache import ActivationCache
-from sae.runs import SweepSettings, evaluate_dictionary, origin, sweep
+from sae.runs import SweepSettings, evaluate_dictionary, inputs, sweep
 from sae.serialization import load
 
 VARIED: Grid = [
@@ -28,7 +28,7 @@ def test_members_of_every_kind_are_to_the_last_bit_what_they_are_alone(
 ) -> None:
     settings = make(VARIED, n_tokens=320)
     assert_each_is_as_if_alone(settings)
-    monkeypatch.setattr("sae.runs.evaluation.load_model", origin.load_model)
+    monkeypatch.setattr("sae.runs.evaluation.load_model", inputs.load_model)
     for folder in sorted((settings.out / "members").iterdir())[:2]:
         report = evaluate_dictionary(load(folder)).to_json()
         assert report == (folder / "eval.json").read_text().rstrip("\n")
