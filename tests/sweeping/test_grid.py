@@ -49,10 +49,11 @@ def test_every_combination_of_an_entry_is_a_member_named_by_what_varies(tmp_path
         "relu-l1_coeff1-tied-lr0.001",
         "relu-l1_coeff1-not_tied-lr0.001",
     ]
-    assert all((s.d_sae, s.n_tokens) == (64, 200_000) for s in found.values())
-    assert (found["topk-k32-seed1"].k, found["topk-k32-seed1"].seed) == (32, 1)
-    tied = found["relu-l1_coeff1-tied-lr0.001"]
-    assert (tied.l1_coeff, tied.lr, tied.tied) == (1.0, 0.001, True)
+    settings = {name: member.to_dict() for name, member in found.items()}
+    assert all((s["d_sae"], s["n_tokens"]) == (64, 200_000) for s in settings.values())
+    assert (settings["topk-k32-seed1"]["k"], settings["topk-k32-seed1"]["seed"]) == (32, 1)
+    tied = settings["relu-l1_coeff1-tied-lr0.001"]
+    assert (tied["l1_coeff"], tied["lr"], tied["tied"]) == (1.0, 0.001, True)
 
 
 @pytest.mark.usefixtures("as_installed")
@@ -70,7 +71,7 @@ def test_numbers_are_numbers_however_yaml_and_json_spell_them(
     tmp_path: Path, entry: str, name: str, number: float
 ) -> None:
     (settings,) = members(written(tmp_path, f"grid: [{entry}]")).values()
-    found = getattr(settings, name)
+    found = settings.to_dict()[name]
     assert found == number and type(found) is type(number)
 
 

@@ -23,8 +23,6 @@ def written(folder: Path, content: str) -> Path:
     return path
 
 
-"""6**7 = 279,936 leaves in a few lines; a real one has more."""
-
 NO_GRIDS = {
     "two documents": ("grid: [{k: 4}]\n---\ngrid: [{k: 4}]", "cannot read"),
     "no grid": ("d_sae: 64", "needs a list under `grid`"),
@@ -58,7 +56,6 @@ BAD_VALUES = {
     "{k: [[4]]}": "k",
     "{k: {a: 4}}": "k",
     "{d_sae: 64.5}": "d_sae",
-    "{seed: null}": "seed",
     "{architecture: {topk: 1}}": "architecture",
     "{hook_name: [5]}": "hook_name",
     # Sizes
@@ -89,7 +86,6 @@ def test_a_member_that_cannot_be_is_refused_with_the_setting_named(
 BAD_SHARED = {
     "kk: 4": "unknown settings: kk",
     "true: 4": "unknown settings: True",
-    "batch_tokens: null": "batch_tokens",
     "log_every: 0": "log_every must be at least 1, got 0",
     "epochs: 2": "epochs are passes over a cache",
     "out: 5": "out",

@@ -124,4 +124,4 @@ def test_a_head_that_is_refused_for_one_leaves_the_others_as_they_were(second: s
         sae.provenance = sae.provenance.updated({"hook_name": name})
     with pytest.raises(InputError):
         next(train(saes, [{"a": fine, "b": bad}], TrainConfig()))
-    assert [sae.input_scale for sae in saes] == [1.0, 1.0]
+    assert [sae.b_dec.abs().sum().item() for sae in saes] == [0.0, 0.0]
