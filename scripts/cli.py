@@ -106,8 +106,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _add(parser: argparse.ArgumentParser, flag: Setting) -> None:
     if flag.is_positional:
-        several = "?" if flag.default is not MISSING else None
-        parser.add_argument(flag.field, nargs=several, metavar=flag.metavar)
+        parser.add_argument(flag.field, nargs="?", metavar=flag.metavar)  # --help goes without
         return
     names = (flag.flag, *flag.aliases)
     if _option(flag.kind) is bool:

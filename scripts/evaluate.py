@@ -42,7 +42,7 @@ class EvaluateFlags:
     dataset: str | None = None
     """Other text: docstrings, a .txt, .json, .jsonl or .parquet file, or a hub id."""
     eval_tokens: int | None = None
-    """Held-out tokens to evaluate on."""
+    """Held-out tokens to evaluate on; 65,536 where the dictionary does not say."""
     context_size: int | None = None
     """Tokens in each block that the model sees."""
     device: str = "auto"

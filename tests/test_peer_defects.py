@@ -63,11 +63,12 @@ def test_every_combination_of_settings_for_normalising_and_logging_runs_to_its_e
 
 def test_settings_are_never_changed_by_what_uses_them() -> None:
     """Elsewhere the caller's config loses a key. Ours are frozen, and come out as they went in."""
-    given = RunSettings.of(hook_name=("blocks.0.hook_resid_pre",), k=4)
-    before = json.dumps(given.to_dict())
-    for use in (given.sae_config, given.train_config, lambda: given.harvest_config(("any",))):
-        use()
-    assert json.dumps(given.to_dict()) == before
+    given = {"hook_name": ["blocks.0.hook_resid_pre"], "k": 4}
+    before = json.dumps(given)
+    settings = RunSettings.of(**given)
+    assert settings.but(k=8).to_dict()["k"] == 8
+    assert json.dumps(given) == before
+    assert settings.to_dict()["k"] == 4
 
 
 def test_no_exception_is_swallowed_unseen() -> None:

@@ -251,7 +251,6 @@ def test_a_convention_without_its_number_says_that_it_was_not_measured(tmp_path:
         [],
         [{"step": 0, "n_tokens": 0, "loss": 0.0, "fvu": 0.0, "dead": 0}],
         [{"step": 1, "n_tokens": 1024, "loss": 12.3, "fvu": math.nan, "l0": None}],
-        [{"step": 1, "loss": 12.3}],
     ],
 )
 def test_small_and_partial_runs_have_a_page(
@@ -263,7 +262,7 @@ def test_small_and_partial_runs_have_a_page(
 
 
 def test_a_run_with_only_its_config_says_what_is_missing(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"settings": {"model": "tiny"}}')
+    (tmp_path / "config.json").write_text('{"settings": {"model": "tiny"}, "versions": {}}')
     text = _Page(page_of(tmp_path)).text
     assert "No step was logged." in text
     assert "This run was not evaluated." in text

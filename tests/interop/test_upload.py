@@ -244,9 +244,3 @@ def test_what_cannot_be_had_is_refused_in_one_line_without_network(
 ) -> None:
     done = cli(evaluate_script.main, *flags.split(), "--out", tmp_path / "eval.json")
     assert expected in refusal_of(done, tmp_path / "eval.json")
-
-
-def test_help_says_what_a_dictionary_is_evaluated_on_that_does_not_say_it(cli: Cli) -> None:
-    words = " ".join(cli(evaluate_script.main, "--help").out.split())
-    assert "65,536 tokens of documentation" in words
-    assert evaluate_script.UNSAID["eval_tokens"] == 65_536

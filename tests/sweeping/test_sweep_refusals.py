@@ -46,7 +46,7 @@ def test_a_site_that_the_model_does_not_have_costs_no_member_that_is_trained(
 ) -> None:
     grid = [*TWO, {"hook_name": hook_name}]
     grown = make(grid, out="undisturbed", n_tokens=192, resume=True)
-    told = "hook name|does not exist|no folder can be named after|control characters"
+    told = "hook name|is empty|does not exist|no folder can be named after|control characters"
     assert_refused(grown, told)
 
 

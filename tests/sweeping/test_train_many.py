@@ -10,7 +10,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from activation_cache.common.errors import InputError
 from sae.architectures import (
     AnySAEConfig,
     BatchTopKConfig,
@@ -112,16 +111,3 @@ def test_as_many_configs_as_dictionaries_are_wanted() -> None:
     saes = [TopKConfig(d_sae=12, k=2).build(6) for _ in range(2)]
     with pytest.raises(ValueError):
         next(train(saes, batches_of([16]), [TrainConfig()]))
-
-
-@pytest.mark.parametrize("second", ["nan", "wide"])
-def test_a_head_that_is_refused_for_one_leaves_the_others_as_they_were(second: str) -> None:
-    """Whoever saves what there is after a refusal must be told of the refusal alone."""
-    fine = torch.randn(16, 6, generator=torch.Generator().manual_seed(0))
-    bad = torch.full((16, 6), torch.nan) if second == "nan" else torch.ones(16, 7)
-    saes = [TopKConfig(d_sae=12, k=2).build(6) for _ in range(2)]
-    for sae, name in zip(saes, "ab", strict=True):
-        sae.provenance = sae.provenance.updated({"hook_name": name})
-    with pytest.raises(InputError):
-        next(train(saes, [{"a": fine, "b": bad}], TrainConfig()))
-    assert [sae.b_dec.abs().sum().item() for sae in saes] == [0.0, 0.0]
