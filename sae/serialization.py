@@ -3,7 +3,7 @@
 A folder holds `cfg.json` and `sae_weights.safetensors`. What SAELens has no key for (that a
 dictionary is tied, the settings it was trained with) is under `metadata.featureloom`.
 
-Files come from strangers: nothing is allocated before the config and the shapes in the file agree,
+Files are untrusted: nothing is allocated before the config and the shapes in the file agree,
 and what the config says twice must be said alike.
 """
 

@@ -1,4 +1,4 @@
-"""Break training runs in every way we know, go on with them, and count what was lost.
+"""Break training runs in every way we know, resume them, and count what was lost.
 
     python scripts/chaos.py --kills 100 --tries 3 --fuzz-minutes 10
 
@@ -8,7 +8,7 @@ damage      checkpoints and logs damaged, disks full, folders gone, the same run
 fuzz        files that are almost right, for every reader of configs, caches and dictionaries
 memory      a long training, whose resident memory must not grow
 
-A run that is gone on with must end with the bytes of the run that nobody disturbed: the log, the
+A run that is resumed must end with the bytes of the run that nobody disturbed: the log, the
 evaluation, the dictionary. The exit code is 1 where anything was lost.
 """
 
@@ -43,7 +43,7 @@ WIDTH = 150
 
 @dataclass(frozen=True, kw_only=True)
 class ChaosFlags:
-    """Break training runs in every way we know, go on with them, and count what was lost."""
+    """Break training runs in every way we know, resume them, and count what was lost."""
 
     only: tuple[Literal["kill", "interrupt", "damage", "fuzz", "memory"], ...] = ()
     """Do just these; by default all but the memory, which takes a quarter of an hour."""

@@ -28,7 +28,7 @@ WIDEST_HELP = 110
 
 
 def parse(cls: type[Flags], arguments: list[str]) -> Flags:
-    """An instance of a dataclass of flags. What is wrong is told in one line, with exit code 2.
+    """An instance of a dataclass of flags. What is wrong is reported in one line, with exit code 2.
 
     A field's `metadata` may have `positional=True`, `aliases` and a `metavar`.
     """

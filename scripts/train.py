@@ -25,7 +25,7 @@ class Command:
     """What is to be done, beside the settings of the run."""
 
     resume: bool = False
-    """Go on with the run in --out, with the settings that it has, or begin it."""
+    """Resume the run in --out, with the settings that it has, or begin it."""
     dry_run: bool = False
     """Print what the run would take (steps, memory, disk, time), and write nothing."""
     config: Path | None = None

@@ -134,7 +134,7 @@ def test_an_edited_manifest_is_found(
     message = refusal(lambda: ActivationCache.open(folder))
     assert message == (
         f"the manifest.json of {folder} was changed after it was written: its checksum does not "
-        f"fit; restore it from a copy, or harvest anew"
+        f"fit; restore it from a copy, or harvest again"
     )
     (found,) = cache.verify()  # of one that was opened before
     assert (found.file, found.message, found.shard) == ("manifest.json", message, None)
@@ -189,7 +189,7 @@ def test_a_manifest_that_is_no_object_is_damaged(folder: Path) -> None:
     (folder / "manifest.json").write_bytes(b"[1, 2]\n")
     assert refusal(lambda: ActivationCache.open(folder)) == (
         f"the manifest.json of {folder} is damaged (manifest.json must hold one JSON object, got a "
-        f"list): restore it from a copy, or harvest anew"
+        f"list): restore it from a copy, or harvest again"
     )
 
 

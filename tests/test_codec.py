@@ -98,7 +98,7 @@ def test_no_codec_takes_what_is_not_finite(codec: CodecName, bad: float) -> None
     rows = normal(20, 8)
     rows[7, 3] = bad
     message = refusal(lambda: encode(rows, codec, RESID))
-    assert message == f"{RESID} holds NaN or Inf: give another --dtype, or mend the weights"
+    assert message == f"{RESID} holds NaN or Inf: give another --dtype, or fix the weights"
 
 
 def test_a_number_that_rounds_to_no_bfloat16_is_refused() -> None:

@@ -18,7 +18,7 @@ from activation_cache.text.documents import Split
 FILE = "manifest.json"
 FORMAT = "featureloom activation cache"
 VERSION = 1
-REMEDY = "restore it from a copy, or harvest anew"
+REMEDY = "restore it from a copy, or harvest again"
 SPLITS: tuple[Split, ...] = ("held_out", "train")
 """In the order in which they are harvested: a cache that is being filled can be evaluated on."""
 

@@ -17,7 +17,7 @@ from torch import Tensor
 class ByFeature:
     """The entries of `indices`, also grouped by feature; found when first needed, then kept.
 
-    `sizes` says how many entries of each row count; those behind them are padding. Rows of very
+    `sizes` says how many entries of each row count; those after them are padding. Rows of very
     different sizes are mostly padding, so a backend may leave it out. Without `sizes` every entry
     counts, and nothing here waits for the device.
     """

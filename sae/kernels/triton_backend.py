@@ -6,7 +6,7 @@ sum is the same every time. Tokens are the fastest axis of the grid: at any time
 one block of columns, and the table's share of that may be small enough to stay in its cache.
 
 k and d are arguments, not constants of the kernel, so that a k that is another for every batch does
-not have it compiled anew. Offsets are int64, since n * d may exceed 2**31.
+not have it compiled again. Offsets are int64, since n * d may exceed 2**31.
 """
 
 # pyright: reportMissingImports=false, reportIndexIssue=false

@@ -1,4 +1,4 @@
-"""The checkpoints of a run: when to write one, which to keep, and which to go on from."""
+"""The checkpoints of a run: when to write one, which to keep, and which to resume from."""
 
 import json
 import math
@@ -41,7 +41,7 @@ class Checkpoints:
         self._written_at = time.monotonic()
         self._tokens_then = 0
         self._path: Path | None = None
-        """The last one that was written or gone on from."""
+        """The last one that was written or resumed from."""
 
     def is_due(self, n_tokens: int) -> bool:
         """Whether the policy asks for one now."""
@@ -55,9 +55,9 @@ class Checkpoints:
     ) -> Path | None:
         """Write a checkpoint, then remove those that the policy does not keep.
 
-        None where it cannot be written: that is told, and what was there before is untouched. One
+        None where it cannot be written: that gives a warning, and earlier ones are untouched. One
         of this very moment stays as it is: to replace it would be a moment without it.
-        `InputError` where the folder of the run is gone, with its log: it is not made anew.
+        `InputError` where the folder of the run is gone, with its log: it is not made again.
         """
         refuse_gone(self.folder.parent)
         path = self.folder / f"{n_tokens:0{DIGITS}}"
@@ -68,8 +68,8 @@ class Checkpoints:
             write_state(path, state, also)
         except OSError as error:
             self._tell(
-                f"cannot write the checkpoint {path}: {error.strerror or error}; training goes on, "
-                f"and the next one is tried when it is due"
+                f"cannot write the checkpoint {path}: {error.strerror or error}; training "
+                f"continues, and the next one is tried when it is due"
             )
             return None
         finally:  # from its end: one that takes longer than the pause is not due again at once
@@ -79,7 +79,7 @@ class Checkpoints:
         return path
 
     def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest that is whole, with its state; those that are damaged are told and skipped."""
+        """The newest that is whole, with its state; damaged ones give a warning."""
         for path in reversed(self.paths()):
             try:
                 state = read_state(path)
@@ -134,7 +134,7 @@ def _mean_delta_ce(checkpoint: Path) -> float:
 
 
 def refuse_gone(folder: Path) -> None:
-    """`InputError` where the folder of a run is no longer there: to write would make it anew."""
+    """`InputError` where the folder of a run is no longer there: to write would make it again."""
     if not folder.is_dir():
         raise InputError(
             f"the folder {folder} is gone, with the log of this training: bring it back and go on "

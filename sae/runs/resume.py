@@ -40,9 +40,9 @@ def is_complete(member: Member) -> bool:
 
 
 def refuse_changes(settings: RunSettings, console: Console) -> None:
-    """`InputError` where the run was begun with other settings; told where it was other libraries.
+    """`InputError` for other settings than those of the run; a warning for other libraries.
 
-    More tokens than it was begun with are no change: it goes on for longer.
+    More tokens than it was begun with are no change: it trains for longer.
     """
     config = read_config(settings.out)
     if not config:

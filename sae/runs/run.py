@@ -26,7 +26,7 @@ from sae.runs.plan import Plan, prepare
 from sae.runs.resume import is_complete, refuse_changes, restore, state_of
 from sae.runs.settings import RunSettings
 from sae.runs.settings.run_settings import describe
-from sae.runs.signals import Interrupted, deferred, told_how_to_go_on
+from sae.runs.signals import Interrupted, deferred, with_resume_hint
 from sae.runs.sinks.logs import Logs
 from sae.serialization import load, save
 from sae.training import NotFinite
@@ -49,7 +49,7 @@ def run(
 
     One site is written to `settings.out` itself, several to a folder each below it. A signal ends
     it with a checkpoint (`Interrupted`); a run that is refused (`InputError`) before it has trained
-    leaves no folder behind. With `resume` it goes on with the run in the folder, to the same
+    leaves no folder behind. With `resume` it resumes the run in the folder, to the same
     result as if it had not been interrupted, or begins it where there is none.
     """
     console = console or Console(quiet=True)
@@ -67,7 +67,7 @@ def run(
         state = found[1] if found else None
         if state is None and any((member.folder / "eval.json").exists() for member in members):
             raise InputError(
-                f"the run in {settings.out} was complete and has no checkpoint to go on from: "
+                f"the run in {settings.out} was complete and has no checkpoint to resume from: "
                 f"train on with --start-from {settings.out} into another --out"
             )
         plan = prepare(members, inputs)
@@ -93,17 +93,17 @@ def carry_out(
     _warn_of_emulation(plan, console)
     console.print(f"reading text from {plan.settings.harvest.dataset}", markup=False)
     if plan.positions:
-        console.print(f"going on behind {plan.training.n_tokens:,} tokens")
+        console.print(f"resuming after {plan.training.n_tokens:,} tokens")
     with (
         plan.begun(),
         Logs(plan.members, plan.positions, console, plan.n_tokens) as logs,
     ):
-        logs.go_on_from(plan.training.n_tokens)
+        logs.measure_from(plan.training.n_tokens)
         _describe(plan.members, also or {})
         try:
             train(plan, logs, checkpoints)
         except Interrupted:
-            with suppress(OSError):  # of a full disk; the last checkpoint has been told
+            with suppress(OSError):  # of a full disk; the message names the last checkpoint
                 _save(plan)
             raise
         for position, failure in plan.training.failures.items():
@@ -144,7 +144,7 @@ def train(plan: Plan, logs: Logs, checkpoints: Checkpoints) -> None:
             where = f"saved in {path}" if path else checkpoints.last
             raise Interrupted(
                 request.signum,
-                f"after {plan.training.n_tokens:,} tokens, {where}: go on with --resume",
+                f"after {plan.training.n_tokens:,} tokens, {where}: resume with --resume",
             )
 
 
@@ -161,7 +161,7 @@ def write_checkpoint(
         saes = [trainer.dictionary() for trainer in plan.training.trainers]
         several = len(saes) > 1
         places = [folder / m.name if several else folder for m in plan.members]
-        if not folder.is_dir():  # moved away meanwhile: saving would make it anew
+        if not folder.is_dir():  # moved away meanwhile: saving would make it again
             raise FileNotFoundError(errno.ENOENT, "it has gone", str(folder))
         for place, sae in zip(places, saes, strict=True):
             save(sae, place / "sae")
@@ -195,14 +195,13 @@ def _run_folder(settings: RunSettings, *, resume: bool) -> Iterator[None]:
     out, is_new = settings.out, not os.path.lexists(settings.out)
     if not is_new and not resume:
         raise InputError(
-            f"the run folder {out} exists: go on with it by --resume, or name another one with "
-            f"--out"
+            f"the run folder {out} exists: resume it with --resume, or name another one with --out"
         )
     with (
         folder_lock(out),
         _removed_if_refused(out, is_new),
         disk_errors_as_input_errors(out),
-        told_how_to_go_on(settings.stop_signal),
+        with_resume_hint(settings.stop_signal),
     ):
         remove_leftovers(out)
         _refuse_foreign(out)
@@ -258,7 +257,7 @@ def members_of(settings: RunSettings) -> list[Member]:
 def _describe(members: Sequence[Member], also: Mapping[Path, RunSettings]) -> None:
     """Describe what is trained now; no folder says of itself any longer that it is complete."""
     for member in members:
-        for name in ("report.html", "eval.json"):  # of a run that goes on for longer
+        for name in ("report.html", "eval.json"):  # of a run that trains for longer
             (member.folder / name).unlink(missing_ok=True)
     for folder, settings in {**also, **{m.folder: m.settings for m in members}}.items():
         write_file(folder / "config.json", describe(settings) + "\n")

@@ -59,8 +59,8 @@ def deferred(extra: str | None = None) -> Iterator[StopRequest]:
 
 
 @contextmanager
-def told_how_to_go_on(extra: str | None = None) -> Iterator[None]:
-    """Within it, what interrupts says how to go on, and `extra` interrupts where not deferred."""
+def with_resume_hint(extra: str | None = None) -> Iterator[None]:
+    """Within it, what interrupts says how to resume, and `extra` interrupts where not deferred."""
     try:
         with _handled(_numbers(extra), _interrupt):
             yield
@@ -68,7 +68,7 @@ def told_how_to_go_on(extra: str | None = None) -> Iterator[None]:
         if str(interrupt):
             raise
         signum = getattr(interrupt, "signum", signal.SIGINT)
-        raise Interrupted(signum, "outside of the training: go on with --resume") from None
+        raise Interrupted(signum, "outside of the training: resume with --resume") from None
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from sae.runs.run import carry_out, checkpoints_of
 from sae.runs.settings import RunSettings
 from sae.runs.settings.grid import Grid, member_settings, read_grid
 from sae.runs.settings.run_settings import changed_setting
-from sae.runs.signals import told_how_to_go_on
+from sae.runs.signals import with_resume_hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +38,7 @@ class SweepSettings:
     out: Path = Path("runs/sweep")
     """Folder for everything that the sweep writes; without --resume it must not exist yet."""
     resume: bool = False
-    """Go on with the sweep in this folder: members that were evaluated are not trained again."""
+    """Resume the sweep in this folder: members that were evaluated are not trained again."""
     members_per_pass: int | None = None
     """Dictionaries in memory at one time; by default all of them. Every pass reads the stream."""
     device: str | None = None
@@ -60,7 +60,7 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     console = console or Console(quiet=True)
     if os.path.lexists(settings.out) and not settings.resume:
         raise InputError(
-            f"the sweep folder {settings.out} exists: go on with it by --resume, or name another "
+            f"the sweep folder {settings.out} exists: resume it with --resume, or name another "
             f"one with --out"
         )
     grid = read_grid(settings.grid)
@@ -74,7 +74,7 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     with (
         folder_lock(settings.out),
         disk_errors_as_input_errors(settings.out),
-        told_how_to_go_on(stop_signal),
+        with_resume_hint(stop_signal),
     ):
         remove_leftovers(settings.out)
         _train(settings, members, inputs, console)
@@ -91,7 +91,7 @@ def _train(
     checkpoints = checkpoints_of(inputs.settings, settings.out, console)
     found = checkpoints.newest() if settings.resume else None
     state: State = found[1] if found else {"members": {}}
-    begun = [member for member in waiting if _goes_on(member, state)]
+    begun = [member for member in waiting if _is_resumed(member, state)]
     if not begun:  # of a pass that is done, or whose members have changed: later by their names
         checkpoints.remove()
     rest = [member for member in waiting if member not in begun]
@@ -109,7 +109,7 @@ def _train(
         checkpoints.remove()  # the members are done, and the next pass has others
 
 
-def _goes_on(member: Member, state: State) -> bool:
+def _is_resumed(member: Member, state: State) -> bool:
     """Whether the checkpoint has this very member, whose settings have not changed since."""
     if member.name not in state["members"]:
         return False

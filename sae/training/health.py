@@ -70,7 +70,7 @@ def not_finite(
     """The error that says where it was, and which row of the batch is the likeliest cause."""
     remedy = "lower --lr, or leave such batches out with --on-nan skip"
     if on_nan == "skip":
-        remedy = f"more than {MOST_SKIPPED} batches were left out: lower --lr, or mend the stream"
+        remedy = f"more than {MOST_SKIPPED} batches were left out: lower --lr, or fix the stream"
     norms = torch.linalg.vector_norm(x.float(), dim=1).nan_to_num(nan=torch.inf)
     return NotFinite(
         f"training is not finite at {where}: loss {loss.item():.4g}, gradient "

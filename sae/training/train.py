@@ -45,7 +45,7 @@ def train(
 
 
 class Training:
-    """A training, one batch at a time, that can be saved between two batches and gone on with.
+    """A training, one batch at a time, that can be saved between two batches and resumed.
 
     Iterating takes a batch and yields the records of the dictionaries that are not done. Closing it
     finishes the dictionaries; a context manager does that. `trainers[i].dictionary()` is a finished

@@ -93,12 +93,12 @@ class Trainer:
     def initialise(self, sample: Float[Tensor, "n d_in"]) -> None:
         """Fit the scale and the biases to activations. `InputError` where they are not finite."""
         if not torch.isfinite(sample).all():
-            raise InputError("the activations hold NaN or Inf: mend the stream before training")
+            raise InputError("the activations hold NaN or Inf: fix the stream before training")
         norm = sample.float().norm(dim=1).mean().item()
         if self.cfg.normalise and not 0 < norm < math.inf:
             raise InputError(
                 f"the mean norm of the first activations is {norm:.4g} in float32, which gives no "
-                f"scale: mend the stream before training"
+                f"scale: fix the stream before training"
             )
         if self.sae.is_fresh:
             self._choose_form(self.sae.cfg.initial_density)

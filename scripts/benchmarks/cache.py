@@ -140,7 +140,7 @@ def synthetic_cache(folder: Path, flags: BenchFlags) -> ActivationCache:
 
 
 def peer_mixing_buffer(flags: BenchFlags) -> Iterator[Tensor]:
-    """The algorithm of SAELens 6's `mixing_buffer`, written anew, on rows that cost nothing.
+    """The algorithm of SAELens 6's `mixing_buffer`, written again, on rows that cost nothing.
 
     Every batch of activations that arrives (1,024 rows) is concatenated to the whole buffer; once
     that has its full size (131,072 rows) all of it is shuffled, and half is served.

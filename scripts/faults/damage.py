@@ -46,7 +46,7 @@ def _lose_all_checkpoints(job: Job, _draw: random.Random) -> bool:
 
 
 def _lose_the_log(job: Job, draw: random.Random) -> bool:
-    """A log that is shorter than the checkpoint says: a run that goes on must not hide the gap."""
+    """A log that is shorter than the checkpoint says: a resumed run must not hide the gap."""
     _run_until(job, 2)
     path = job.out / "metrics.jsonl"
     path.write_bytes(path.read_bytes()[: draw.randrange(200)])
@@ -99,7 +99,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def damage(text: Path, out: Path, n_tries: int, seed: int) -> Iterator[Outcome]:
-    """Every fault so many times, each on a run of its own that is gone on with afterwards."""
+    """Every fault so many times, each on a run of its own that is resumed afterwards."""
     draw = random.Random(seed)
     whole: Undisturbed = undisturbed(Job("topk", text, out / "whole"))
     for number, (name, fault) in enumerate(FAULTS.items()):

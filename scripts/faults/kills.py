@@ -66,7 +66,7 @@ def _kill_once(job: Job, whole: Undisturbed, draw: random.Random) -> None:
 
 
 def interrupt(text: Path, out: Path, n_tries: int, seed: int) -> Iterator[Outcome]:
-    """Runs that are asked to end by SIGINT or SIGTERM in their training, and gone on with."""
+    """Runs that are asked to end by SIGINT or SIGTERM in their training, and resumed."""
     draw = random.Random(seed)
     name = "topk"
     whole = undisturbed(Job(name, text, out / f"{name}-to-interrupt"))

@@ -1,4 +1,4 @@
-"""Small training runs as processes of their own, which are disturbed and gone on with."""
+"""Small training runs as processes of their own, which are disturbed and resumed."""
 
 import os
 import subprocess
@@ -37,7 +37,7 @@ class Outcome:
 
     @property
     def is_right(self) -> bool:
-        """Every disturbed run is gone on with, so that each has to end as the undisturbed one."""
+        """Every disturbed run is resumed, so that each has to end as the undisturbed one."""
         return self.is_the_same and not self.rows_lost
 
     @property
@@ -72,7 +72,7 @@ class Job:
         env: dict[str, str] | None = None,
         limit: Callable[[], None] | None = None,
     ) -> "subprocess.Popen[str]":
-        """Begin the run, or go on with it. `limit` is called in the new process."""
+        """Begin the run, or resume it. `limit` is called in the new process."""
         return subprocess.Popen(
             [*self.command, *flags],
             stdout=subprocess.DEVNULL,

@@ -10,7 +10,7 @@ from workshop import Bad, Workshop
 Prepare = Callable[[Workshop], object]
 Content = dict[str, Any]
 SITE = "blocks.2.hook_resid_pre"
-AGAIN = "restore it from a copy, or harvest anew"
+AGAIN = "restore it from a copy, or harvest again"
 REPAIR = "--repair harvests damaged shards again"
 SHARD = "c/train/000000.safetensors"
 
@@ -108,7 +108,7 @@ TRAIN: dict[str, tuple[str, str]] = {
         "--n-tokens 5000",
         "500 rows.*the 5000 asked for: give --epochs",
     ),
-    "more epochs than can be counted": (f"--epochs {9 * 10**18}", "n_tokens must fit into 64 bits"),
+    "more epochs than can be counted": (f"--epochs {9 * 10**18}", "n_tokens must be .*64 bits"),
 }
 
 BAD_CACHES = {

@@ -12,10 +12,8 @@ CONTENTS: dict[str, tuple[str | bytes, str]] = {
     "nothing": ("", "c.yaml must map flag names to values"),
     "Latin-1": ("k: 4 # Grüße".encode("latin-1"), f"cannot read.*'utf-8' codec.*{FORM}"),
     "5,000 lists in each other": ("[" * 5_000, f"cannot read.*recursion.*{FORM}"),
-    "300,000 letters": (f"# {'x' * 300_000}\nk: 4", f"more than 262,144 bytes.*{FORM}"),
-    "a key twice": ("k: 4\nk: 8", f"it says 'k' twice in line 2.*{FORM}"),
+    "a key twice": ("k: 4\nk: 8", f"it has 'k' twice in line 2.*{FORM}"),
     "code": ("k: !!python/object/apply:os.mkdir [trace]", f"python/object.*in line 1.*{FORM}"),
-    "a tag that does not fit": ("tied: !!bool maybe", f"not of the kind that its tag.*{FORM}"),
     "an unknown setting that clears the screen": (r'"\e[2J": 4', r"settings: '\\x1b\[2J'"),
     "a number of settings": ('{"settings": 5}', "c.yaml must map.*to values under `settings`"),
     "a word for k": ("k: x", f"k {WHOLE} 'x'.*c.yaml"),
@@ -69,14 +67,11 @@ BAD_CONFIGS = {
     "train, a config that is not there": Bad(
         "train", "--config c.yaml --out run", f"c.yaml: No such file.*{FORM}"
     ),
-    "train, a config without an end": Bad(
-        "train", "--config c.yaml --out run", f"more than 262,144.*{FORM}", linked("/dev/zero")
-    ),
     **{f"sweep, a grid of {name}": grid_file(*case) for name, case in GRIDS.items()},
     "sweep, a grid that is not there": Bad(
         "sweep", "no.yaml --out run", f"no.yaml: No such.*{FORM}"
     ),
-    "sweep, no grid": Bad("sweep", "", "PATH.*YAML file.*required"),
+    "sweep, no grid": Bad("sweep", "", "GRID must be given"),
     "sweep, no members in a pass": grid_file(
         "grid: [{k: 4}]", "members_per_pass must be at least 1, got 0", "--members-per-pass 0"
     ),

@@ -179,7 +179,7 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
         metadata(hook_name="../../x"),
         "unknown hook name '../../x': use",
     ),
-    "of a number for a model": (metadata(model_name=5), "model_name of the dictionary.*got 5"),
+    "of a number for a model": (metadata(model_name=5), "model_name must be a text, got 5"),
     "of a model that is not there": (metadata(model_name="no/x"), "cannot load the model 'no/x'"),
     "of a model that is another one now": (
         metadata(model_weights="00"),
@@ -187,7 +187,7 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
     ),
     "of a model that was folded": (
         metadata(processing="folded"),
-        "processing of the dictionary.*raw.*centred.*got 'folded'",
+        "processing must be one of raw, centred.*got 'folded'",
     ),
     "of a function for a type": (metadata(model_dtype="load"), "model_dtype.*float32.*got 'load'"),
     "of a text that is not there": (
@@ -196,7 +196,7 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
     ),
     "of a context of no tokens": (metadata(context_size=0), "context_size of.*cannot be 0: give"),
     "of 'no' for an answer": (metadata(prepend_bos="no"), "prepend_bos.*true or false, got 'no'"),
-    "that clears the screen": (metadata(model_name="\x1b[2J"), r"model_name.*got '\\x1b\[2J'"),
+    "that clears the screen": (metadata(model_name="\x1b[2J"), r"the model '\\x1b\[2J'"),
 }
 
 

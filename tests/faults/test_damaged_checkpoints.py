@@ -101,7 +101,7 @@ def test_the_checkpoint_before_a_damaged_one_is_gone_on_from(died: RunSettings, 
     run(died, console, resume=True)
     (line,) = (line for line in console.lines() if "warning" in line)
     assert f"{newest} is damaged: " in line, console.lines()
-    assert "going on behind 320 tokens" in console.lines()
+    assert "resuming after 320 tokens" in console.lines()
     assert_same(died.out, died.out.with_name("undisturbed"))
     assert [int(path.name) for path in checkpoints_in(died.out)] == [448, 512]
 
@@ -135,7 +135,7 @@ def test_damaged_ones_take_no_place_of_those_that_are_kept(make: Maker) -> None:
     assert read_state(settings.out / "checkpoints" / f"{384:012}")
     console = told()
     run(settings, console, resume=True)
-    assert "going on behind 384 tokens" in console.lines()
+    assert "resuming after 384 tokens" in console.lines()
     assert not any("damaged" in line for line in console.lines())
     assert_same(settings.out, make("undisturbed").out)
 

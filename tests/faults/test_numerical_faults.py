@@ -204,7 +204,7 @@ def test_a_head_of_the_stream_that_says_no_scale_is_refused(value: float, on_nan
     """The norm of a row of 1e30 is infinite in float32: a scale of 0 would come of that."""
     sae = TopKConfig(d_sae=24, k=2).build(6)
     said = refused(lambda: [*train(sae, [bad(value), *batches(3)], flat(on_nan=on_nan))])
-    assert "activations" in said and sae.input_scale == 1.0
+    assert "activations" in said and all(w.isfinite().all() for w in sae.state_dict().values())
 
 
 def test_a_head_of_zeros_is_refused_or_trained_on() -> None:

@@ -29,7 +29,12 @@ def test_a_run_that_stopped_goes_on_without_the_bad_batch_as_if_that_had_been_as
 
 
 def test_the_script_says_so_in_one_line_and_exits_with_2(make: Maker) -> None:
-    flags = {**SMALL, "model": make().model, "dataset": make().dataset, "checkpoint_tokens": 128}
+    flags = {
+        **SMALL,
+        "model": make().model,
+        "dataset": make().harvest.dataset,
+        "checkpoint_tokens": 128,
+    }
     given = [x for name, v in flags.items() for x in (f"--{name.replace('_', '-')}", v)]
     out = make.folder / "script"
     with bad_steps(3):

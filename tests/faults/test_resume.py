@@ -160,7 +160,7 @@ def test_before_the_first_checkpoint_and_after_the_training_it_can_be_cut_short_
     assert_undisturbed(
         settings,
         [
-            in_call_of(f"sae.runs.run:{place}", 1, happens)
+            in_call_of(f"sae.runs.{place}", 1, happens)
             for place, happens in product(places, (die, ctrl_c))
         ]
         + [in_call_of("sae.runs.run:write_report", 2)],

@@ -84,7 +84,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_one_line(
     out = tmp_path / "run"
     done = trainings.train(*flags, "--out", out, step={3: "SIGTERM"})
     where = f"{out}/checkpoints/{768:012}"
-    assert_told(done, 143, f"after 768 tokens, saved in {where}: go on with ")
+    assert_told(done, 143, f"after 768 tokens, saved in {where}: resume with ")
     assert read_state(Path(where))["training"]["trainers"][0]["n_steps"] == 3
     assert sae.load(out).d_sae == sae.load(where).d_sae == 32
     assert not (out / "eval.json").exists() and not (out / "writer.lock").exists()

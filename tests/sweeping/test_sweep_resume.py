@@ -217,7 +217,7 @@ def test_a_sweep_that_was_stopped_by_ctrl_c_goes_on_to_the_same_results(tmp_path
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
     assert re.fullmatch(
-        rb"interrupted after [\d,]+ tokens, saved in .*checkpoints/\d+: go on with --resume\n", err
+        rb"interrupted after [\d,]+ tokens, saved in .*checkpoints/\d+: resume with --resume\n", err
     )
     assert not (stopped / "members" / long / "eval.json").exists()
     assert (stopped / "members" / long / "sae" / "cfg.json").is_file()

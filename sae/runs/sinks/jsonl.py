@@ -16,7 +16,7 @@ class JsonLinesSink:
     What is NaN or infinite is written as null: JSON has neither.
 
     What the file holds behind `keep_bytes` is cut off: rows of a training that was interrupted and
-    goes on from before them.
+    resumes from before them.
     """
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
@@ -32,7 +32,7 @@ class JsonLinesSink:
             self._file.flush()
         except OSError as error:
             raise InputError(
-                f"cannot write to {self._path}: {error.strerror}; mend that and go on with --resume"
+                f"cannot write to {self._path}: {error.strerror}; fix that and resume with --resume"
             ) from error
 
     def finish(self, metrics: Row) -> None:
@@ -44,5 +44,5 @@ class JsonLinesSink:
         return self._file.tell()
 
     def close(self) -> None:
-        with suppress(OSError):  # of a disk that is full, which `log` has told
+        with suppress(OSError):  # of a disk that is full, which `log` has reported
             self._file.close()

@@ -45,7 +45,7 @@ class Logs:
         console: Console,
         n_tokens: int,
     ) -> None:
-        """`positions` says, by member, where logs that are gone on with were."""
+        """`positions` says, by member, where logs that are resumed were."""
         self._members = members
         self._console = console
         self._told: set[str] = set()
@@ -110,7 +110,7 @@ class Logs:
             self._live.show(member.name, {**row, "tokens_per_s": self._tokens_per_s})
             self._logs[record.dictionary].log(row, self._tokens_per_s)
 
-    def go_on_from(self, n_tokens: int) -> None:
+    def measure_from(self, n_tokens: int) -> None:
         """Measure the throughput from here."""
         self._since, self._tokens_then = time.perf_counter(), n_tokens
 
@@ -145,7 +145,7 @@ def _wandb(member: Member, mirrored_until: int, tell: Callable[[str], None]) -> 
 
 
 def to_row(record: StepRecord) -> Row:
-    """A row of metrics.jsonl. The JumpReLU penalty, which is an L0 too, is told apart by name."""
+    """A row of metrics.jsonl. The JumpReLU penalty, which is an L0 too, has another name."""
     parts = {"l0_penalty" if name == "l0" else name: v for name, v in record.parts.items()}
     return {
         "step": record.step,

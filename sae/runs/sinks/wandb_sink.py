@@ -60,12 +60,12 @@ class WandBSink:
     kept in W&B's files, and `tell` gets one line that says why and how to upload them: from that
     thread, and the same line from all dictionaries of a group.
 
-    Sinks of one folder, of a run that was interrupted and goes on, are one W&B run. For these,
+    Sinks of one folder, of a run that was interrupted and resumed, are one W&B run. For these,
     `mirrored_until` is the `n_tokens` of the last row that metrics.jsonl held when the run was
     interrupted. Online, the server says what it has: of the rows in metrics.jsonl and of those
     that are logged it gets what it lacks. Offline there is nobody to ask: rows up to
     `mirrored_until` count as mirrored. So what a kill kept from W&B's files (the last second) or
-    from the server (the last 15) is missing unless the run goes on online; and `wandb sync` of a
+    from the server (the last 15) is missing unless the run is resumed online; and `wandb sync` of a
     run that the server has in part sends those rows a second time.
     """
 
@@ -114,7 +114,7 @@ class WandBSink:
             self._warn("it was not done in time")
 
     def _mirror(self, mode: Mode, about: dict[str, Any]) -> None:
-        """The thread's work. Whatever W&B raises, the training goes on."""
+        """The thread's work. Whatever W&B raises, the training continues."""
         try:
             run, fault = self._open(mode, about)
             if fault:
@@ -127,7 +127,7 @@ class WandBSink:
             WandBSink._patience = 1.0
             self._warn(f"the server did not take all rows within {FINISH_TIMEOUT:.0f} s")
         except Exception as error:
-            self._warn(f"its client failed ({_first_line(error)}), metrics.jsonl alone goes on")
+            self._warn(f"its client failed ({_first_line(error)}), metrics.jsonl alone continues")
             _forget_dead_client(error)
 
     def _open(self, mode: Mode, about: dict[str, Any]) -> tuple[Any, str | None]:

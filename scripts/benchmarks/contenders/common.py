@@ -233,7 +233,7 @@ def _status_mib(name: str) -> float:
 
 
 def _forget_peak() -> None:
-    """Let the peak of the resident memory start anew, where the system can."""
+    """Let the peak of the resident memory start over, where the system can."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError as error:
