@@ -12,7 +12,8 @@ from sae.architectures import ARCHITECTURES
 from sae.evaluation import METRICS
 from sae.pages.markdown import put_into_page
 from sae.runs.settings.fields import settings_of
-from sae.runs.settings.run_settings import SHARED, setting_groups
+from sae.runs.settings.groups import setting_groups
+from sae.runs.settings.run_settings import SHARED
 
 REVIVALS = {"auxk": "AuxK", "resample": "resampling", "none": "nothing"}
 

@@ -16,7 +16,7 @@ from sae.runs import RunSettings, run
 from sae.runs.dry_run import dry_run
 from sae.runs.settings import settings_from_file
 from sae.runs.settings.fields import settings_of
-from sae.runs.settings.run_settings import setting_groups
+from sae.runs.settings.groups import setting_groups
 from sae.runs.sinks.summary import summary_table
 
 

@@ -27,6 +27,19 @@ def mse_loss(
     return per_token.sum(dim=1).mean() if reduction == "sum_d" else per_token.mean()
 
 
+def variance(
+    x: Float[Tensor, "batch d_in"], near: Float[Tensor, " d_in"], reduction: LossReduction
+) -> Float[Tensor, ""]:
+    """What the batch's mean leaves unexplained, reduced as the squared error is.
+
+    `near` is close to the mean: little is lost in the difference of squares.
+    """
+    centred = x - near
+    of_mean = centred.mean(dim=0).square().sum()
+    found = torch.linalg.vector_norm(centred).square() / len(x) - of_mean
+    return found if reduction == "sum_d" else found / x.shape[1]
+
+
 def auxk_loss(
     sae: TrainableSAE,
     out: TrainingPass,

@@ -18,7 +18,7 @@ from sae.training.config import TrainConfig, needs_fixed_l0
 from sae.training.dead import FiringTracker, resample_
 from sae.training.forward import forward
 from sae.training.health import Health, not_finite
-from sae.training.losses import auxk_loss, mse_loss
+from sae.training.losses import auxk_loss, mse_loss, variance
 from sae.training.record import StepRecord
 from sae.training.running_mean import RunningMean
 from sae.training.schedules import warm_up, warm_up_and_decay
@@ -160,6 +160,20 @@ class Trainer:
         x = x.to(self.sae.dtype)
         return x if self.scale == 1.0 else x * self.scale
 
+    def losses(self, out: TrainingPass) -> tuple[Tensor, dict[str, Tensor]]:
+        """What is minimised, and its parts."""
+        cfg, sae = self.cfg, self.sae
+        parts = {"mse": mse_loss(out.x_hat, out.target, cfg.loss_reduction), **out.penalties}
+        if sae.cfg.revival == "auxk" and len(self.dead):
+            parts["auxk"] = auxk_loss(sae, out, self.dead, cfg.loss_reduction, cfg.products)
+        penalty_weight = warm_up(self.progress, cfg.penalty_warmup_fraction)
+        loss = parts["mse"]
+        for name, coefficient in sae.cfg.coefficients.items():
+            if name in parts:
+                weight = penalty_weight if name in WARMED_UP else 1.0
+                loss = loss + weight * coefficient * parts[name]
+        return loss, parts
+
     def backward(self, loss: Float[Tensor, ""]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -167,6 +181,29 @@ class Trainer:
     @property
     def gradients(self) -> list[Tensor]:
         return [p.grad for p in self.sae.parameters() if p.grad is not None]
+
+    def update(self, loss: Float[Tensor, ""]) -> tuple[float, Tensor]:
+        """One step of the optimiser: the learning rate it had, and the norm of the gradient.
+
+        Of weights that no longer fit a cache, every pass counts: clipping is left out where it
+        would multiply by 1.
+        """
+        cfg, sae = self.cfg, self.sae
+        project_decoder_gradient_(sae)
+        grad_norm = get_total_norm(self.gradients)
+        is_bad = ~torch.isfinite(loss.detach() + grad_norm)
+        # What fused Adam has for mixed precision: where this is 1, it changes nothing.
+        self.optimizer.found_inf = is_bad.to(torch.float32)  # type: ignore[attr-defined]
+        if cfg.clip_grad_norm is not None:
+            clip_grads_with_norm_(sae.parameters(), cfg.clip_grad_norm, grad_norm)
+        schedule = cfg.lr_warmup_fraction, cfg.lr_decay_fraction
+        lr = self.lr * warm_up_and_decay(self.progress, *schedule)
+        self.optimizer.param_groups[0]["lr"] = lr
+        if grad_norm.device.type != "cpu" or not is_bad:
+            self.optimizer.step()
+            normalise_decoder_(sae)  # after the step: a saved dictionary has unit rows
+            sae.constrain_()
+        return lr, grad_norm
 
     @property
     def _may_wait(self) -> bool:
@@ -203,56 +240,13 @@ class Trainer:
             loss=loss.detach(),
             parts={name: part.detach() for name, part in parts.items()},
             l0=l0,
-            fvu=parts["mse"].detach() / self._variance(out.target),
+            fvu=parts["mse"].detach()
+            / variance(out.target, self.sae.b_dec, self.cfg.loss_reduction),
             n_dead=len(self.dead),
             grad_norm=norm,
             spikes=self.health.n_spikes.clone(),
             skipped=self.health.n_skipped.clone(),
         )
-
-    def _variance(self, x: Tensor) -> Tensor:
-        """What the batch's mean leaves unexplained, reduced as the squared error is."""
-        centred = x - self.sae.b_dec  # near the mean: little is lost in the difference of squares
-        of_mean = centred.mean(dim=0).square().sum()
-        variance = torch.linalg.vector_norm(centred).square() / len(x) - of_mean
-        return variance if self.cfg.loss_reduction == "sum_d" else variance / x.shape[1]
-
-    def losses(self, out: TrainingPass) -> tuple[Tensor, dict[str, Tensor]]:
-        """What is minimised, and its parts."""
-        cfg, sae = self.cfg, self.sae
-        parts = {"mse": mse_loss(out.x_hat, out.target, cfg.loss_reduction), **out.penalties}
-        if sae.cfg.revival == "auxk" and len(self.dead):
-            parts["auxk"] = auxk_loss(sae, out, self.dead, cfg.loss_reduction, cfg.products)
-        penalty_weight = warm_up(self.progress, cfg.penalty_warmup_fraction)
-        loss = parts["mse"]
-        for name, coefficient in sae.cfg.coefficients.items():
-            if name in parts:
-                weight = penalty_weight if name in WARMED_UP else 1.0
-                loss = loss + weight * coefficient * parts[name]
-        return loss, parts
-
-    def update(self, loss: Float[Tensor, ""]) -> tuple[float, Tensor]:
-        """One step of the optimiser: the learning rate it had, and the norm of the gradient.
-
-        Of weights that no longer fit a cache, every pass counts: clipping is left out where it
-        would multiply by 1.
-        """
-        cfg, sae = self.cfg, self.sae
-        project_decoder_gradient_(sae)
-        grad_norm = get_total_norm(self.gradients)
-        is_bad = ~torch.isfinite(loss.detach() + grad_norm)
-        # What fused Adam has for mixed precision: where this is 1, it changes nothing.
-        self.optimizer.found_inf = is_bad.to(torch.float32)  # type: ignore[attr-defined]
-        if cfg.clip_grad_norm is not None:
-            clip_grads_with_norm_(sae.parameters(), cfg.clip_grad_norm, grad_norm)
-        schedule = cfg.lr_warmup_fraction, cfg.lr_decay_fraction
-        lr = self.lr * warm_up_and_decay(self.progress, *schedule)
-        self.optimizer.param_groups[0]["lr"] = lr
-        if grad_norm.device.type != "cpu" or not is_bad:
-            self.optimizer.step()
-            normalise_decoder_(sae)  # after the step: a saved dictionary has unit rows
-            sae.constrain_()
-        return lr, grad_norm
 
     # To resume elsewhere -------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -155,64 +155,16 @@ class RunSettings:
 SHARED = ("d_sae", "tied")
 """Settings that dictionaries of all architectures have."""
 
-_PARTS: Mapping[str, type] = {"harvest": HarvestConfig, "training": TrainConfig}
-
-OF_THE_MODEL = ("model", "dtype", "device", "cache", "epochs")
-OF_THE_TRAINING = ("n_tokens", "start_from", "eval_tokens")
-
-
-def setting_groups() -> dict[str, list[Setting]]:
-    """Every setting once, by its flat name; those of architectures say of which they are."""
-    names: Any = Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
-    text = f"What keeps the features sparse: {', '.join(ARCHITECTURES)}."
-    own = settings_of(RunSettings)
-    groups = {
-        "model and text": [
-            *(s for s in own if s.name in OF_THE_MODEL),
-            *settings_of(HarvestConfig),
-        ],
-        "dictionary": [Setting("architecture", "", names, "topk", text), *_of_architectures()],
-        "training": [
-            *(s for s in own if s.name in OF_THE_TRAINING),
-            *settings_of(TrainConfig),
-        ],
-        "run folder": [s for s in own if s.name not in OF_THE_MODEL + OF_THE_TRAINING],
-    }
-    defaults, seen = RunSettings().to_dict(), set[str]()
-    for group, its_settings in groups.items():
-        its_settings = [s for s in its_settings if s.name not in seen]
-        seen |= {s.name for s in its_settings}
-        groups[group] = [
-            replace(s, field=s.name, default=None if s.default is None else defaults[s.name])
-            for s in its_settings
-        ]
-    return groups
-
-
-def _of_architectures() -> Iterator[Setting]:
-    """The settings of all architectures, each once; those that not all have are None at first."""
-    having: dict[str, list[str]] = {}
-    first: dict[str, Setting] = {}
-    for name, cls in ARCHITECTURES.items():
-        for setting in settings_of(cls):
-            having.setdefault(setting.name, []).append(name)
-            first.setdefault(setting.name, setting)
-    for name, setting in first.items():
-        if name in SHARED:
-            yield setting
-            continue
-        default = "" if setting.default in (MISSING, ()) else f"; {setting.default} by default"
-        text = (
-            f"{setting.text.rstrip('.').replace('. ', '; ')} ({', '.join(having[name])}{default})."
-        )
-        yield replace(setting, default=None, text=text)
+_PARTS = (HarvestConfig, TrainConfig)
 
 
 def settings_from(content: Mapping[str, Any], *, where: str = "") -> RunSettings:
     """Settings from flat names with values as people type them; `where` names their source."""
     given = {name: value for name, value in content.items() if value is not None}
-    known = {setting.name for group in setting_groups().values() for setting in group}
-    unknown = set(given) - known
+    unknown = set(given) - {
+        "architecture",
+        *names_of(*_PARTS, RunSettings, *ARCHITECTURES.values()),
+    }
     if unknown:
         raise InputError(
             f"unknown settings: {listed(unknown)}; train.py --help names those that there are"
@@ -255,6 +207,11 @@ def changed_setting(then: Mapping[str, Any], now: RunSettings) -> tuple[str, Any
     return None
 
 
+def names_of(*classes: type) -> set[str]:
+    """The flat names of all settings that these classes declare."""
+    return {setting.name for cls in classes for setting in settings_of(cls)}
+
+
 def _is_default(cfg: TrainableConfig, setting: Setting) -> bool:
     with suppress(InputError):
         return replace(cfg, **{setting.field: setting.default}) == cfg
@@ -263,10 +220,8 @@ def _is_default(cfg: TrainableConfig, setting: Setting) -> bool:
 
 def _refuse_others(given: Mapping[str, Any], architecture: str) -> None:
     """`InputError` for a setting that only other architectures have."""
-    of = {name: {s.name for s in settings_of(cls)} for name, cls in ARCHITECTURES.items()}
-    everywhere = {s.name for cls in (*_PARTS.values(), RunSettings) for s in settings_of(cls)}
     for name in given:
-        if name not in of[architecture] | everywhere:
+        if name not in names_of(ARCHITECTURES[architecture], *_PARTS, RunSettings):
             raise InputError(
                 f"{name} is no setting of the architecture {architecture}: leave it out"
             )
