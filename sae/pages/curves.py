@@ -3,45 +3,29 @@
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Panel:
     """One small chart of the report; in Weights & Biases, a section has the panels of its name."""
 
+    section: str
     title: str
     keys: tuple[str, ...]
     y_label: str
-    section: str
     log_y: bool = False
 
 
 PANELS = (
-    Panel(title="Loss", keys=("loss", "mse"), y_label="per token", section="Loss", log_y=True),
-    Panel(
-        title="Unexplained variance",
-        keys=("fvu",),
-        y_label="share of variance",
-        section="Quality",
-        log_y=True,
-    ),
-    Panel(title="L0", keys=("l0",), y_label="active features per token", section="Sparsity"),
-    Panel(title="Dead features", keys=("dead",), y_label="features", section="Sparsity"),
-    Panel(title="L1 penalty", keys=("l1",), y_label="per token", section="Loss"),
-    Panel(title="L0 penalty", keys=("l0_penalty",), y_label="per token", section="Loss"),
-    Panel(title="AuxK loss", keys=("auxk",), y_label="per token", section="Loss", log_y=True),
-    Panel(title="Learning rate", keys=("lr",), y_label="step size", section="Loss"),
-    Panel(title="Gradient norm", keys=("grad_norm",), y_label="before clipping", section="Loss"),
-    Panel(
-        title="Spikes and skips",
-        keys=("spikes", "skipped"),
-        y_label="batches so far",
-        section="train",
-    ),
-    Panel(
-        title="Throughput",
-        keys=("tokens_per_s",),
-        y_label="tokens per second",
-        section="Throughput",
-    ),
+    Panel("Loss", "Loss", ("loss", "mse"), "per token", log_y=True),
+    Panel("Quality", "Unexplained variance", ("fvu",), "share of variance", log_y=True),
+    Panel("Sparsity", "L0", ("l0",), "active features per token"),
+    Panel("Sparsity", "Dead features", ("dead",), "features"),
+    Panel("Loss", "L1 penalty", ("l1",), "per token"),
+    Panel("Loss", "L0 penalty", ("l0_penalty",), "per token"),
+    Panel("Loss", "AuxK loss", ("auxk",), "per token", log_y=True),
+    Panel("Loss", "Learning rate", ("lr",), "step size"),
+    Panel("Loss", "Gradient norm", ("grad_norm",), "before clipping"),
+    Panel("train", "Spikes and skips", ("spikes", "skipped"), "batches so far"),
+    Panel("Throughput", "Throughput", ("tokens_per_s",), "tokens per second"),
 )
 
 OTHERS = "train"

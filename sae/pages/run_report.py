@@ -134,7 +134,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> list[Curve]:
     logged = dict.fromkeys(key for row in rows for key, v in row.items() if v is not None)
     known = {key for panel in PANELS for key in panel.keys}
     others = [
-        Panel(title=key, keys=(key,), y_label="logged value", section=OTHERS)
+        Panel(OTHERS, key, (key,), "logged value")
         for key in logged
         if key not in known and key not in _ROW_AXES
     ]

@@ -16,7 +16,7 @@ from sae.training.checkpoint import DamagedCheckpoint, read_state, write_state
 
 DIGITS = 12
 """Of the token count that is a checkpoint's name, so that names sort as numbers do."""
-Tell = Callable[[str], None]
+Warn = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,10 +34,10 @@ class CheckpointPolicy:
 class Checkpoints:
     """The folder `checkpoints/` of a run: in it, a folder for each, named by its tokens."""
 
-    def __init__(self, folder: Path, policy: CheckpointPolicy, tell: Tell) -> None:
+    def __init__(self, folder: Path, policy: CheckpointPolicy, warn: Warn) -> None:
         self.folder = folder
         self.policy = policy
-        self._tell = tell
+        self._warn = warn
         self._written_at = time.monotonic()
         self._tokens_then = 0
         self._path: Path | None = None
@@ -67,7 +67,7 @@ class Checkpoints:
         try:
             write_state(path, state, also)
         except OSError as error:
-            self._tell(
+            self._warn(
                 f"cannot write the checkpoint {path}: {error.strerror or error}; training "
                 f"continues, and the next one is tried when it is due"
             )
@@ -84,7 +84,7 @@ class Checkpoints:
             try:
                 state = read_state(path)
             except DamagedCheckpoint as error:
-                self._tell(f"{error}; skipped")
+                self._warn(f"{error}; skipped")
                 continue
             self._path, self._tokens_then = path, int(path.name)
             return path, state
@@ -137,6 +137,6 @@ def refuse_gone(folder: Path) -> None:
     """`InputError` where the folder of a run is no longer there: to write would make it again."""
     if not folder.is_dir():
         raise InputError(
-            f"the folder {folder} is gone, with the log of this training: bring it back and go on "
-            f"with --resume"
+            f"the folder {folder} is gone, with the log of this training: bring it back and "
+            f"resume with --resume"
         )

@@ -180,10 +180,10 @@ def checkpoints_of(settings: RunSettings, folder: Path, console: Console) -> Che
         keep_every_tokens=settings.keep_every_tokens,
     )
 
-    def tell(message: str) -> None:
+    def warn(message: str) -> None:
         console.print(f"warning: {message}", markup=False, soft_wrap=True)
 
-    return Checkpoints(folder / "checkpoints", policy, tell)
+    return Checkpoints(folder / "checkpoints", policy, warn)
 
 
 # The folder --------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ def _evaluated_again(member: Member, inputs: Inputs) -> RunResult:
 
 
 def _warn_of_emulation(plan: Plan, console: Console) -> None:
-    """Tell where the model, or the products of a member, are in a data type that is slow here.
+    """Warn where the model, or the products of a member, are in a data type that is slow here.
 
     Of a cache, the data type is what it was harvested in, and no flag changes it.
     """

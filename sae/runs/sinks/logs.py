@@ -48,8 +48,8 @@ class Logs:
         """`positions` says, by member, where logs that are resumed were."""
         self._members = members
         self._console = console
-        self._told: set[str] = set()
-        self._telling = Lock()
+        self._warned: set[str] = set()
+        self._warn_lock = Lock()
         self._closing = ExitStack()
         self._live = ConsoleSink(console, [member.name for member in members], n_tokens)
         self._since, self._tokens_then, self._tokens_per_s = time.perf_counter(), 0, 0.0
@@ -72,15 +72,15 @@ class Logs:
         for file in files.values():
             self._closing.callback(file.close)
         if member.settings.wandb != "off":
-            mirrors.append(_wandb(member, mirrored, self._tell))
+            mirrors.append(_wandb(member, mirrored, self._warn))
             self._closing.callback(mirrors[-1].close)
         return _MemberLog(files, mirrors)
 
-    def _tell(self, message: str) -> None:
+    def _warn(self, message: str) -> None:
         """Once, whichever thread says it and however many members have it to say."""
-        with self._telling:
-            if message not in self._told:
-                self._told.add(message)
+        with self._warn_lock:
+            if message not in self._warned:
+                self._warned.add(message)
                 line = f"warning: {message}"
                 self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -127,7 +127,7 @@ class Logs:
             mirror.finish(metrics)
 
 
-def _wandb(member: Member, mirrored_until: int, tell: Callable[[str], None]) -> Sink:
+def _wandb(member: Member, mirrored_until: int, warn: Callable[[str], None]) -> Sink:
     from sae.runs.sinks.wandb_sink import WandBSink, default_mode
 
     asked = member.settings.wandb
@@ -140,7 +140,7 @@ def _wandb(member: Member, mirrored_until: int, tell: Callable[[str], None]) -> 
         name,
         member.group,
         mirrored_until=mirrored_until,
-        tell=tell,
+        warn=warn,
     )
 
 

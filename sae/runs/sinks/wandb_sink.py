@@ -57,7 +57,7 @@ class WandBSink:
 
     All that W&B does is done by a thread, so that training never waits for it: `log` hands the row
     over, `close` waits for at most `CLOSE_TIMEOUT`. Where the server cannot be used, the rows are
-    kept in W&B's files, and `tell` gets one line that says why and how to upload them: from that
+    kept in W&B's files, and `warn` gets one line that says why and how to upload them: from that
     thread, and the same line from all dictionaries of a group.
 
     Sinks of one folder, of a run that was interrupted and resumed, are one W&B run. For these,
@@ -81,12 +81,12 @@ class WandBSink:
         group: str | None,
         *,
         mirrored_until: int = 0,
-        tell: Callable[[str], None] = to_stderr,
+        warn: Callable[[str], None] = to_stderr,
     ) -> None:
         WandBSink._patience = CLOSE_TIMEOUT
         self._folder = folder
         self._mirrored_until = mirrored_until
-        self._tell: Callable[[str], None] | None = tell
+        self._on_fault: Callable[[str], None] | None = warn
         self._group = None if group is None else folder.parent
         self._upload = f"wandb sync {shlex.quote(str(folder / 'wandb'))}"
         self._n_tokens: int | float = mirrored_until
@@ -150,9 +150,9 @@ class WandBSink:
                 run.log(values, step=step, commit=True)  # W&B passes over steps that it has
 
     def _warn(self, fault: str) -> None:
-        tell, self._tell = self._tell, None
-        if tell is not None:
-            tell(f"W&B: {fault}; the rows are kept, upload them later with: {self._upload}")
+        warn, self._on_fault = self._on_fault, None
+        if warn is not None:
+            warn(f"W&B: {fault}; the rows are kept, upload them later with: {self._upload}")
 
 
 def _open(mode: Mode, run_id: str, about: dict[str, Any]) -> tuple[Any, str | None]:
