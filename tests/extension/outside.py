@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -19,11 +20,28 @@ import sae
 from sae.hub.card import model_card
 from sae.hub.transfer import HubPath
 from sae.pages.run_files import read_run
+from sae.runs.sinks import wandb_sink
+from sae.runs.sinks.sink import Row
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
 
 from in_process import called  # noqa: E402 - of the tests
+
+
+class Mirror:
+    """What is handed to W&B, without W&B."""
+
+    metrics: ClassVar[list[str]] = []
+
+    def __init__(self, *_: object, **__: object) -> None: ...
+
+    def log(self, row: Row) -> None: ...
+
+    def finish(self, metrics: Row) -> None:
+        self.metrics.extend(metrics)
+
+    def close(self) -> None: ...
 
 
 def main(folder: Path) -> dict[str, object]:
@@ -32,7 +50,8 @@ def main(folder: Path) -> dict[str, object]:
     )
     run = folder / "run"
     flags = "--architecture soft_relu --softness 0.25 --d-sae 48 --n-tokens 2000 --eval-tokens 512"
-    where = ["--context-size", 32, "--buffer-tokens", 1024, "--wandb", "off", "--device", "cpu"]
+    where = ["--context-size", 32, "--buffer-tokens", 1024, "--wandb", "offline", "--device", "cpu"]
+    wandb_sink.WandBSink = Mirror  # type: ignore[misc, assignment]
     found: dict[str, object] = {
         "trained": called(train.main, *flags.split(), *where, "--out", run),
         "evaluated": called(evaluate.main, run, "--eval-tokens", 512),
@@ -40,6 +59,7 @@ def main(folder: Path) -> dict[str, object]:
         "refused": called(train.main, "--softness", "0.1", "--out", folder / "other"),
         "help": called(train.main, "--help"),
     }
+    found["mirrored"] = Mirror.metrics
     dictionary = sae.load(run)
     x = torch.randn(4, dictionary.d_in)
     found["config"] = json.loads((run / "config.json").read_text())["settings"]

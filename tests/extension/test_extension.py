@@ -72,5 +72,6 @@ def test_a_metric_from_outside_stands_wherever_numbers_stand(outside: dict[str, 
     assert value > 0
     assert outside["evaluation"]["conventions"]["worst"].startswith("mean over batches")
     assert "│ worst " in outside["trained"][1]  # the console
+    assert "worst" in outside["mirrored"]  # W&B
     for text in (outside["report"], outside["card"], outside["docs"]["metrics.md"]):
         assert "mean over batches of the largest" in text
