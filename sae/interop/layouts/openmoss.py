@@ -13,9 +13,20 @@ from torch import Tensor
 
 from activation_cache.common.errors import InputError
 from sae.interop.layout import Hints, facts
-from sae.interop.layouts.openmoss_config import LATER, LLAMA_SCOPE, UNUSABLE, Settings, config_name
+from sae.interop.layouts.openmoss_config import (
+    ACTIVATIONS,
+    LATER,
+    LLAMA_SCOPE,
+    REASONS,
+    UNUSABLE,
+    config_name,
+    config_of,
+    normalization,
+    scales,
+    sites,
+)
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.interop.sources import DOWNLOAD, Config, Source, Tensors
 
 NAME = "openmoss"
 
@@ -26,27 +37,44 @@ WEIGHTS = tuple(
 )
 """Where weights may lie; the first that is there counts."""
 
+NAMES = {"W_enc": "W_E", "W_dec": "W_D", "b_enc": "b_E", "b_dec": "b_D"}
+LINEAR_NAMES = {
+    **{"W_enc": "encoder.weight", "W_dec": "decoder.weight"},
+    **{"b_enc": "encoder.bias", "b_dec": "decoder.bias"},
+}
 THRESHOLDS = ("activation_function.log_jumprelu_threshold", "log_jumprelu_threshold")
 
 
 def recognises(source: Source) -> bool:
     if not any(name in source.names for name in (LLAMA_SCOPE, LATER, *WEIGHTS)):
         return False
-    config = source.config(config_name(source)) if source.has(config_name(source)) else {}
-    return {"d_model", "hook_point_in"} <= config.keys() or config.get("sae_type") in tuple(
-        UNUSABLE
-    )
+    config = source.config(config_name(source))
+    return {"d_model", "hook_point_in"} <= config.keys() or config.name("sae_type") in UNUSABLE
 
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
-    settings = Settings(source)
-    tensors = _weights(source)
-    given = _given(settings, tensors)
-    scales = settings.scales(tensors, hints)
+    config, tensors = config_of(source), _weights(source)
+    is_first = config.file == LLAMA_SCOPE
+    activation = config.one_of("act_fn", ACTIVATIONS, reasons=REASONS)
+    by_norm = config.said("sparsity_include_decoder_norm", bool, True if is_first else None)
+    has_bias = config.said("use_decoder_bias", bool, True)
+    applies = config.said("apply_decoder_bias_to_pre_encoder", bool, is_first)
+    given = _given(config, tensors, has_bias=has_bias)
+    cfg = PretrainedConfig(
+        d_sae=len(given["b_enc"]),
+        activation=activation,
+        k=config.said("top_k", int) if activation == "topk" else None,
+        selects_by_decoder_norm=by_norm and activation == "topk" and not is_first,
+        subtracts_b_dec=has_bias and applies and is_first,
+        normalization=normalization(config),
+    )
+    factors = scales(config, tensors, hints)
     tensors.finish()
-    of = _llama_scope if settings.name == LLAMA_SCOPE else _later
-    cfg, weights = of(settings, given, scales)
-    site, site_out = settings.sites
+    if is_first:
+        weights = _llama_scope(config, given, factors, by_norm=by_norm)
+    else:
+        weights = _later(given, factors, by_norm=by_norm, applies=applies)
+    site, site_out = sites(config)
     known = facts(hook_name=site, hook_name_out=None if site == site_out else site_out)
     return PretrainedSAE(cfg, weights, known)
 
@@ -70,117 +98,62 @@ def _weights(source: Source) -> Tensors:
     return Tensors(source.folder / name, state)
 
 
-def _given(settings: Settings, tensors: Tensors) -> dict[str, Tensor]:
+def _given(config: Config, tensors: Tensors, *, has_bias: bool) -> dict[str, Tensor]:
     """What the file holds by the names of `PretrainedSAE`, in the units of the file."""
-    if "W_E" in tensors:
-        given = {"W_enc": tensors.take("W_E"), "W_dec": tensors.take("W_D")}
-        b_enc, b_dec = "b_E", "b_D"
-    else:  # as torch stores linear layers, transposed
-        given = {
-            "W_enc": tensors.matrix("encoder.weight").T,
-            "W_dec": tensors.matrix("decoder.weight").T,
-        }
-        b_enc, b_dec = "encoder.bias", "decoder.bias"
-    given["b_enc"] = tensors.take(b_enc)
-    has_bias = settings.said("use_decoder_bias", bool, True)
-    given["b_dec"] = tensors.take(b_dec) if has_bias else torch.zeros(given["W_dec"].shape[1:])
-    if settings.name == LATER and settings.said("act_fn", str).lower() == "jumprelu":
+    d_model, d_sae = config.said("d_model", int), config.said("d_sae", int | None)
+    if d_sae is None:
+        d_sae = int(d_model * config.said("expansion_factor", float))
+    names = dict(NAMES if "W_E" in tensors else LINEAR_NAMES)
+    if not has_bias:
+        del names["b_dec"]
+    given = tensors.named(names, d_model, d_sae, d_model)
+    if not has_bias:
+        given["b_dec"] = torch.zeros(d_model)
+    if config.file == LATER and config["act_fn"] == "jumprelu":
         name = next((name for name in THRESHOLDS if name in tensors), THRESHOLDS[0])
-        given["threshold"] = tensors.take(name).to(torch.float32).exp()
-    expected = {
-        **{
-            "W_enc": (settings.d_model, settings.d_sae),
-            "W_dec": (settings.d_sae, settings.d_model),
-        },
-        **{"b_enc": (settings.d_sae,), "b_dec": (settings.d_model,)},
-        "threshold": (settings.d_sae,),
-    }
-    for name, tensor in given.items():
-        if tuple(tensor.shape) != expected[name]:
-            raise InputError(
-                f"{tensors.path} does not fit {settings.path}: {name} is of shape "
-                f"{tuple(tensor.shape)}, expected {expected[name]}; {DOWNLOAD}"
-            )
+        given["threshold"] = tensors.take(name, d_sae).to(torch.float32).exp()
     return {name: tensor.to(torch.float32) for name, tensor in given.items()}
 
 
-Loaded = tuple[PretrainedConfig, dict[str, Tensor]]
-
-
-def _llama_scope(settings: Settings, of: dict[str, Tensor], scales: tuple[float, float]) -> Loaded:
+def _llama_scope(
+    config: Config, of: dict[str, Tensor], factors: tuple[float, float], *, by_norm: bool
+) -> dict[str, Tensor]:
     """Fold first the factors, then the norms that decoder rows have by then."""
-    s_in, s_out = scales
+    s_in, s_out = factors
     W_enc, b_enc = of["W_enc"], of["b_enc"] / s_in
     W_dec, b_dec = of["W_dec"] * (s_in / s_out), of["b_dec"] / s_out
-    if settings.said("sparsity_include_decoder_norm", bool, True):
+    if by_norm:
         norms = torch.linalg.vector_norm(W_dec, dim=1)
         W_dec = W_dec / norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
         W_enc, b_enc = W_enc * norms, b_enc * norms
     weights = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": b_enc, "b_dec": b_dec}
-    activation = settings.said("act_fn", str).lower()
-    threshold = settings.said("jump_relu_threshold", float, 0.0)
-    if activation == "topk" and threshold > 0:  # its program announces the one, and does the other
+    threshold = config.said("jump_relu_threshold", float, 0.0)
+    # with topk, its program announces the threshold, and does the other
+    if threshold < 0 or (threshold > 0 and config["act_fn"] == "topk"):
         raise InputError(
-            f"{settings.path} has act_fn topk and jump_relu_threshold {threshold}, and is used "
-            f"with either: set act_fn to jumprelu, or the threshold to 0"
+            f"{config.file} says jump_relu_threshold {threshold} with act_fn {config['act_fn']}: "
+            f"set act_fn to jumprelu, or the threshold to 0"
         )
-    if activation not in ("relu", "topk", "jumprelu") or threshold < 0:
-        raise _unknown_activation(settings, activation, threshold)
-    if activation == "jumprelu":
-        weights["threshold"] = torch.full_like(b_enc, threshold)
-    has_bias = settings.said("use_decoder_bias", bool, True)
-    cfg = PretrainedConfig(
-        d_sae=settings.d_sae,
-        activation=activation,
-        k=settings.said("top_k", int) if activation == "topk" else None,
-        subtracts_b_dec=has_bias and settings.said("apply_decoder_bias_to_pre_encoder", bool, True),
-        normalization=settings.normalization(),
-    )
-    return cfg, weights
+    if config["act_fn"] == "jumprelu":
+        weights["threshold"] = torch.full_like(b_enc, threshold, dtype=torch.float64)
+    return weights
 
 
-def _later(settings: Settings, of: dict[str, Tensor], scales: tuple[float, float]) -> Loaded:
+def _later(
+    of: dict[str, Tensor], factors: tuple[float, float], *, by_norm: bool, applies: bool
+) -> dict[str, Tensor]:
     """Fold the factors so that features stay those of normalised inputs.
 
     Whether a feature is active is decided on h times the norm of its decoder row, if on anything
     but h; its value is h all the same.
     """
-    s_in, s_out = scales
+    s_in, s_out = factors
     b_enc = of["b_enc"]
-    if settings.said("apply_decoder_bias_to_pre_encoder", bool, False):
+    if applies:
         b_enc = b_enc - of["b_dec"] @ of["W_enc"]  # in the units of an output, whatever s_in is
     weights = {"W_enc": of["W_enc"] * s_in, "W_dec": of["W_dec"] / s_out, "b_enc": b_enc}
     weights["b_dec"] = of["b_dec"] / s_out
-    by_norm = settings.said("sparsity_include_decoder_norm", bool)
-    activation = settings.said("act_fn", str).lower()
-    if activation not in ("relu", "topk", "jumprelu"):
-        raise _unknown_activation(settings, activation, 0.0)
-    if activation == "jumprelu":
+    if "threshold" in of:
         norms = torch.linalg.vector_norm(of["W_dec"], dim=1) if by_norm else torch.ones(())
         weights["threshold"] = of["threshold"] / norms
-    cfg = PretrainedConfig(
-        d_sae=settings.d_sae,
-        activation=activation,
-        k=settings.said("top_k", int) if activation == "topk" else None,
-        selects_by_decoder_norm=by_norm and activation == "topk",
-        subtracts_b_dec=False,
-        normalization=settings.normalization(),
-    )
-    return cfg, weights
-
-
-def _unknown_activation(settings: Settings, activation: str, threshold: float) -> InputError:
-    if threshold < 0:
-        return InputError(
-            f"{settings.path} has jump_relu_threshold {threshold}: features that are negative "
-            f"cannot be loaded"
-        )
-    reason = "what it does is not known"
-    if activation == "batchtopk":
-        reason = (
-            "the features of a token depend on the other tokens of its batch, and the file has no "
-            "threshold to use instead; convert it to jumprelu with the program that trained it"
-        )
-    return InputError(
-        f"{settings.path} has act_fn {json_of(activation)}, which cannot be loaded: {reason}"
-    )
+    return weights

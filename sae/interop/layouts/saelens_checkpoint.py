@@ -4,15 +4,12 @@ Chosen over a batch while it is trained, a BatchTopK or Matryoshka dictionary is
 threshold, as SAELens does with what it saves at the end.
 """
 
-from typing import Any
-
 from activation_cache.common.errors import InputError
-from sae.interop.folding import Whitening
-from sae.interop.layout import Hints
-from sae.interop.layouts.saelens import Given, assemble, facts_of, holds_files
-from sae.interop.layouts.saelens_keys import setting
+from activation_cache.common.schema import shown
+from sae.interop.layout import Hints, positive
+from sae.interop.layouts.saelens import assemble, facts_of, holds_files
 from sae.interop.pretrained import PretrainedSAE
-from sae.interop.sources import Source, json_of
+from sae.interop.sources import Source
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 NAME = "saelens-checkpoint"
@@ -32,29 +29,7 @@ def recognises(source: Source) -> bool:
 
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
-    config = source.config(CONFIG_FILE)
-    scaler = source.config(SCALER_FILE) if source.has(SCALER_FILE) else {}
-    given = _given(source, scaler, hints)
-    _refuse_contradiction(config, scaler)
-    return assemble(config, source.tensors(WEIGHTS_FILE), facts_of(config), given)
-
-
-def _given(source: Source, scaler: dict[str, Any], hints: Hints) -> Given:
-    scale = hints.norm_scaling_factor
-    if scaler.get("scaling_factor") is not None:
-        scale = setting(scaler, "scaling_factor", float, file=SCALER_FILE)
-    whitening = None
-    if source.has(WHITENING_FILE) and setting(
-        scaler, "has_whitening", bool, True, file=SCALER_FILE
-    ):
-        tensors = source.tensors(WHITENING_FILE)
-        parts = [tensors.take(name) for name in ("mean", "matrix", "inverse_matrix")]
-        tensors.finish()
-        whitening = Whitening(*parts)
-    return Given(scale=scale, whitening=whitening)
-
-
-def _refuse_contradiction(config: dict[str, Any], scaler: dict[str, Any]) -> None:
+    config, scaler = source.config(CONFIG_FILE), source.config(SCALER_FILE)
     kind = config.get("normalize_activations")
     for name, wanted in (
         ("scaling_factor", "expected_average_only_in"),
@@ -62,7 +37,20 @@ def _refuse_contradiction(config: dict[str, Any], scaler: dict[str, Any]) -> Non
     ):
         if scaler.get(name) and kind != wanted:
             raise InputError(
-                f"{SCALER_FILE} has {json_of(scaler[name])} for {name}, and {CONFIG_FILE} says "
-                f"normalize_activations {json_of(kind)}: whether it is folded cannot be told; "
-                f"remove the one that is wrong"
+                f"{SCALER_FILE} says {name} {shown(scaler[name])}, and {CONFIG_FILE} "
+                f"normalize_activations {shown(kind)}: remove the one that is wrong"
             )
+    scale = scaler.said("scaling_factor", float | None, hints.norm_scaling_factor)
+    if scale is not None:
+        positive(scale, f"scaling_factor in {SCALER_FILE}")
+    whitening = None
+    if source.has(WHITENING_FILE) and scaler.said("has_whitening", bool, True):
+        tensors, d_in = source.tensors(WHITENING_FILE), config.said("d_in", int)
+        whitening = (
+            tensors.take("mean", d_in),
+            tensors.take("matrix", d_in, d_in),
+            tensors.take("inverse_matrix", d_in, d_in),
+        )
+        tensors.finish()
+    weights = source.tensors(WEIGHTS_FILE)
+    return assemble(config, weights, facts_of(config), scale, whitening)

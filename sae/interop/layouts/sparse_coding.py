@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import shown
 from sae.interop import layout as layouts
 from sae.interop.layout import Hints
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
 from sae.interop.restricted_pickle import Shell
-from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of, read_tensors
+from sae.interop.sources import Source, Tensors, read_tensors
 from sae.provenance import Provenance
 
 NAME = "sparse-coding"
@@ -55,16 +56,15 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
     shell = _chosen(source, members, hints.index)
     file = Tensors(source.folder / name, shell)
     kind = type(shell).__name__
-    file.leave("n_feats", "activation_size", "device")
-    encoder, b_enc = file.matrix("encoder").double(), file.take("encoder_bias")
-    norms_encoder = kind != "UntiedSAE" and _flag(file, "norm_encoder")
-    rows = _unit(encoder) if norms_encoder else encoder
-    if kind == "TiedSAE":
-        decoder = _unit(encoder)
-    else:
-        decoder = _unit(file.matrix("decoder").double()) if kind == "UntiedSAE" else rows
+    encoder, b_enc = file.take("encoder", None, None).double(), file.take("encoder_bias", None)
+    rows = decoder = _unit(encoder)
+    if kind == "UntiedSAE":
+        rows, decoder = encoder, _unit(file.take("decoder", *encoder.shape).double())
+    elif not file.value("norm_encoder", bool):
+        rows = encoder
+        decoder = rows if kind == "ReverseSAE" else decoder
     rows, decoder, b_dec = _centred(file, rows, decoder)
-    file.finish()
+    file.finish("n_feats", "activation_size", "device")
     tied = torch.equal(rows, decoder)
     tensors = {"W_dec": decoder, "b_enc": b_enc, "b_dec": b_dec + _means(source, b_dec)}
     if not tied:
@@ -111,22 +111,11 @@ def _chosen(
 
 
 def _label(shell: Shell, settings: Mapping[str, Any]) -> str:
-    said = (f"{key} {_number(settings.get(key))}" for key in ("l1_alpha", "dict_size"))
+    said = (f"{key} {shown(settings.get(key))}" for key in ("l1_alpha", "dict_size"))
     return f"{type(shell).__name__}, {', '.join(said)}"
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else json_of(value)
-
-
 # What it computes --------------------------------------------------------------------------------
-
-
-def _flag(file: Tensors, name: str) -> bool:
-    value = file.value(name)
-    if not isinstance(value, bool):
-        raise InputError(f"{file.path} has {json_of(value)} for {name}, no truth value; {DOWNLOAD}")
-    return value
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -142,26 +131,17 @@ def _centred(file: Tensors, rows: Tensor, decoder: Tensor) -> tuple[Tensor, Tens
     d_in = rows.shape[1]
     b_dec = rows.new_zeros(d_in)
     if "center_trans" in file:
-        b_dec = _of_shape(file, "center_trans", d_in)
+        b_dec = file.take("center_trans", d_in).double()
     if "center_scale" in file:
-        scale = _of_shape(file, "center_scale", d_in)
+        scale = file.take("center_scale", d_in).double()
         if (scale == 0).any():
             raise InputError(f"center_scale in {file.path} holds 0: it cannot be undone")
         rows, decoder = rows * scale, decoder / scale
     if "center_rot" in file:
-        rotation = _of_shape(file, "center_rot", d_in, d_in)
+        rotation = file.take("center_rot", d_in, d_in).double()
         if not torch.equal(rotation, torch.eye(d_in, dtype=rotation.dtype)):
             rows, decoder = rows @ rotation, decoder @ rotation
     return rows, decoder, b_dec
-
-
-def _of_shape(file: Tensors, name: str, *shape: int) -> Tensor:
-    tensor = file.take(name).double()
-    if tensor.shape != shape:
-        raise InputError(
-            f"{name} in {file.path} is of shape {tuple(tensor.shape)}, expected {shape}; {DOWNLOAD}"
-        )
-    return tensor
 
 
 def _means(source: Source, b_dec: Tensor) -> Tensor:
@@ -177,7 +157,7 @@ def _means(source: Source, b_dec: Tensor) -> Tensor:
                 f"what, is missing: put it beside"
             )
         return torch.zeros_like(b_dec)
-    return _of_shape(Tensors(path, {MEANS: read_tensors(path)}), MEANS, len(b_dec))
+    return Tensors(path, {MEANS: read_tensors(path)}).take(MEANS, len(b_dec)).double()
 
 
 def _facts(source: Source) -> Provenance:
