@@ -1,14 +1,17 @@
 """SAELens, version 6: `cfg.json` with `metadata`, and `sae_weights.safetensors`.
 
-Older configs and training checkpoints have files of their own, which end in `assemble` here.
+Training checkpoints have weights as they are trained, and what is to be folded beside. Chosen over
+a batch while it is trained, a BatchTopK or Matryoshka dictionary is used by its threshold, as
+SAELens does with what it saves at the end. Older configs end in `assemble` here too.
 """
 
 import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import shown
 from sae.interop.folding import Whitening, fold_decoder_norms_, fold_scale_, fold_whitening_
-from sae.interop.layout import Hints, facts, processing
+from sae.interop.layout import Hints, facts, positive, processing
 from sae.interop.layouts.saelens_export import write
 from sae.interop.layouts.saelens_keys import ACTIVATIONS, COMPUTED, HARMLESS, NORMALIZATIONS
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
@@ -19,6 +22,9 @@ from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 __all__ = ["NAME", "read", "recognises", "write"]
 
 NAME = "saelens"
+
+SCALER_FILE = "activation_scaler.json"
+WHITENING_FILE = "activation_whitening.safetensors"
 
 REFUSED = {
     "temporal": "its features depend on the tokens before, and a dictionary here takes one token",
@@ -45,8 +51,31 @@ def recognises(source: Source) -> bool:
 
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
-    config, tensors = source.config(CONFIG_FILE), source.tensors(WEIGHTS_FILE)
-    return assemble(config, tensors, facts_of(config), hints.norm_scaling_factor)
+    config, scaler = source.config(CONFIG_FILE), source.config(SCALER_FILE)
+    kind = config.get("normalize_activations")
+    for name, wanted in (
+        ("scaling_factor", "expected_average_only_in"),
+        ("has_whitening", "covariance_whitening"),
+    ):
+        if scaler.get(name) and kind != wanted:
+            raise InputError(
+                f"{SCALER_FILE} says {name} {shown(scaler[name])}, and {CONFIG_FILE} "
+                f"normalize_activations {shown(kind)}: remove the one that is wrong"
+            )
+    scale = scaler.said("scaling_factor", float | None, hints.norm_scaling_factor)
+    if scale is not None:
+        positive(scale, f"scaling_factor in {SCALER_FILE}")
+    whitening = None
+    if source.has(WHITENING_FILE) and scaler.said("has_whitening", bool, True):
+        tensors, d_in = source.tensors(WHITENING_FILE), config.said("d_in", int)
+        whitening = (
+            tensors.take("mean", d_in),
+            tensors.take("matrix", d_in, d_in),
+            tensors.take("inverse_matrix", d_in, d_in),
+        )
+        tensors.finish()
+    weights = source.tensors(WEIGHTS_FILE)
+    return assemble(config, weights, facts_of(config), scale, whitening)
 
 
 def facts_of(config: Config) -> Provenance:

@@ -84,15 +84,9 @@ def _name(source: Source) -> str | None:
 
 def _members(content: Any) -> list[tuple[Shell, Mapping[str, Any]]]:
     """The dictionaries in a file, each with the settings it was trained with."""
-    members: list[tuple[Shell, Mapping[str, Any]]] = []
-    for member in content if isinstance(content, list) else ():
-        if not isinstance(member, tuple) or len(member) != 2:
-            return []
-        shell, settings = member
-        if not isinstance(shell, Shell) or not isinstance(settings, dict):
-            return []
-        members.append((shell, settings))
-    return members
+    members = content if isinstance(content, list) else []
+    fit = (isinstance(of, tuple) and [*map(type, of)][1:] == [dict] for of in members)
+    return members if all(fit) and all(isinstance(shell, Shell) for shell, _ in members) else []
 
 
 def _chosen(
