@@ -18,9 +18,6 @@ SCHEME = "hf://"
 ABOVE = ("cfg.json", "config.json", "config.yaml", "means.pt")
 """What layouts look for in the folders above what is named, beside `NAME_cfg.json`."""
 
-BELOW_A_FOLDER = {"hyperparams.json": "checkpoints"}
-"""Configs whose weights lie in a folder of the folder."""
-
 DOWNLOAD = ", or download it elsewhere and name the local folder instead"
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may do this"
 
@@ -76,9 +73,9 @@ def fetch(address: str) -> Fetched:
         allow += [path, f"{path.removesuffix('.pt')}_cfg.json"]
         allow += [str(folder / name) for folder in above for name in ABOVE]
     folder = _snapshot(wanted, wanted.revision, allow, [f"{inside}*/*"])
-    for config, below in BELOW_A_FOLDER.items():
-        if (folder / wanted.path / config).is_file():
-            _snapshot(wanted, folder.name, [f"{inside}{below}/*"], [f"{inside}{below}/*/*"])
+    if (folder / wanted.path / "hyperparams.json").is_file():  # whose weights lie in a folder
+        below = f"{inside}checkpoints/*"
+        _snapshot(wanted, folder.name, [below], [f"{below}/*"])
     found = folder / wanted.path
     if not found.exists():
         raise InputError(

@@ -32,12 +32,6 @@ def compare(ours: SAE, theirs: SAE, x: Float[Tensor, "n d_in"], batch: int = 512
         support += int(((acts != 0) != (others != 0)).sum())
         sizes = [t.abs().max().cpu() for t in (acts - others, acts, x_hat - other, x_hat)]
         largest = torch.maximum(largest, torch.stack(sizes))
-    features, largest_feature, reconstruction, largest_reconstruction = largest.tolist()
-    return Differences(
-        n_tokens=len(x),
-        features=features,
-        largest_feature=largest_feature,
-        support=support,
-        reconstruction=reconstruction,
-        largest_reconstruction=largest_reconstruction,
-    )
+    names = ("features", "largest_feature", "reconstruction", "largest_reconstruction")
+    named = dict(zip(names, largest.tolist(), strict=True))
+    return Differences(n_tokens=len(x), support=support, **named)

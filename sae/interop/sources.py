@@ -4,10 +4,10 @@ import math
 import os
 import warnings
 import zipfile
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +19,6 @@ from activation_cache.common.schema import convert, listed, shown
 from sae.interop import restricted_pickle
 from sae.serialization import read_config
 
-Named = TypeVar("Named", bound=str)
-
 PLACES = "name the --out of a run, or the folder or file of a dictionary"
 DOWNLOAD = "get it anew from where it was published"
 MOST_COMPRESSION = 8
@@ -28,6 +26,13 @@ MOST_COMPRESSION = 8
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Number formats of weights."""
+
+PLAIN = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+LINEAR = {
+    **{"W_enc": "encoder.weight", "W_dec": "decoder.weight"},
+    **{"b_enc": "encoder.bias", "b_dec": "decoder.bias"},
+}
+"""What files call weights that are as ours, and those of two linear layers."""
 
 
 class Source:
@@ -102,17 +107,16 @@ class Config(dict[str, Any]):
     def one_of(
         self,
         name: str,
-        known: Iterable[Named],
-        default: Named | None = None,
+        known: Collection[str],
+        default: str | None = None,
         reasons: Mapping[str, str] | None = None,
-    ) -> Named:
+    ) -> Any:
         """A value that is among those known; the reasons say why others cannot be had."""
-        value, known = self.said(name, str, default), tuple(known)
-        for of in known:
-            if value == of:
-                return of
-        reason = (reasons or {}).get(value, f"known are {', '.join(known)}")
-        raise InputError(f"{self.file} says {name} {shown(value)}: {reason}")
+        value = self.said(name, str, default)
+        if value not in known:
+            reason = (reasons or {}).get(value, f"known are {', '.join(known)}")
+            raise InputError(f"{self.file} says {name} {shown(value)}: {reason}")
+        return value
 
     def name(self, name: str) -> str | None:
         """A text, None where it is something else."""
@@ -279,9 +283,6 @@ def tensors_in(content: Any) -> Iterator[Tensor]:
 
 def refuse_impossible(tensor: Tensor, path: Path) -> None:
     """`InputError` for a tensor that says it is larger than what the file has stored of it."""
-    is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
-    if not is_plain or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
-        raise InputError(f"{path} holds tensors that are no plain numbers; {DOWNLOAD}")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise InputError(
             f"{path} declares a tensor of shape {tuple(tensor.shape)} and does not hold its "

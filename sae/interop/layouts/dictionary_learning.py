@@ -27,19 +27,15 @@ from sae.interop.exporting import (
 )
 from sae.interop.layout import Hints, facts, positive, processing
 from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, Source, Tensors
+from sae.interop.sources import DOWNLOAD, LINEAR, PLAIN, Source, Tensors
 from sae.provenance import Provenance
 
 NAME = "dictionary_learning"
 WEIGHTS_FILE = "ae.pt"
 CONFIG_FILE = "config.json"
 
-LINEAR = {
-    **{"W_enc": "encoder.weight", "W_dec": "decoder.weight"},
-    **{"b_enc": "encoder.bias", "b_dec": "b_dec"},
-}
+LINEAR_B_DEC = LINEAR | {"b_dec": "b_dec"}
 GATED = {"b_enc": "gate_bias", "b_dec": "decoder_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
-PARAMETERS = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
 
 
 @dataclass(frozen=True)
@@ -49,28 +45,23 @@ class DictClass:
     activation: Activation
     names: Mapping[str, str]
     """Its names of our tensors."""
-    needs: frozenset[str] = frozenset()
+    needs: tuple[str, ...] = ()
     """What it has beside them."""
-    may_have: frozenset[str] = frozenset()
+    may_have: tuple[str, ...] = ()
     subtracts_b_dec: bool = True
 
 
 CLASSES: Mapping[str, DictClass] = {
     "AutoEncoder": DictClass("relu", LINEAR | {"b_dec": "bias"}),
-    "AutoEncoderNew": DictClass("relu", LINEAR | {"b_dec": "decoder.bias"}, subtracts_b_dec=False),
+    "AutoEncoderNew": DictClass("relu", LINEAR, subtracts_b_dec=False),
     "GatedAutoEncoder": DictClass("gated", LINEAR | GATED),
     "JumpReluAutoEncoder": DictClass(
-        "jumprelu", PARAMETERS | {"threshold": "threshold"}, subtracts_b_dec=False
+        "jumprelu", PLAIN | {"threshold": "threshold"}, subtracts_b_dec=False
     ),
-    "AutoEncoderTopK": DictClass("topk", LINEAR, may_have=frozenset({"k", "threshold"})),
-    "BatchTopKSAE": DictClass(
-        "jumprelu", LINEAR, needs=frozenset({"threshold"}), may_have=frozenset({"k"})
-    ),
+    "AutoEncoderTopK": DictClass("topk", LINEAR_B_DEC, may_have=("k", "threshold")),
+    "BatchTopKSAE": DictClass("jumprelu", LINEAR_B_DEC, needs=("threshold",), may_have=("k",)),
     "MatryoshkaBatchTopKSAE": DictClass(
-        "jumprelu",
-        PARAMETERS,
-        needs=frozenset({"threshold", "group_sizes"}),
-        may_have=frozenset({"k"}),
+        "jumprelu", PLAIN, needs=("threshold", "group_sizes"), may_have=("k",)
     ),
 }
 
@@ -120,8 +111,7 @@ def _weights_file(source: Source) -> str | None:
 def _config(source: Source) -> dict[str, Any]:
     """The trainer's config: beside its weights, or above the folder of its checkpoints."""
     above = source.folder.resolve().name == "checkpoints"
-    name = f"../{CONFIG_FILE}" if above else CONFIG_FILE
-    return source.config(name)
+    return source.config(f"../{CONFIG_FILE}" if above else CONFIG_FILE)
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -134,7 +124,7 @@ def fitting(names: Collection[str]) -> list[str]:
     found: list[str] = []
     for dict_class, of in CLASSES.items():
         needed = {*of.names.values(), *of.needs}
-        if needed <= set(names) <= needed | of.may_have:
+        if needed <= set(names) <= needed.union(of.may_have):
             found.append(dict_class)
     return found
 
@@ -143,8 +133,8 @@ def _norm_factor(backup: Tensors) -> float:
     """What activations were divided by in training; None where they were not."""
     if "norm_factor" not in backup:
         raise InputError(
-            f"{backup.path} is a backup without norm_factor: what its activations were divided by "
-            f"is not known; take the ae.pt of the finished training"
+            f"{backup.path} is a backup without norm_factor, by which activations were divided: "
+            f"take the ae.pt of the finished training"
         )
     factor = backup.value("norm_factor")
     return 1.0 if factor is None else positive(factor, f"norm_factor in {backup.path}")

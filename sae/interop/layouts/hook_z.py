@@ -11,11 +11,10 @@ from activation_cache.common.schema import shown
 from sae.interop import layout as layouts
 from sae.interop.layout import Hints
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
-from sae.interop.sources import Source
+from sae.interop.sources import PLAIN, Source
 
 NAME = "hook-z"
 
-WEIGHTS = ("W_enc", "W_dec", "b_enc", "b_dec")
 SIZES = ("act_size", "dict_size")
 
 
@@ -25,14 +24,14 @@ def recognises(source: Source) -> bool:
         return False
     config, content = source.config(_config_name(name)), source.content(name)
     is_described = all(key in config for key in (*SIZES, "act_name"))
-    return is_described and isinstance(content, Mapping) and set(content) == set(WEIGHTS)
+    return is_described and isinstance(content, Mapping) and set(content) == set(PLAIN)
 
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
     name = source.only(".pt") or ""
     config, file = source.config(_config_name(name)), source.tensors(name)
     d_in, d_sae = (config.said(size, int) for size in SIZES)
-    tensors = file.named({weight: weight for weight in WEIGHTS}, d_in, d_sae, d_in)
+    tensors = file.named(PLAIN, d_in, d_sae, d_in)
     site = config.said("act_name", str)
     if not site.endswith("hook_z"):
         raise InputError(f"{config.file} says act_name {shown(site)}: known are those of hook_z")

@@ -12,7 +12,7 @@ from torch import Tensor
 from activation_cache.common.errors import InputError
 from sae.interop.layout import Hints, facts, positive
 from sae.interop.pretrained import Normalization, PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, Config, Source, Tensors, keys
+from sae.interop.sources import DOWNLOAD, LINEAR, Config, Source, Tensors, keys
 
 NAME = "openmoss"
 
@@ -46,8 +46,6 @@ HARMLESS = keys(
 )
 """Settings of training and of how it is computed, not of what."""
 
-ACTIVATIONS = ("relu", "topk", "jumprelu")
-
 NORMALIZATIONS: dict[str, Normalization] = {
     **{"none": "none", "inference": "none", "dataset-wise": "none"},
     "token-wise": "constant_norm",
@@ -69,10 +67,6 @@ WEIGHTS = tuple(
 """Where weights may lie; the first that is there counts."""
 
 NAMES = {"W_enc": "W_E", "W_dec": "W_D", "b_enc": "b_E", "b_dec": "b_D"}
-LINEAR_NAMES = {
-    **{"W_enc": "encoder.weight", "W_dec": "decoder.weight"},
-    **{"b_enc": "encoder.bias", "b_dec": "decoder.bias"},
-}
 THRESHOLDS = ("activation_function.log_jumprelu_threshold", "log_jumprelu_threshold")
 
 
@@ -86,7 +80,7 @@ def recognises(source: Source) -> bool:
 def read(source: Source, hints: Hints) -> PretrainedSAE:
     config, tensors = config_of(source), _weights(source)
     is_first = config.file == LLAMA_SCOPE
-    activation = config.one_of("act_fn", ACTIVATIONS, reasons=REASONS)
+    activation = config.one_of("act_fn", ("relu", "topk", "jumprelu"), reasons=REASONS)
     by_norm = config.said("sparsity_include_decoder_norm", bool, True if is_first else None)
     has_bias = config.said("use_decoder_bias", bool, True)
     applies = config.said("apply_decoder_bias_to_pre_encoder", bool, is_first)
@@ -157,9 +151,8 @@ def scales(config: Config, tensors: Tensors, hints: Hints) -> tuple[float, float
         if norms[0] is None:
             if hint is None or site != site_out:
                 raise InputError(
-                    f"{config.file} has no {AVERAGE_NORM}, by which activations were scaled: give "
-                    f"norm_scaling_factor, sqrt(d_model) over the mean norm at the site (of a "
-                    f"transcoder both factors are needed, so it cannot be loaded)"
+                    f"{config.file} has no {AVERAGE_NORM}: give norm_scaling_factor, sqrt(d_model) "
+                    f"over the mean norm (of a transcoder, both factors are needed: it is refused)"
                 )
             return hint, hint
         s_in, s_out = (
@@ -195,7 +188,7 @@ def _given(config: Config, tensors: Tensors, *, has_bias: bool) -> dict[str, Ten
     d_model, d_sae = config.said("d_model", int), config.said("d_sae", int | None)
     if d_sae is None:
         d_sae = int(d_model * config.said("expansion_factor", float))
-    names = dict(NAMES if "W_E" in tensors else LINEAR_NAMES)
+    names = dict(NAMES if "W_E" in tensors else LINEAR)
     if not has_bias:
         del names["b_dec"]
     given = tensors.named(names, d_model, d_sae, d_model)

@@ -15,7 +15,7 @@ from sae.interop.layout import Hints, facts, positive, processing
 from sae.interop.layouts.saelens_export import write
 from sae.interop.layouts.saelens_keys import ACTIVATIONS, COMPUTED, HARMLESS, NORMALIZATIONS
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
-from sae.interop.sources import Config, Source, Tensors
+from sae.interop.sources import PLAIN, Config, Source, Tensors
 from sae.provenance import Provenance
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
@@ -140,14 +140,14 @@ def assemble(
     rescales = "topk" in architecture and config.said(
         "rescale_acts_by_decoder_norm", bool, "batchtopk" in architecture
     )
-    _fold_(sae, kind, scale, whitening, rescales=rescales)
+    _fold_(sae, kind, scale, whitening, rescales)
     return sae
 
 
 def _weights(
     tensors: Tensors, cfg: PretrainedConfig, d_in: int, d_out: int | None
 ) -> dict[str, Tensor]:
-    names = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+    names = dict(PLAIN)
     if cfg.activation == "matching_pursuit":
         del names["W_enc"], names["b_enc"]
     if cfg.activation == "gated":
@@ -172,20 +172,14 @@ def _threshold(tensors: Tensors, d_sae: int) -> Tensor:
 
 
 def _fold_(
-    sae: PretrainedSAE,
-    kind: str,
-    scale: float | None,
-    whitening: Whitening | None,
-    *,
-    rescales: bool,
+    sae: PretrainedSAE, kind: str, scale: float | None, whitening: Whitening | None, rescales: bool
 ) -> None:
     """Fold in SAELens' order, which decides the units of features that are rescaled by norms."""
     if kind == "expected_average_only_in":
         if scale is None:
             raise InputError(
-                "this dictionary is for activations times a factor that its files leave out "
-                "(normalize_activations expected_average_only_in): give norm_scaling_factor, which "
-                "SAELens lists for each release in its pretrained_saes.yaml"
+                "activations have to be scaled by a factor that the files leave out: give "
+                "norm_scaling_factor, which SAELens lists in its pretrained_saes.yaml"
             )
         fold_scale_(sae, scale)
         if rescales and sae.cfg.activation == "jumprelu":
@@ -195,7 +189,7 @@ def _fold_(
     if kind == "covariance_whitening":
         if whitening is None:
             raise InputError(
-                "this dictionary is for whitened activations: put the activation_whitening."
-                "safetensors of its training beside it, or take what SAELens saves at the end"
+                f"activations have to be whitened: put the {WHITENING_FILE} of the training "
+                f"beside the files, or take what SAELens saves at the end"
             )
         fold_whitening_(sae, whitening)

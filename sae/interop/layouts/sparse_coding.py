@@ -85,8 +85,10 @@ def _name(source: Source) -> str | None:
 def _members(content: Any) -> list[tuple[Shell, Mapping[str, Any]]]:
     """The dictionaries in a file, each with the settings it was trained with."""
     members = content if isinstance(content, list) else []
-    fit = (isinstance(of, tuple) and [*map(type, of)][1:] == [dict] for of in members)
-    return members if all(fit) and all(isinstance(shell, Shell) for shell, _ in members) else []
+    fits = all(isinstance(of, tuple) and len(of) == 2 for of in members) and all(
+        isinstance(shell, Shell) and isinstance(settings, dict) for shell, settings in members
+    )
+    return members if fits else []
 
 
 def _chosen(
@@ -96,17 +98,16 @@ def _chosen(
         return members[0][0]
     if index is None or not 0 <= index < len(members):
         asked = "" if index is None else f" and none of index {index}"
-        listed = "; ".join(f"{at}: {_label(*member)}" for at, member in enumerate(members))
+        listed = "; ".join(
+            f"{at}: {type(shell).__name__}, l1_alpha {shown(said.get('l1_alpha'))}, dict_size "
+            f"{shown(said.get('dict_size'))}"
+            for at, (shell, said) in enumerate(members)
+        )
         raise InputError(
             f"{source.path} holds {len(members)} dictionaries{asked}, choose one by its index: "
             f"{listed[:600]}"
         )
     return members[index][0]
-
-
-def _label(shell: Shell, settings: Mapping[str, Any]) -> str:
-    said = (f"{key} {shown(settings.get(key))}" for key in ("l1_alpha", "dict_size"))
-    return f"{type(shell).__name__}, {', '.join(said)}"
 
 
 # What it computes --------------------------------------------------------------------------------
@@ -147,8 +148,8 @@ def _means(source: Source, b_dec: Tensor) -> Tensor:
     if path is None:
         if _settings(source).get("center_activations") == "true":
             raise InputError(
-                f"{source.path} is for activations that were centred, and {MEANS}, which says by "
-                f"what, is missing: put it beside"
+                f"{source.path} is for centred activations, and {MEANS}, which says by what, is "
+                f"missing: put it beside"
             )
         return torch.zeros_like(b_dec)
     return Tensors(path, {MEANS: read_tensors(path)}).take(MEANS, len(b_dec)).double()

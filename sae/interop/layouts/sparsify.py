@@ -18,7 +18,7 @@ from sae.interop.exporting import (
 )
 from sae.interop.layout import Hints, facts, processing
 from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
-from sae.interop.sources import Source, keys
+from sae.interop.sources import LINEAR, Source, keys
 from sae.provenance import Provenance
 from sae.serialization import contiguous
 
@@ -33,7 +33,7 @@ COMPUTED = keys("activation expansion_factor num_latents k d_in skip_connection 
 HARMLESS = keys("normalize_decoder multi_topk metadata")
 """How it was trained: with unit rows, and with a second loss. `metadata` is ours."""
 
-NAMES = {"W_enc": "encoder.weight", "W_dec": "W_dec", "b_enc": "encoder.bias", "b_dec": "b_dec"}
+NAMES = LINEAR | {"W_dec": "W_dec", "b_dec": "b_dec"}
 
 ADDS_TO_THE_STREAM = ("gpt2", "llama", "mistral", "pythia", "qwen", "smollm")
 """Models whose attention and MLP modules return just what is added to the residual stream."""
