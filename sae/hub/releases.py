@@ -15,11 +15,10 @@ from typing import Any
 from activation_cache.common.errors import InputError
 from sae.hub import transfer as hub
 
-TEMPLATES = ("id", "path", "hook_name", "hook_name_out")
-"""What a pattern is made of; all else that it says are values."""
-
 NUMBERS = ("layer", "l0")
 """Placeholders that stand for numbers."""
+
+FIGURES = ("l0", "variance_explained")
 
 MOST_NAMES = 13
 """Names that an error shows."""
@@ -46,31 +45,23 @@ class Published:
 class Location:
     """Where a dictionary is, and what its files leave out."""
 
-    repo: str
-    path: str
-    revision: str | None = None
-    """A commit, a branch or a tag; the newest where none is known."""
+    address: str
     norm_scaling_factor: float | None = None
     facts: Mapping[str, Any]
     """Metadata: its model, its site, and how activations were had."""
     published: Published
 
-    @property
-    def address(self) -> str:
-        if "://" in self.repo:
-            return f"{self.repo}/{self.path}"
-        return str(hub.HubPath(repo=self.repo, revision=self.revision, path=self.path))
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Entry:
     """One dictionary of a release, or a pattern for many: then its texts have {placeholders}."""
 
-    id: str
-    path: str
-    hook_name: str | None = None
-    hook_name_out: str | None = None
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any]
+    """Its id, its path and sites, and what is known of it."""
+
+    @property
+    def id(self) -> str:
+        return self.values["id"]
 
     def match(self, name: str) -> "Entry | None":
         """The entry of that id, its placeholders filled in."""
@@ -82,14 +73,9 @@ class Entry:
         found = re.fullmatch(pattern, name)
         return None if found is None else self.filled(found.groupdict())
 
-    def filled(self, values: Mapping[str, Any]) -> "Entry":
-        return Entry(
-            id=_replaced(self.id, values),
-            path=_replaced(self.path, values),
-            hook_name=self.hook_name and _replaced(self.hook_name, values),
-            hook_name_out=self.hook_name_out and _replaced(self.hook_name_out, values),
-            values={**self.values, **values},
-        )
+    def filled(self, more: Mapping[str, Any]) -> "Entry":
+        values = {**self.values, **more}
+        return Entry({name: _replaced(value, values) for name, value in values.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +85,7 @@ class Release:
     name: str
     repo: str
     revision: str | None = None
+    """A commit, a branch or a tag; the newest where none is known."""
     facts: Mapping[str, Any] = field(default_factory=dict)
     figures: str | None = None
     entries: tuple[Entry, ...]
@@ -106,23 +93,20 @@ class Release:
     def locate(self, name: str) -> Location:
         """The dictionary of an id or of a site. `InputError` where there is none, or several."""
         found = [entry for entry in (entry.match(name) for entry in self.entries) if entry]
-        found = found or [entry for entry in self.entries if entry.hook_name == name]
+        found = found or [of for of in self.entries if of.values.get("hook_name") == name]
         if len(found) != 1:
             what = f"several dictionaries for {name}" if found else f"no {name!r}"
             known = _closest(name, [entry.id for entry in found or self.entries])
             raise InputError(f"{self.name} has {what}: name one of {known}")
-        (entry,) = found
-        sites = {"hook_name": entry.hook_name, "hook_name_out": entry.hook_name_out}
-        known = {name: site for name, site in sites.items() if site is not None}
-        numbers = {name: _number(entry.values.get(name)) for name in ("l0", "variance_explained")}
-        d_sae = entry.values.get("d_sae")
+        values, path = found[0].values, found[0].values["path"]
+        on_hub = hub.HubPath(repo=self.repo, revision=self.revision, path=path)
+        sites = {name: values[name] for name in ("hook_name", "hook_name_out") if name in values}
+        numbers = {name: float(values[name]) for name in FIGURES if name in values}
         return Location(
-            repo=self.repo,
-            path=entry.path,
-            revision=self.revision,
-            norm_scaling_factor=entry.values.get("norm_scaling_factor"),
-            facts={**self.facts, **known},
-            published=Published(d_sae=d_sae, **numbers, figures=self.figures),
+            address=f"{self.repo}/{path}" if "://" in self.repo else str(on_hub),
+            norm_scaling_factor=values.get("norm_scaling_factor"),
+            facts={**self.facts, **sites},
+            published=Published(d_sae=values.get("d_sae"), **numbers, figures=self.figures),
         )
 
 
@@ -161,25 +145,21 @@ def _releases(content: dict[str, Any]) -> Iterator[Release]:
 
 def _entries(site: Mapping[str, Any], named: Mapping[str, Any]) -> Iterator[Entry]:
     """All dictionaries of a pattern, or the pattern where it has no columns."""
-    templates = {name: site[name] for name in TEMPLATES if name in site}
-    templates.setdefault("id", templates.get("hook_name"))
-    pattern = Entry(**templates, values={}).filled(named)
-    values = {name: value for name, value in site.items() if name not in TEMPLATES}
+    values = {"id": site.get("hook_name"), **site, **named}
     if "layers" in values:
         first, last = map(int, values.pop("layers").split("-"))
         values["layer"] = list(range(first, last + 1))
     columns = {name: value for name, value in values.items() if isinstance(value, list)}
-    shared = {name: value for name, value in values.items() if name not in columns}
-    if not columns:
-        yield pattern.filled(shared)
-        return
-    for row in zip(*columns.values(), strict=True):
-        yield pattern.filled(shared | dict(zip(columns, row, strict=True)))
+    pattern = Entry({name: value for name, value in values.items() if name not in columns})
+    for row in zip(*columns.values(), strict=True) if columns else [()]:
+        yield pattern.filled(dict(zip(columns, row, strict=True)))
 
 
-def _replaced(template: str, values: Mapping[str, Any]) -> str:
-    """The text with the placeholders that are known; others stay for who knows them."""
-    return re.sub(r"\{(\w+)\}", lambda m: str(values.get(m[1], m[0])), template)
+def _replaced(value: Any, values: Mapping[str, Any]) -> Any:
+    """A text with the placeholders that are known; others stay for who knows them."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"\{(\w+)\}", lambda m: str(values.get(m[1], m[0])), value)
 
 
 def _closest(name: str, known: Iterable[str]) -> str:
@@ -189,7 +169,3 @@ def _closest(name: str, known: Iterable[str]) -> str:
     shown = [known for known in names if known in closest]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more, which releases.toml has" if more else "")
-
-
-def _number(value: Any) -> float | None:
-    return None if value is None else float(value)

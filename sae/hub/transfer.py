@@ -18,9 +18,6 @@ SCHEME = "hf://"
 ABOVE = ("cfg.json", "config.json", "config.yaml", "means.pt")
 """What layouts look for in the folders above what is named, beside `NAME_cfg.json`."""
 
-BELOW_A_FOLDER = {"hyperparams.json": "checkpoints"}
-"""Configs whose weights lie in a folder of the folder."""
-
 DOWNLOAD = ", or download it elsewhere and name the local folder instead"
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN to a token that may do this"
 
@@ -76,9 +73,9 @@ def fetch(address: str) -> Fetched:
         allow += [path, f"{path.removesuffix('.pt')}_cfg.json"]
         allow += [str(folder / name) for folder in above for name in ABOVE]
     folder = _snapshot(wanted, wanted.revision, allow, [f"{inside}*/*"])
-    for config, below in BELOW_A_FOLDER.items():
-        if (folder / wanted.path / config).is_file():
-            _snapshot(wanted, folder.name, [f"{inside}{below}/*"], [f"{inside}{below}/*/*"])
+    if (folder / wanted.path / "hyperparams.json").is_file():  # whose weights lie in a folder
+        below = f"{inside}checkpoints/*"
+        _snapshot(wanted, folder.name, [below], [f"{below}/*"])
     found = folder / wanted.path
     if not found.exists():
         raise InputError(
@@ -134,39 +131,33 @@ def _told(wanted: HubPath, otherwise: str) -> Iterator[None]:
     logging.set_verbosity_error()
     try:
         yield
-    except errors.HFValidationError as error:
-        raise InputError(f"{wanted} cannot be a repository of the hub: {error}") from error
-    except errors.RevisionNotFoundError as error:
-        raise InputError(
-            f"{wanted.repo} on the hub has no revision {wanted.revision}: name a branch, a tag or "
-            f"a commit"
-        ) from error
-    except errors.GatedRepoError as error:
-        raise InputError(
-            f"{wanted.repo} on the hub is for those whom its owner lets in: ask on its page, then "
-            f"{LOG_IN}"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise InputError(
-            f"the hub shows no repository {wanted.repo} (status {_status(error)}): correct the "
-            f"name, or if it is private {LOG_IN}"
-        ) from error
-    except errors.HfHubHTTPError as error:
-        refused = _status(error) in (401, 403)
-        remedy = LOG_IN if refused else f"try again later{otherwise}"
-        raise InputError(
-            f"the hub answered {wanted} with status {_status(error)}: {remedy}"
-        ) from error
     except (http_error, OSError, ValueError, AssertionError) as error:
-        raise InputError(
-            f"cannot reach {wanted} ({_reason(error)}): go online or mend that{otherwise}"
-        ) from error
+        raise InputError(_what_happened(error, wanted, otherwise)) from error
     finally:
         logging.set_verbosity(verbosity)
 
 
-def _status(error: Exception) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+def _what_happened(error: Exception, wanted: HubPath, otherwise: str) -> str:
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    match error:
+        case errors.HFValidationError():
+            return f"{wanted} cannot be a repository of the hub: {error}"
+        case errors.RevisionNotFoundError():
+            known = "name a branch, a tag or a commit"
+            return f"{wanted.repo} on the hub has no revision {wanted.revision}: {known}"
+        case errors.GatedRepoError():
+            return f"the owner of {wanted.repo} lets in who asks on its page: do, then {LOG_IN}"
+        case errors.RepositoryNotFoundError():
+            return (
+                f"the hub shows no repository {wanted.repo} (status {status}): correct the name, "
+                f"or if it is private {LOG_IN}"
+            )
+        case errors.HfHubHTTPError():
+            remedy = LOG_IN if status in (401, 403) else f"try again later{otherwise}"
+            return f"the hub answered {wanted} with status {status}: {remedy}"
+    return f"cannot reach {wanted} ({_reason(error)}): go online or mend that{otherwise}"
 
 
 def _reason(error: BaseException) -> str:

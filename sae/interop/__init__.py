@@ -16,7 +16,6 @@ from sae.interop.layouts import (
     openai,
     openmoss,
     saelens,
-    saelens_checkpoint,
     saelens_legacy,
     sparse_coding,
     sparsify,
@@ -27,7 +26,6 @@ from sae.interop.sources import PLACES, Source
 __all__ = ["LAYOUTS", "Moments", "PretrainedConfig", "PretrainedSAE", "export", "layout_of"]
 
 LAYOUTS: tuple[Layout, ...] = (
-    saelens_checkpoint,
     saelens,
     saelens_legacy,
     openmoss,

@@ -25,29 +25,13 @@ class Differences:
 @torch.no_grad()
 def compare(ours: SAE, theirs: SAE, x: Float[Tensor, "n d_in"], batch: int = 512) -> Differences:
     """Encode and reconstruct the same activations with both."""
-    found = [_differences(ours, theirs, part) for part in x.split(batch)]
-    return Differences(
-        n_tokens=len(x),
-        features=max(of.features for of in found),
-        largest_feature=max(of.largest_feature for of in found),
-        support=sum(of.support for of in found),
-        reconstruction=max(of.reconstruction for of in found),
-        largest_reconstruction=max(of.largest_reconstruction for of in found),
-    )
-
-
-def _differences(ours: SAE, theirs: SAE, x: Tensor) -> Differences:
-    features, others = ours.encode(x), theirs.encode(x)
-    rebuilt, rebuilt_by_theirs = ours(x), theirs(x)
-    return Differences(
-        n_tokens=len(x),
-        features=_largest(features - others),
-        largest_feature=_largest(features),
-        support=int(((features != 0) != (others != 0)).sum()),
-        reconstruction=_largest(rebuilt - rebuilt_by_theirs),
-        largest_reconstruction=_largest(rebuilt),
-    )
-
-
-def _largest(x: Tensor) -> float:
-    return x.abs().max().item()
+    support, largest = 0, torch.zeros(4)
+    for part in x.split(batch):
+        acts, others = ours.encode(part), theirs.encode(part)
+        x_hat, other = ours(part), theirs(part)
+        support += int(((acts != 0) != (others != 0)).sum())
+        sizes = [t.abs().max().cpu() for t in (acts - others, acts, x_hat - other, x_hat)]
+        largest = torch.maximum(largest, torch.stack(sizes))
+    names = ("features", "largest_feature", "reconstruction", "largest_reconstruction")
+    named = dict(zip(names, largest.tolist(), strict=True))
+    return Differences(n_tokens=len(x), support=support, **named)

@@ -1,13 +1,18 @@
 """What the layouts that can be written have in common: any dictionary as one class."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.files import write_json, write_together
 from sae.base import SAE
 from sae.interop.pretrained import VECTORS, Activation, PretrainedConfig, PretrainedSAE
+from sae.serialization import contiguous
 
 ROWS_AT_ONCE = 4096
 
@@ -35,27 +40,51 @@ def as_pretrained(sae: SAE) -> PretrainedSAE:
 
 
 def refuse_inexpressible(
-    sae: PretrainedSAE, layout: str, activations: Collection[Activation], *, skip: bool
+    sae: PretrainedSAE,
+    layout: str,
+    activations: Collection[Activation],
+    *,
+    normalizes: bool = False,
+    transcodes: bool = False,
+    skips: bool = False,
 ) -> None:
     """`InputError` for what a layout cannot say: it would load, and compute something else."""
     cfg = sae.cfg
-    known = ", ".join(activations)
     obstacles = {
-        f"the activation {cfg.activation}, only {known}": cfg.activation not in activations,
-        f"the {cfg.normalization} of its inputs": cfg.normalization != "none",
+        f"the activation {cfg.activation}, only {', '.join(activations)}": (
+            cfg.activation not in activations
+        ),
+        f"the {cfg.normalization} of its inputs": cfg.normalization != "none" and not normalizes,
         "features that keep negative values": cfg.keeps_negative,
         "features that compete by the norms of their decoder rows": (
             cfg.selects_by_decoder_norm and not has_equal_rows(sae.W_dec)
         ),
         "a bias that decoding takes back": cfg.reverses_bias,
-        f"inputs of width {sae.d_in} for outputs of width {sae.d_out}": sae.d_in != sae.d_out,
-        "a skip connection": sae.W_skip is not None and not skip,
+        f"inputs of width {sae.d_in} for outputs of width {sae.d_out}": (
+            sae.d_in != sae.d_out and not transcodes
+        ),
+        "a skip connection": sae.W_skip is not None and not skips,
     }
-    found = next((what for what, is_there in obstacles.items() if is_there), None)
-    if found is not None:
-        raise InputError(
-            f"{layout} files cannot express {found}: write this dictionary in another layout"
-        )
+    for what, is_there in obstacles.items():
+        if is_there:
+            raise InputError(f"{layout} files cannot express {what}: write it in another layout")
+
+
+def write_files(
+    folder: Path,
+    weights_file: str,
+    tensors: Mapping[str, Tensor],
+    config_file: str,
+    config: Mapping[str, Any],
+) -> None:
+    """Write weights and the config that describes them, both or neither."""
+    save = torch.save if weights_file.endswith(".pt") else save_file
+    stored = {name: contiguous(tensor) for name, tensor in tensors.items()}
+    files = {
+        weights_file: lambda path: save(stored, path),
+        config_file: lambda path: write_json(path, config),
+    }
+    write_together(folder, files)
 
 
 def has_equal_rows(W_dec: Tensor, norm: float | None = None) -> bool:

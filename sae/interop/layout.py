@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import convert
 from sae.base import SAE
 from sae.interop.pretrained import PretrainedSAE
 from sae.interop.sources import Source
@@ -21,6 +22,18 @@ class Hints:
     """What activations were multiplied by before a dictionary that wants a certain mean norm."""
     index: int | None = None
     """Which dictionary of a file that holds several."""
+
+    def __post_init__(self) -> None:
+        if self.norm_scaling_factor is not None:
+            positive(self.norm_scaling_factor, "norm_scaling_factor")
+
+
+def positive(value: Any, name: str) -> float:
+    """What activations were scaled by; `InputError` where it cannot be undone."""
+    factor = convert(float, value, name)
+    if not 1e-30 < factor < 1e30:
+        raise InputError(f"{name} must be a positive number, got {factor}")
+    return factor
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ for use, not for training; docs/interop.md has the layouts.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -85,9 +85,6 @@ class PretrainedConfig(SAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, kind in (("activation", Activation), ("normalization", Normalization)):
-            if getattr(self, name) not in get_args(kind):
-                raise InputError(f"unknown {name} {getattr(self, name)!r}")
         chooses = self.activation in ("topk", "abs_topk", "groupmax")
         if chooses and not 1 <= (self.k or 0) <= self.d_sae:
             raise InputError(f"k must be in 1..d_sae ({self.d_sae}), got {self.k}")
@@ -244,23 +241,17 @@ def _parameter(tensor: Tensor) -> nn.Parameter:
 
 
 def _check_shapes(cfg: PretrainedConfig, tensors: Mapping[str, Tensor]) -> None:
-    for name in ("W_dec",) if cfg.tied else ("W_dec", "W_enc"):
-        if tensors[name].ndim != 2 or tensors[name].numel() == 0:
-            raise InputError(f"{name} must be a matrix, got shape {tuple(tensors[name].shape)}")
-    d_sae, d_out = tensors["W_dec"].shape
-    d_in = d_out if cfg.tied else tensors["W_enc"].shape[0]
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    d_sae, d_out = cfg.d_sae, found["W_dec"][-1]
+    d_in = d_out if cfg.tied else found["W_enc"][0]
     expected = {"W_dec": (d_sae, d_out), "b_enc": (d_sae,), "b_dec": (d_out,)}
+    expected |= {name: (d_sae,) for name, of in VECTORS.items() if cfg.activation in of}
     if not cfg.tied:
         expected["W_enc"] = (d_in, d_sae)
-    expected |= {name: (d_sae,) for name, of in VECTORS.items() if cfg.activation in of}
     if "W_skip" in tensors:
         expected["W_skip"] = (d_in, d_out)
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if cfg.d_sae != d_sae or found != expected:
-        raise InputError(
-            f"the weights do not fit together: {found}, expected {expected} for {cfg.d_sae} "
-            f"features"
-        )
+    if found != expected or 0 in (d_in, d_out):
+        raise InputError(f"the weights do not fit together: {found}, expected {expected}")
     if cfg.subtracts_b_dec and d_in != d_out:
         raise InputError(
             f"b_dec of width {d_out} cannot be subtracted from inputs of width {d_in}: a "

@@ -16,6 +16,7 @@ from typing import IO, Any
 import torch
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import listed
 
 LARGEST_PICKLE = 2**22
 """Bytes of instructions that are read; a hundred dictionaries take about a hundred thousand."""
@@ -81,13 +82,11 @@ def refuse_strange_names(
     path: Path, archive: zipfile.ZipFile, classes: Collection[str] = ()
 ) -> None:
     """`InputError` where a pickle names anything but what rebuilds tensors, and these classes."""
-    strange = sorted(names_in(archive) - PLAIN_NAMES - set(classes))
+    strange = names_in(archive) - PLAIN_NAMES - set(classes)
     if strange:
-        found = ascii(", ".join(strange)[:200])[1:-1]
-        known = ", ".join(("tensors", "plain values", *(f"objects of {name}" for name in classes)))
         raise InputError(
-            f"{path} holds objects of {found}, which are not read, and nothing in it was run: read "
-            f"are {known}; have it converted to safetensors by who made it"
+            f"{path} holds objects of {listed(strange)}, and nothing in it was run: have it "
+            f"converted to safetensors by who made it"
         )
 
 

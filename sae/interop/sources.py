@@ -1,12 +1,10 @@
 """Files of strangers, read in bounded memory and without running anything in them."""
 
-import json
 import math
 import os
 import warnings
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import convert, listed, shown
 from sae.interop import restricted_pickle
 from sae.serialization import read_config
 
@@ -28,18 +27,21 @@ MOST_COMPRESSION = 8
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Number formats of weights."""
 
+PLAIN = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
+LINEAR = {
+    **{"W_enc": "encoder.weight", "W_dec": "decoder.weight"},
+    **{"b_enc": "encoder.bias", "b_dec": "decoder.bias"},
+}
+"""What files call weights that are as ours, and those of two linear layers."""
+
 
 class Source:
     """A folder, or one file in it, that may hold a dictionary. What was read once is kept."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        if not path.exists():
-            raise InputError(f"no dictionary at {path}: it does not exist; {PLACES}")
         if not path.is_dir() and not path.is_file():  # a device has no end
-            raise InputError(
-                f"no dictionary at {path}: it is neither a file nor a folder; {PLACES}"
-            )
+            raise InputError(f"no dictionary at {path}, which is no file and no folder; {PLACES}")
         self.folder = path if path.is_dir() else path.parent
         self._read: dict[str, Any] = {}
 
@@ -54,9 +56,9 @@ class Source:
         """Whether files of these names lie in the folder."""
         return all((self.folder / name).is_file() for name in names)
 
-    def config(self, name: str) -> dict[str, Any]:
-        """A JSON object; `InputError` where there is none."""
-        return self._once(name, read_config)
+    def config(self, name: str) -> "Config":
+        """A JSON object, empty where there is no such file; `InputError` where it is none."""
+        return Config(name, self._once(name, read_config) if self.has(name) else {})
 
     def tensors(self, name: str) -> "Tensors":
         """The tensors of a .safetensors or .npz file, or what a .pt file holds by name."""
@@ -85,6 +87,51 @@ class Source:
         return self._read[name]
 
 
+def keys(*words: str) -> frozenset[str]:
+    """Keys of a config, several in a line."""
+    return frozenset(" ".join(words).split())
+
+
+class Config(dict[str, Any]):
+    """What a config says. `InputError` for what it cannot say, with the file, key and value."""
+
+    def __init__(self, file: str, content: Mapping[str, Any]) -> None:
+        super().__init__(content)
+        self.file = file
+
+    def said(self, name: str, kind: Any, default: Any = None) -> Any:
+        """The value of a key as this type has it, or the default for none and null."""
+        value = self.get(name)
+        return convert(kind, default if value is None else value, f"{name} in {self.file}")
+
+    def one_of(
+        self,
+        name: str,
+        known: Collection[str],
+        default: str | None = None,
+        reasons: Mapping[str, str] | None = None,
+    ) -> Any:
+        """A value that is among those known; the reasons say why others cannot be had."""
+        value = self.said(name, str, default)
+        if value not in known:
+            reason = (reasons or {}).get(value, f"known are {', '.join(known)}")
+            raise InputError(f"{self.file} says {name} {shown(value)}: {reason}")
+        return value
+
+    def name(self, name: str) -> str | None:
+        """A text, None where it is something else."""
+        value = self.get(name)
+        return value if isinstance(value, str) else None
+
+    def refuse_unknown(self, known: Collection[str]) -> None:
+        """`InputError` for keys that are not known: they may change what is computed."""
+        if unknown := set(self) - set(known):
+            raise InputError(
+                f"{self.file} has unknown keys: {listed(unknown)}: what the dictionary computes is "
+                f"not known; remove those that change nothing"
+            )
+
+
 class Tensors:
     """What one file holds by name. Each entry is taken; what is left over was not understood."""
 
@@ -100,50 +147,59 @@ class Tensors:
         """What has not been taken yet."""
         return tuple(map(str, self._left))
 
-    def take(self, name: str) -> Tensor:
-        """A tensor of finite numbers."""
+    def take(self, name: str, *shape: int | None) -> Tensor:
+        """A tensor of finite numbers and of this shape, where None stands for any width."""
         tensor = self._left.pop(name, None)
         if tensor is None:
             raise InputError(f"{self.path} lacks the tensor {name}; {DOWNLOAD}")
         if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES:
             raise InputError(f"{name} in {self.path} is no tensor of real numbers; {DOWNLOAD}")
-        if not torch.isfinite(tensor).all():
-            raise InputError(f"{name} in {self.path} holds NaN or Inf: it cannot be used")
-        if tensor.dtype == torch.float64 and not torch.isfinite(tensor.to(torch.float32)).all():
-            raise InputError(f"{name} in {self.path} holds numbers that are too large for float32")
+        found = tuple(tensor.shape)
+        if len(found) != len(shape) or any(
+            n not in (None, its) for n, its in zip(shape, found, strict=True)
+        ):
+            wanted = str(shape).replace("None", "any")
+            raise InputError(
+                f"{name} in {self.path} is of shape {found}, expected {wanted}; {DOWNLOAD}"
+            )
+        if not torch.isfinite(tensor.to(torch.float32)).all():
+            raise InputError(f"{name} in {self.path} holds NaN or Inf in float32: useless")
         return tensor.detach()
 
-    def matrix(self, name: str) -> Tensor:
-        """A tensor of finite numbers with rows and columns."""
-        tensor = self.take(name)
-        if tensor.ndim != 2:
-            raise InputError(
-                f"{name} in {self.path} is of shape {tuple(tensor.shape)}, and must be a matrix; "
-                f"{DOWNLOAD}"
-            )
-        return tensor
+    def named(
+        self,
+        names: Mapping[str, str],
+        d_in: int | None = None,
+        d_sae: int | None = None,
+        d_out: int | None = None,
+    ) -> dict[str, Tensor]:
+        """Weights by our names, given theirs. Those of linear layers, NAME.weight, are transposed.
 
-    def value(self, name: str, default: Any = None) -> Any:
-        """What is no weight: a number, 0-d tensors among them, or a text."""
-        found = self._left.pop(name, default)
-        if isinstance(found, Tensor):
-            if found.numel() != 1:
-                raise InputError(f"{name} in {self.path} must be one number; {DOWNLOAD}")
-            return found.item()
+        The widths are what a config says, where it does.
+        """
+        shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
+        found: dict[str, Tensor] = {}
+        for ours, theirs in names.items():
+            shape = shapes.get(ours, (d_sae,))
+            if theirs.endswith(".weight"):
+                found[ours] = self.take(theirs, *reversed(shape)).T
+            else:
+                found[ours] = self.take(theirs, *shape)
         return found
 
-    def leave(self, *names: str) -> None:
-        """Ignore these: they say nothing about what the dictionary computes."""
-        for name in names:
-            self._left.pop(name, None)
+    def value(self, name: str, kind: Any = Any, default: Any = None) -> Any:
+        """What is no weight: a number, 0-d tensors among them, or a text."""
+        found = self._left.pop(name, default)
+        if isinstance(found, Tensor) and found.numel() == 1:
+            found = found.item()
+        return convert(kind, found, f"{name} in {self.path}")
 
-    def finish(self) -> None:
-        """`InputError` where something was not taken."""
-        if self._left:
-            names = ", ".join(map(str, self._left))[:200]
+    def finish(self, *ignored: str) -> None:
+        """`InputError` where something was not taken that says what the dictionary computes."""
+        if left := set(self._left) - set(ignored):
             raise InputError(
-                f"{self.path} holds {names}, which this layout does not have: what the dictionary "
-                f"computes is not known"
+                f"{self.path} holds {listed(left)}, which this layout does not have: what the "
+                f"dictionary computes is not known"
             )
 
 
@@ -159,14 +215,8 @@ def read_tensors(path: Path, classes: Collection[str] = ()) -> Any:
             f"{path} has {size / 1e9:,.0f} GB, and this machine has {memory / 1e9:,.0f} GB of "
             f"memory: load it on a larger one"
         )
-    with _said_of(path):
-        return readers.get(path.suffix, partial(read_torch, classes=classes))(path)
-
-
-@contextmanager
-def _said_of(path: Path) -> Iterator[None]:
     try:
-        yield
+        return readers.get(path.suffix, partial(read_torch, classes=classes))(path)
     except (InputError, OSError):
         raise
     except Exception as error:  # no reader of these lists all that damaged files make it raise
@@ -180,29 +230,21 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
     with zipfile.ZipFile(path) as archive:
         _refuse_bomb(path, archive)
         if len(set(archive.namelist())) < len(archive.namelist()):
             raise InputError(f"{path} holds an array twice; {DOWNLOAD}")
         for info in archive.infolist():
             with archive.open(info) as file:
-                version = np.lib.format.read_magic(file)
-                header = {
-                    (1, 0): np.lib.format.read_array_header_1_0,
-                    (2, 0): np.lib.format.read_array_header_2_0,
-                }
-                if version not in header:
-                    raise ValueError(f"arrays of the format {version} are not known")
-                shape, _, dtype = header[version](file)
+                if np.lib.format.read_magic(file) != (1, 0):
+                    raise ValueError(f"the format of {info.filename[:80]} is not known")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             if dtype.hasobject or math.prod(shape) * dtype.itemsize > info.file_size:
                 raise InputError(
                     f"{info.filename[:80]} in {path} is no array of numbers; {DOWNLOAD}"
                 )
     with np.load(path, allow_pickle=False) as arrays:
-        for name in arrays.files:
-            tensors[name] = torch.from_numpy(arrays[name])
-    return tensors
+        return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
 def read_torch(path: Path, classes: Collection[str] = ()) -> Any:
@@ -241,9 +283,6 @@ def tensors_in(content: Any) -> Iterator[Tensor]:
 
 def refuse_impossible(tensor: Tensor, path: Path) -> None:
     """`InputError` for a tensor that says it is larger than what the file has stored of it."""
-    is_plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
-    if not is_plain or tensor.is_quantized or tensor.is_complex() or tensor.is_nested:
-        raise InputError(f"{path} holds tensors that are no plain numbers; {DOWNLOAD}")
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise InputError(
             f"{path} declares a tensor of shape {tuple(tensor.shape)} and does not hold its "
@@ -255,13 +294,3 @@ def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
     declared = sum(info.file_size for info in archive.infolist())
     if declared > MOST_COMPRESSION * path.stat().st_size:
         raise InputError(f"{path} declares {declared:,} bytes, far more than it has; {DOWNLOAD}")
-
-
-def json_of(value: Any) -> str:
-    """A value of a config for an error message, however long it is."""
-    parts = value.values() if isinstance(value, dict) else value
-    if isinstance(value, dict | list | tuple) and any(
-        isinstance(part, dict | list | tuple) for part in parts
-    ):
-        return f"a nested {type(value).__name__}"  # of a pickle, it may hold itself
-    return json.dumps(value, default=str, skipkeys=True)[:80]

@@ -119,7 +119,7 @@ HUGE: Mapping[str, tuple[bytes, str]] = {
     ),
     "a tensor made by its class": (
         b"\x80\x02" + call("torch", "FloatTensor", _int(2**40)) + b".",
-        "holds objects of torch.FloatTensor, which are not read",
+        "holds objects of torch.FloatTensor",
     ),
     "a text that is not there": (
         b"\x80\x02X" + struct.pack("<I", 2**31) + b"x.",

@@ -33,8 +33,7 @@ from sae.architectures import (
     TopKConfig,
 )
 from sae.base import SAE, SAEConfig
-from sae.interop import PretrainedConfig, PretrainedSAE, export
-from sae.interop.layouts import dictionary_learning
+from sae.interop import PretrainedConfig, PretrainedSAE, export, exporting
 
 METADATA = {
     **{"model_name": "gpt2", "hook_name": SITE, "context_size": 128, "processing": "centred"},
@@ -234,7 +233,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(dictionary_learning, "write_json", full)
+    monkeypatch.setattr(exporting, "write_json", full)
     with pytest.raises(OSError, match="No space left"):
         export(trained(TopKConfig(d_sae=D_SAE, k=K)), tmp_path, to="dictionary_learning")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ae.pt", "config.json"]

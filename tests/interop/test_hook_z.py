@@ -91,10 +91,10 @@ def test_a_folder_of_several_asks_for_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("weights", "config", "message"),
     [
-        ({}, {"act_size": 9}, "says act_size 9, and .* has 8"),
-        ({}, {"dict_size": "32"}, 'says dict_size "32", and .* has 32'),
-        ({}, {"act_name": "blocks.5.hook_mlp_out"}, 'says act_name "blocks.5.hook_mlp_out"'),
-        ({}, {"act_name": 5}, "says act_name 5: dictionaries of this layout are for hook_z"),
+        ({}, {"act_size": 9}, r"W_enc in .* is of shape \(8, 32\), expected \(9, 32\)"),
+        ({}, {"dict_size": "32"}, "dict_size in .* must be a whole number .*, got '32'"),
+        ({}, {"act_name": "blocks.5.hook_mlp_out"}, "says act_name 'blocks.5.hook_mlp_out'"),
+        ({}, {"act_name": 5}, "act_name in .* must be a text, got 5"),
         ({"threshold": torch.ones(D_SAE)}, {}, "none of the layouts"),
         ({}, {"dict_size": None}, "none of the layouts"),
     ],

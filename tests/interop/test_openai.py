@@ -181,12 +181,11 @@ def test_a_file_elsewhere_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (_state(activation="Identity"), 'has the activation "Identity", which is not read'),
-        (_topk("TopK"), 'has "TopK" after TopK, which is not read: known are ReLU and Identity'),
-        (_topk(k=2.5), "has 2.5 for k, which is no number"),
-        (_topk(k=[[1], [2]]), "has a nested list for k, which is no number"),
+        (_state(activation="Identity"), "says activation 'Identity': known are ReLU, TopK"),
+        (_topk("TopK"), "says postact_fn 'TopK': known are ReLU, Identity"),
+        (_topk(k=2.5), "k in 0.pt must be a whole number .*, got 2.5"),
+        (_topk(k=[[1], [2]]), "k in 0.pt must be a whole number .*, got a list"),
         (_topk(k=D_SAE + 1), r"k must be in 1..d_sae \(32\), got 33"),
-        (_topk(**{"activation.k": 9}), "says two things of its activation"),
         (_state(gate=torch.ones(2)), "holds gate, which this layout does not have"),
         (_state(**{"decoder.weight": None}), "lacks the tensor decoder.weight"),
         (_state(**{"decoder.weight": torch.ones(D_SAE, D_IN)}), "do not fit together"),

@@ -38,7 +38,7 @@ def test_what_is_no_dictionary_of_one_site_is_refused_by_name(
     (tmp_path / "config.json").write_text(json.dumps({"sae_type": kind, "d_model": D_IN}))
     save_file({"W_Q": torch.zeros(1)}, tmp_path / "sae_weights.safetensors")
     message = refusal(tmp_path)
-    assert f'"{kind}"' in message and reason in message
+    assert f"'{kind}'" in message and reason in message
 
 
 Prepare = Callable[[Path], tuple[Path, dict[str, Any]]]
@@ -53,30 +53,36 @@ def scope_with(**changes: Any) -> Prepare:
 
 
 REFUSED: dict[str, tuple[Prepare, str]] = {
-    "a GLU encoder": (later_with(use_glu_encoder=True), "use_glu_encoder true.*two encoders"),
-    "batchtopk": (later_with(act_fn="batchtopk"), '"batchtopk".*other tokens of its batch'),
-    "layertopk": (later_with(act_fn="layertopk"), '"layertopk", which cannot be loaded'),
+    "a GLU encoder": (later_with(use_glu_encoder=True), "use_glu_encoder: products of encoders"),
+    "batchtopk": (later_with(act_fn="batchtopk"), "'batchtopk'.*others of its batch"),
+    "layertopk": (later_with(act_fn="layertopk"), "'layertopk': known are relu"),
     "batch-wise norms": (later_with(norm_activation="batch-wise"), "other tokens of a batch"),
-    "unknown norms": (scope_with(norm_activation="magic"), '"magic".*not known'),
+    "unknown norms": (scope_with(norm_activation="magic"), "'magic': known are none"),
     "token-wise norms of a transcoder": (
         later_with(norm_activation="token-wise", hook_point_out=OTHER),
         "norm of what it predicts",
     ),
-    "an unknown key": (later_with(magic=1), "unknown keys magic"),
-    "an unknown key of 2024": (scope_with(magic=1), "unknown keys magic"),
+    "an unknown key": (later_with(magic=1), "unknown keys: magic"),
+    "an unknown key of 2024": (scope_with(magic=1), "unknown keys: magic"),
     "a negative threshold": (scope_with(jump_relu_threshold=-1.0), "jump_relu_threshold -1.0"),
-    "k of 4.5": (later_with(act_fn="topk", top_k=4.5), "4.5 for top_k, expected int"),
-    "10**15 features": (scope_with(d_sae=10**15), r"\(8, 32\), expected \(8, 1000000000000000\)"),
-    "NaN features": (later_with(expansion_factor=math.nan), "NaN for expansion_factor"),
+    "k of 4.5": (
+        later_with(act_fn="topk", top_k=4.5),
+        "top_k in .* must be a whole number",
+    ),
+    "10**15 features": (scope_with(d_sae=10**15), r"\(32, 8\), expected \(1000000000000000, 8\)"),
+    "NaN features": (
+        later_with(expansion_factor=math.nan),
+        "expansion_factor in .* must be a fin",
+    ),
     "norms of zero": (
         scope_with(dataset_average_activation_norm={"in": 0, "out": 9.0}),
-        "0 for the mean norm",
+        "the mean norm of activations must be a positive number, got 0",
     ),
     "norms that are not there": (
         scope_with(dataset_average_activation_norm=None),
         "no dataset_average_activation_norm.*give norm_scaling_factor",
     ),
-    "an unknown kind": (later_with(sae_type="magic"), 'sae_type "magic".*not known'),
+    "an unknown kind": (later_with(sae_type="magic"), "sae_type 'magic': known are sae"),
 }
 
 
@@ -96,7 +102,7 @@ def test_a_factor_that_the_file_has_itself_is_not_given_again(tmp_path: Path) ->
 @pytest.mark.parametrize("factor", [0.0, math.inf])
 def test_a_factor_that_scales_nothing_is_refused(tmp_path: Path, factor: float) -> None:
     folder, _ = r1_distill(tmp_path)
-    assert "must be a number above 0" in refusal(folder, norm_scaling_factor=factor)
+    assert "norm_scaling_factor must be a" in refusal(folder, norm_scaling_factor=factor)
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
@@ -117,4 +123,4 @@ def test_a_tensor_that_nobody_knows_is_refused(tmp_path: Path) -> None:
 
 def test_a_transcoder_without_the_norm_of_its_output_is_refused(tmp_path: Path) -> None:
     folder, _ = later(tmp_path, average_norms(site=9.0), hook_point_out=OTHER)
-    assert "for the mean norm of activations" in refusal(folder)
+    assert "the mean norm of activations must be" in refusal(folder)

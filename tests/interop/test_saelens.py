@@ -226,18 +226,18 @@ def test_matching_pursuit_by_hand() -> None:
     [
         (
             {"architecture": "temporal", "n_heads": 8},
-            'kind "temporal" is refused: .* the tokens before',
+            "architecture 'temporal': .* the tokens before",
         ),
-        ({"architecture": "crosscoder"}, 'kind "crosscoder" is refused: .* several sites'),
-        ({"architecture": "magic"}, 'says architecture "magic": known are standard, '),
-        ({"normalize_activations": "magic"}, 'says normalize_activations "magic": known are none'),
+        ({"architecture": "crosscoder"}, "architecture 'crosscoder': .* several sites"),
+        ({"architecture": "magic"}, "says architecture 'magic': known are standard, "),
+        ({"normalize_activations": "magic"}, "says normalize_activations 'magic': known are none"),
         ({"normalize_activations": "expected_average_only_in"}, "give norm_scaling_factor"),
         ({"normalize_activations": "covariance_whitening"}, "activation_whitening.safetensors"),
-        ({"reshape_activations": "hook_q"}, 'says reshape_activations "hook_q": known are none'),
-        ({"apply_b_dec_to_input": "yes"}, 'has "yes" for apply_b_dec_to_input, expected true or'),
-        ({"d_in": 9}, "says d_in 9, and .* for inputs of width 8"),
-        ({"d_sae": 10**12}, "the weights do not fit together"),
-        ({"tanh_scale": 2.0}, "says tanh_scale 2.0, which is not known here"),
+        ({"reshape_activations": "hook_q"}, "says reshape_activations 'hook_q': known are none"),
+        ({"apply_b_dec_to_input": "yes"}, "apply_b_dec_to_input in cfg.json must be true or false"),
+        ({"d_in": 9}, r"W_enc in .* is of shape \(8, 32\), expected \(9, 32\)"),
+        ({"d_sae": 10**12}, r"W_enc in .* expected \(8, 1000000000000\)"),
+        ({"tanh_scale": 2.0}, "has unknown keys: tanh_scale: what"),
     ],
 )
 def test_what_cannot_be_had_exactly_is_refused_by_name(
@@ -258,7 +258,7 @@ def test_an_impossible_k_is_refused(tmp_path: Path, k: object) -> None:
 @pytest.mark.parametrize("kind", ["layer_norm", "expected_average_only_in"])
 def test_a_transcoder_that_normalises_is_refused(tmp_path: Path, kind: str) -> None:
     config = config_of("transcoder", normalize_activations=kind)
-    with pytest.raises(sae.InputError, match=f"a transcoder with normalize_activations {kind}"):
+    with pytest.raises(sae.InputError, match=f"a transcoder with .* normalize_activations {kind}"):
         sae.load(put(tmp_path, config, weights_of("transcoder")), norm_scaling_factor=2.0)
 
 
@@ -272,7 +272,7 @@ def test_a_factor_that_is_no_factor_is_refused(tmp_path: Path) -> None:
     config = config_of("standard", normalize_activations="expected_average_only_in")
     folder = put(tmp_path, config, weights_of("standard"))
     for factor in (0.0, float("inf")):
-        with pytest.raises(sae.InputError, match="norm_scaling_factor must be positive"):
+        with pytest.raises(sae.InputError, match="norm_scaling_factor must be a"):
             sae.load(folder, norm_scaling_factor=factor)
 
 

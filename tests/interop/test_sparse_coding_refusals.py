@@ -38,7 +38,7 @@ def test_other_classes_are_refused_by_name(tmp_path: Path) -> None:
     ("attributes", "message"),
     [
         ({"thresholds": torch.ones(4)}, "holds thresholds, which this layout does not have"),
-        ({"norm_encoder": 1}, "has 1 for norm_encoder"),
+        ({"norm_encoder": 1}, "norm_encoder in .* must be true or false, got 1"),
         ({"center_scale": torch.zeros(D_IN)}, "center_scale in .* holds 0"),
         ({"encoder": None}, "lacks the tensor encoder"),
         ({"encoder_bias": torch.ones(3)}, "do not fit together"),

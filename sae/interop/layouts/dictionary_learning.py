@@ -4,9 +4,9 @@
 the same name and holds more: the state dict is its `ae`, for inputs divided by `norm_factor`.
 """
 
-import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,56 @@ import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from activation_cache.common.files import write_json, write_together
+from activation_cache.common.schema import shown
 from sae.architectures import MatryoshkaSAE
 from sae.architectures.batch_topk import BatchTopK
 from sae.base import SAE
-from sae.interop.exporting import as_pretrained, biases, has_equal_rows, refuse_inexpressible
-from sae.interop.layout import Hints, facts, processing
-from sae.interop.layouts.dictionary_learning_classes import CLASSES, DictClass, fitting
-from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.interop.exporting import (
+    as_pretrained,
+    biases,
+    has_equal_rows,
+    refuse_inexpressible,
+    write_files,
+)
+from sae.interop.layout import Hints, facts, positive, processing
+from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
+from sae.interop.sources import DOWNLOAD, LINEAR, PLAIN, Source, Tensors
 from sae.provenance import Provenance
-from sae.serialization import contiguous
 
 NAME = "dictionary_learning"
 WEIGHTS_FILE = "ae.pt"
 CONFIG_FILE = "config.json"
+
+LINEAR_B_DEC = LINEAR | {"b_dec": "b_dec"}
+GATED = {"b_enc": "gate_bias", "b_dec": "decoder_bias", "b_mag": "mag_bias", "r_mag": "r_mag"}
+
+
+@dataclass(frozen=True)
+class DictClass:
+    """What a class of the package computes, and how it calls what we call otherwise."""
+
+    activation: Activation
+    names: Mapping[str, str]
+    """Its names of our tensors."""
+    needs: tuple[str, ...] = ()
+    """What it has beside them."""
+    may_have: tuple[str, ...] = ()
+    subtracts_b_dec: bool = True
+
+
+CLASSES: Mapping[str, DictClass] = {
+    "AutoEncoder": DictClass("relu", LINEAR | {"b_dec": "bias"}),
+    "AutoEncoderNew": DictClass("relu", LINEAR, subtracts_b_dec=False),
+    "GatedAutoEncoder": DictClass("gated", LINEAR | GATED),
+    "JumpReluAutoEncoder": DictClass(
+        "jumprelu", PLAIN | {"threshold": "threshold"}, subtracts_b_dec=False
+    ),
+    "AutoEncoderTopK": DictClass("topk", LINEAR_B_DEC, may_have=("k", "threshold")),
+    "BatchTopKSAE": DictClass("jumprelu", LINEAR_B_DEC, needs=("threshold",), may_have=("k",)),
+    "MatryoshkaBatchTopKSAE": DictClass(
+        "jumprelu", PLAIN, needs=("threshold", "group_sizes"), may_have=("k",)
+    ),
+}
 
 # Reading -----------------------------------------------------------------------------------------
 
@@ -50,21 +85,18 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
     state = source.tensors(_weights_file(source) or WEIGHTS_FILE)
     trainer = _section(config, "trainer")
     if "ae" in state:
-        backup, state = state, Tensors(state.path, _mapping(state.value("ae")))
-        backup.leave("step", "optimizer")
-        trainer = trainer or _mapping(backup.value("config"))
+        backup, state = state, Tensors(state.path, state.value("ae", dict))
+        trainer = trainer or backup.value("config", dict, {})
         norm_factor = _norm_factor(backup)
-        backup.leave("config")
-        backup.finish()
-    dict_class = _class_of(trainer.get("dict_class"), state)
-    of = CLASSES[dict_class]
+        backup.finish("step", "optimizer", "config")
+    of = CLASSES[_class_of(trainer.get("dict_class"), state)]
     tensors, k = _tensors(of, state, trainer)
     for name in {"b_enc", "b_dec", "b_mag", "threshold"} & set(tensors):
         tensors[name] = tensors[name].to(torch.float32) * norm_factor
     cfg = PretrainedConfig(
         d_sae=tensors["b_enc"].numel(),
         activation=of.activation,
-        k=k if of.activation == "topk" else None,
+        k=k,
         subtracts_b_dec=of.subtracts_b_dec,
     )
     return PretrainedSAE(cfg, tensors, _provenance({**config, "trainer": trainer}))
@@ -79,31 +111,33 @@ def _weights_file(source: Source) -> str | None:
 def _config(source: Source) -> dict[str, Any]:
     """The trainer's config: beside its weights, or above the folder of its checkpoints."""
     above = source.folder.resolve().name == "checkpoints"
-    name = f"../{CONFIG_FILE}" if above else CONFIG_FILE
-    return source.config(name) if source.has(name) else {}
+    return source.config(f"../{CONFIG_FILE}" if above else CONFIG_FILE)
 
 
 def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    return _mapping(config.get(name))
-
-
-def _mapping(content: Any) -> Mapping[str, Any]:
+    content = config.get(name)
     return content if isinstance(content, Mapping) else {}
+
+
+def fitting(names: Collection[str]) -> list[str]:
+    """The classes that have just these tensors."""
+    found: list[str] = []
+    for dict_class, of in CLASSES.items():
+        needed = {*of.names.values(), *of.needs}
+        if needed <= set(names) <= needed.union(of.may_have):
+            found.append(dict_class)
+    return found
 
 
 def _norm_factor(backup: Tensors) -> float:
     """What activations were divided by in training; None where they were not."""
     if "norm_factor" not in backup:
         raise InputError(
-            f"{backup.path} is a backup without norm_factor: what its activations were divided by "
-            f"is not known; take the ae.pt of the finished training"
+            f"{backup.path} is a backup without norm_factor, by which activations were divided: "
+            f"take the ae.pt of the finished training"
         )
     factor = backup.value("norm_factor")
-    if factor is None:
-        return 1.0
-    if isinstance(factor, bool | str) or not 0 < factor < math.inf:
-        raise InputError(f"norm_factor in {backup.path} must be positive, not {json_of(factor)}")
-    return float(factor)
+    return 1.0 if factor is None else positive(factor, f"norm_factor in {backup.path}")
 
 
 def _class_of(claimed: Any, state: Tensors) -> str:
@@ -116,39 +150,27 @@ def _class_of(claimed: Any, state: Tensors) -> str:
     if claimed == "AutoEncoder" and found == ["AutoEncoderNew"]:
         return "AutoEncoderNew"  # trainers write the name of their default class, whatever they use
     if not isinstance(claimed, str) or claimed not in CLASSES:
-        raise InputError(
-            f"{path} is of the dict_class {json_of(claimed)}, which is not known: known are "
-            f"{', '.join(CLASSES)}"
-        )
+        known = ", ".join(CLASSES)
+        raise InputError(f"{path} is of dict_class {shown(claimed)}: known are {known}")
     return claimed
 
 
 def _tensors(
     of: DictClass, state: Tensors, trainer: Mapping[str, Any]
-) -> tuple[dict[str, Tensor], Any]:
+) -> tuple[dict[str, Tensor], int | None]:
     """Its tensors by our names and in our order, and `k`."""
-    tensors: dict[str, Tensor] = {}
-    for ours, theirs in of.names.items():
-        is_matrix = ours in ("W_enc", "W_dec")
-        tensor = state.matrix(theirs) if is_matrix else state.take(theirs)
-        tensors[ours] = tensor.T if theirs.endswith(".weight") else tensor
+    tensors, k = state.named(of.names), None
     if "threshold" in of.needs:  # below 0 where training has set none, which keeps all above 0
-        threshold = state.value("threshold")
-        if not isinstance(threshold, int | float) or not math.isfinite(threshold):
+        threshold = state.value("threshold", float)
+        tensors["threshold"] = torch.full(tensors["b_enc"].shape, threshold, dtype=torch.float64)
+    if of.activation == "topk":
+        k = state.value("k", int, trainer.get("k"))
+        if trainer.get("k", k) != k:
             raise InputError(
-                f"threshold in {state.path} must be one number, not {json_of(threshold)}"
+                f"{state.path} has k {k}, and {CONFIG_FILE} {shown(trainer['k'])}: they must "
+                f"agree; {DOWNLOAD}"
             )
-        tensors["threshold"] = torch.full(tensors["b_enc"].shape, float(threshold))
-    k = state.value("k", trainer.get("k"))
-    if of.activation == "topk" and trainer.get("k", k) != k:
-        raise InputError(
-            f"{state.path} has k {json_of(k)}, and {CONFIG_FILE} {json_of(trainer['k'])}: they "
-            f"must agree; {DOWNLOAD}"
-        )
-    if of.activation == "topk" and type(k) is not int:
-        raise InputError(f"k of {state.path} must be a whole number, not {json_of(k)}; {DOWNLOAD}")
-    state.leave(*of.needs, *of.may_have)  # encoding takes k, and all groups, by default
-    state.finish()
+    state.finish(*of.needs, *of.may_have)  # encoding takes k, and all groups, by default
     return tensors, k
 
 
@@ -184,24 +206,17 @@ def write(sae: SAE, folder: Path) -> None:
     `metadata` in the config is ours: there, nobody looks at it.
     """
     given = as_pretrained(sae)
-    refuse_inexpressible(given, NAME, ("relu", "jumprelu", "topk", "gated"), skip=False)
+    refuse_inexpressible(given, NAME, ("relu", "jumprelu", "topk", "gated"))
     dict_class = _class_for(sae, given)
     of = CLASSES[dict_class]
     folded = biases(given, subtracts_b_dec=of.subtracts_b_dec)
     state: dict[str, Tensor] = {}
     for ours, theirs in of.names.items():
         tensor: Tensor = folded[ours] if ours in folded else getattr(given, ours)
-        state[theirs] = contiguous(tensor.T if theirs.endswith(".weight") else tensor)
+        state[theirs] = tensor.T if theirs.endswith(".weight") else tensor
     numbers = _numbers(sae, given)
     config = _written_config(sae, dict_class, numbers)
-    state |= numbers
-    write_together(
-        folder,
-        {
-            WEIGHTS_FILE: lambda part: torch.save(state, part),
-            CONFIG_FILE: lambda part: write_json(part, config),
-        },
-    )
+    write_files(folder, WEIGHTS_FILE, state | numbers, CONFIG_FILE, config)
 
 
 def _class_for(sae: SAE, given: PretrainedSAE) -> str:
@@ -222,7 +237,7 @@ def _numbers(sae: SAE, given: PretrainedSAE) -> dict[str, Tensor]:
         return {}
     numbers = {
         "k": torch.tensor(sae.cfg.k, dtype=torch.int32),
-        "threshold": contiguous(given.threshold)[0].clone(),
+        "threshold": given.threshold[0].clone(),
     }
     if isinstance(sae, MatryoshkaSAE):
         widths = torch.tensor(sae.cfg.prefixes)

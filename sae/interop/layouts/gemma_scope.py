@@ -11,13 +11,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from activation_cache.common.errors import InputError
 from sae.interop import layout as layouts
 from sae.interop.layout import Hints
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
-from sae.interop.sources import Source, Tensors, json_of
+from sae.interop.sources import Source, Tensors, keys
 from sae.provenance import Provenance
 
 NAME = "gemma-scope"
@@ -50,11 +48,9 @@ MODULES = {
 }
 """TransformerLens' names of what Gemma Scope 2 calls by modules of the layer."""
 
-KINDS = ("sae", "transcoder")
-KEYS = {
-    *("architecture", "type", "affine_connection", "model_name", "width", "l0"),
-    *("hf_hook_point_in", "hf_hook_point_out"),
-}
+KEYS = keys(
+    "architecture type affine_connection model_name width l0 hf_hook_point_in hf_hook_point_out"
+)
 
 
 def recognises(source: Source) -> bool:
@@ -68,7 +64,7 @@ def recognises(source: Source) -> bool:
 def read(source: Source, hints: Hints) -> PretrainedSAE:
     name = source.only(".npz") or source.only(".safetensors") or ""
     file = source.tensors(name)
-    tensors = {weight: _take(file, weight) for weight in SPELLINGS}
+    tensors = file.named({weight: _spelling(file, weight) or weight for weight in SPELLINGS})
     if name.endswith(".npz"):
         facts = _published(file.path.parent)
         if facts.hook_name == "hook_embed":
@@ -76,9 +72,9 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
             tensors["W_enc"] = tensors["W_enc"] / factor
             tensors |= {weight: tensors[weight] * factor for weight in ("W_dec", "b_dec")}
     else:
-        facts = _described(source, "affine_skip_connection" in file)
+        facts = _described(source, has_skip="affine_skip_connection" in file)
         if "affine_skip_connection" in file:
-            tensors["W_skip"] = file.matrix("affine_skip_connection")
+            tensors["W_skip"] = file.take("affine_skip_connection", None, None)
     file.finish()
     cfg = PretrainedConfig(
         d_sae=tensors["W_enc"].shape[1], activation="jumprelu", subtracts_b_dec=False
@@ -88,18 +84,6 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
 
 def _spelling(file: Tensors, weight: str) -> str | None:
     return next((name for name in file.names if name.lower() in SPELLINGS[weight]), None)
-
-
-def _take(file: Tensors, weight: str) -> Tensor:
-    tensor = file.take(_spelling(file, weight) or weight)
-    if tensor.ndim == 3:
-        raise InputError(
-            f"{file.path} is a cross-layer transcoder, which writes to several layers: it is not "
-            f"read as one dictionary"
-        )
-    if tensor.ndim != (2 if weight.startswith("W") else 1):
-        raise InputError(f"{weight} in {file.path} is of shape {tuple(tensor.shape)}")
-    return tensor
 
 
 def _published(folder: Path) -> Provenance:
@@ -126,32 +110,19 @@ def _published(folder: Path) -> Provenance:
     )
 
 
-def _described(source: Source, has_skip: bool) -> Provenance:
+def _described(source: Source, *, has_skip: bool) -> Provenance:
     """What config.json of Gemma Scope 2 says, where it has come along."""
-    if not source.has("config.json"):
-        return Provenance()
     config = source.config("config.json")
-    path = source.folder / "config.json"
-    unknown = sorted(set(config) - KEYS)
-    if unknown:
-        raise InputError(f"{path} has unknown keys: {', '.join(unknown)[:200]}; load it elsewhere")
-    if config.get("architecture") != "jump_relu":
-        raise InputError(
-            f"{path} says architecture {json_of(config.get('architecture'))}: read is jump_relu"
-        )
-    if config.get("type", "sae") not in KINDS:
-        raise InputError(
-            f"{path} says type {json_of(config['type'])}, which is not read as one dictionary: "
-            f"known are {', '.join(KINDS)}"
-        )
-    if bool(config.get("affine_connection", has_skip)) != has_skip:
-        raise InputError(
-            f"{path} says affine_connection {json_of(config['affine_connection'])}, and the "
-            f"weights say otherwise"
-        )
+    if not config:
+        return Provenance()
+    config.refuse_unknown(KEYS)
+    config.one_of("architecture", ("jump_relu",))
+    config.one_of("type", ("sae", "transcoder"), "sae")
+    if config.said("affine_connection", bool, has_skip) != has_skip:
+        raise InputError(f"config.json says affine_connection {not has_skip}, the weights do not")
     into, out = (config.get(f"hf_hook_point_{way}") for way in ("in", "out"))
     return layouts.facts(
-        model_name=_model_name(config.get("model_name")),
+        model_name=_model_name(config.name("model_name")),
         hook_name=_hook_name(into),
         hook_name_out=None if out == into else _hook_name(out),
         hf_hook_point_in=into,
@@ -168,9 +139,9 @@ def _hook_name(module: Any) -> str | None:
     return f"blocks.{found[1]}.{MODULES[found[2]]}"
 
 
-def _model_name(said: Any) -> str | None:
+def _model_name(said: str | None) -> str | None:
     """The hub id of the model, which files write in several ways."""
-    if not isinstance(said, str):
+    if said is None:
         return None
     name = f"google/{said.removeprefix('google/')}".replace("-v3", "-3")
     return name.replace("-pt", "") if "270m" in name else name

@@ -7,20 +7,20 @@ and TopK means that each token is layer-normed first: nothing else in the file s
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import shown
 from sae.interop import layout as layouts
 from sae.interop.layout import Hints
-from sae.interop.pretrained import Activation, Normalization, PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
+from sae.interop.sources import DOWNLOAD, Config, Source, Tensors
 from sae.provenance import Provenance
 
 NAME = "openai"
 
-WEIGHTS = ("pre_bias", "latent_bias", "encoder.weight")
+WEIGHTS = {"W_enc": "encoder.weight", "b_enc": "latent_bias", "b_dec": "pre_bias"}
 """What every state dict has, tied or not."""
 
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
@@ -42,61 +42,43 @@ def recognises(source: Source) -> bool:
     if name is None:
         return False
     content = source.content(name)
-    return isinstance(content, Mapping) and all(weight in content for weight in WEIGHTS)
+    return isinstance(content, Mapping) and set(WEIGHTS.values()) <= set(content)
 
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
     name = source.only(".pt") or ""
     file = source.tensors(name)
-    cfg_of = _activation(file)
-    encoder = file.matrix("encoder.weight")
-    tensors = {"b_enc": file.take("latent_bias"), "b_dec": file.take("pre_bias")}
     tied = "decoder.linear.weight" in file
+    names = WEIGHTS if tied else WEIGHTS | {"W_dec": "decoder.weight"}
+    tensors = file.named(names)
     if tied:
-        if not torch.equal(file.take("decoder.linear.weight"), encoder):
+        tensors["W_dec"] = tensors.pop("W_enc").T
+        if not torch.equal(file.take("decoder.linear.weight", None, None), tensors["W_dec"]):
             raise InputError(
                 f"{file.path} has a tied decoder whose weights are not the encoder's; {DOWNLOAD}"
             )
-        tensors["W_dec"] = encoder
-    else:
-        tensors |= {"W_enc": encoder.T, "W_dec": file.matrix("decoder.weight").T}
-    file.leave(*STATISTICS)
-    file.finish()
-    cfg = PretrainedConfig(d_sae=encoder.shape[0], tied=tied, **cfg_of)
+    cfg = _config(file, d_sae=tensors["W_dec"].shape[0], tied=tied)
+    file.finish(*STATISTICS)
     return PretrainedSAE(cfg, tensors, _facts(file.path))
 
 
-def _activation(file: Tensors) -> dict[str, Any]:
-    name = file.value("activation", "ReLU")
-    state = file.value("activation_state_dict", {})
+def _config(file: Tensors, *, d_sae: int, tied: bool) -> PretrainedConfig:
+    """The class of the activation, and the state it is made of."""
+    name = file.value("activation", default="ReLU")
     stray = {key: file.value(f"activation.{key}") for key in ("k", "postact_fn")}
-    activation: Activation = "relu"
-    normalization: Normalization = "none"
+    state = Config(file.path.name, stray | file.value("activation_state_dict", dict, {}))
     if name == "ReLU":
-        return {"activation": activation, "normalization": normalization}
+        return PretrainedConfig(d_sae=d_sae, tied=tied, activation="relu")
     if name != "TopK":
-        raise InputError(
-            f"{file.path} has the activation {json_of(name)}, which is not read: known are ReLU "
-            f"and TopK"
-        )
-    said = {**stray, **state} if isinstance(state, Mapping) else stray
-    k, after = said["k"], said["postact_fn"]
-    if type(k) is not int:
-        raise InputError(f"{file.path} has {json_of(k)} for k, which is no number; {DOWNLOAD}")
-    if after not in ("ReLU", "Identity"):
-        raise InputError(
-            f"{file.path} has {json_of(after)} after TopK, which is not read: known are ReLU and "
-            f"Identity"
-        )
-    if any(value not in (None, said[key]) for key, value in stray.items()):
-        raise InputError(f"{file.path} says two things of its activation; {DOWNLOAD}")
-    activation, normalization = "topk", "layer_norm"
-    return {
-        "activation": activation,
-        "k": k,
-        "keeps_negative": after == "Identity",
-        "normalization": normalization,
-    }
+        raise InputError(f"{file.path} says activation {shown(name)}: known are ReLU, TopK")
+    return PretrainedConfig(
+        d_sae=d_sae,
+        tied=tied,
+        activation="topk",
+        k=state.said("k", int),
+        keeps_negative=state.one_of("postact_fn", ("ReLU", "Identity")) == "Identity",
+        normalization="layer_norm",
+    )
 
 
 def _facts(path: Path) -> Provenance:

@@ -6,18 +6,58 @@ the norms of the decoder rows into the weights when it loads them, so that its f
 threshold of its config, are in the units of the activations; later ones are in normalised units.
 """
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from sae.interop.layout import Hints, facts
-from sae.interop.layouts.openmoss_config import LATER, LLAMA_SCOPE, UNUSABLE, Settings, config_name
-from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.interop.layout import Hints, facts, positive
+from sae.interop.pretrained import Normalization, PretrainedConfig, PretrainedSAE
+from sae.interop.sources import DOWNLOAD, LINEAR, Config, Source, Tensors, keys
 
 NAME = "openmoss"
+
+LLAMA_SCOPE, LATER = "hyperparams.json", "config.json"
+
+AVERAGE_NORM = "dataset_average_activation_norm"
+
+UNUSABLE = {
+    "lorsa": "it encodes by attention over the sequence, and a dictionary here sees one token",
+    "clt": "a cross-layer transcoder reads one layer and writes many, and a dictionary here one",
+    "crosscoder": "it reads and writes several sites at once, and a dictionary here one",
+    "molt": "its features are matrices, and those of a dictionary here are vectors",
+    "mixcoder": "it has an encoder for each of several modalities, and a dictionary here one",
+}
+"""Kinds of the same project that are no dictionary of one site, and why."""
+
+USED = keys(
+    "sae_type hook_point_in hook_point_out d_model d_sae expansion_factor act_fn top_k",
+    "jump_relu_threshold norm_activation dataset_average_activation_norm",
+    "sparsity_include_decoder_norm use_decoder_bias apply_decoder_bias_to_pre_encoder",
+    "use_glu_encoder",
+)
+HARMLESS = keys(
+    "device dtype seed sae_pretrained_name_or_path strict_loading exp_name exp_series",
+    "exp_result_path exp_result_dir tp_size ddp_size use_ddp bias_init_method init_decoder_norm",
+    "init_encoder_norm init_search initial_k init_encoder_with_decoder_transpose k_warmup_steps",
+    "lp l1_coefficient l1_coefficient_warmup_steps use_batch_norm_mse use_ghost_grads",
+    "decoder_exactly_fixed_norm force_unit_decoder_norm promote_act_fn_dtype circuit_tracing_mode",
+    "jumprelu_threshold_grad_scale jumprelu_threshold_window use_triton_kernel",
+    "sparsity_threshold_for_triton_spmm_kernel sparsity_threshold_for_csr",
+)
+"""Settings of training and of how it is computed, not of what."""
+
+NORMALIZATIONS: dict[str, Normalization] = {
+    **{"none": "none", "inference": "none", "dataset-wise": "none"},
+    "token-wise": "constant_norm",
+}
+"""What is done to each token. What is the same for all tokens is in `scales`."""
+
+REASONS = {
+    "batchtopk": "the features of a token depend on the others of its batch, and the file has no "
+    "threshold to use instead; convert it to jumprelu with the program that trained it",
+    "batch-wise": "features would depend on the other tokens of a batch",
+}
+"""Why other activations and normalizations cannot be had."""
 
 WEIGHTS = tuple(
     f"{name}.{suffix}"
@@ -26,29 +66,106 @@ WEIGHTS = tuple(
 )
 """Where weights may lie; the first that is there counts."""
 
+NAMES = {"W_enc": "W_E", "W_dec": "W_D", "b_enc": "b_E", "b_dec": "b_D"}
 THRESHOLDS = ("activation_function.log_jumprelu_threshold", "log_jumprelu_threshold")
 
 
 def recognises(source: Source) -> bool:
     if not any(name in source.names for name in (LLAMA_SCOPE, LATER, *WEIGHTS)):
         return False
-    config = source.config(config_name(source)) if source.has(config_name(source)) else {}
-    return {"d_model", "hook_point_in"} <= config.keys() or config.get("sae_type") in tuple(
-        UNUSABLE
-    )
+    config = source.config(config_name(source))
+    return {"d_model", "hook_point_in"} <= config.keys() or config.name("sae_type") in UNUSABLE
 
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
-    settings = Settings(source)
-    tensors = _weights(source)
-    given = _given(settings, tensors)
-    scales = settings.scales(tensors, hints)
+    config, tensors = config_of(source), _weights(source)
+    is_first = config.file == LLAMA_SCOPE
+    activation = config.one_of("act_fn", ("relu", "topk", "jumprelu"), reasons=REASONS)
+    by_norm = config.said("sparsity_include_decoder_norm", bool, True if is_first else None)
+    has_bias = config.said("use_decoder_bias", bool, True)
+    applies = config.said("apply_decoder_bias_to_pre_encoder", bool, is_first)
+    given = _given(config, tensors, has_bias=has_bias)
+    cfg = PretrainedConfig(
+        d_sae=len(given["b_enc"]),
+        activation=activation,
+        k=config.said("top_k", int) if activation == "topk" else None,
+        selects_by_decoder_norm=by_norm and activation == "topk" and not is_first,
+        subtracts_b_dec=has_bias and applies and is_first,
+        normalization=normalization(config),
+    )
+    factors = scales(config, tensors, hints)
     tensors.finish()
-    of = _llama_scope if settings.name == LLAMA_SCOPE else _later
-    cfg, weights = of(settings, given, scales)
-    site, site_out = settings.sites
+    if is_first:
+        weights = _llama_scope(config, given, factors, by_norm=by_norm)
+    else:
+        weights = _later(given, factors, by_norm=by_norm, applies=applies)
+    site, site_out = sites(config)
     known = facts(hook_name=site, hook_name_out=None if site == site_out else site_out)
     return PretrainedSAE(cfg, weights, known)
+
+
+# The config --------------------------------------------------------------------------------------
+
+
+def config_name(source: Source) -> str:
+    return LLAMA_SCOPE if source.has(LLAMA_SCOPE) else LATER
+
+
+def config_of(source: Source) -> Config:
+    """A config of either name, of which every key is understood."""
+    config = source.config(config_name(source))
+    config.one_of("sae_type", ("sae",), "sae", UNUSABLE)
+    config.refuse_unknown(USED | HARMLESS)
+    if config.said("use_glu_encoder", bool, False):
+        raise InputError(f"{config.file} says use_glu_encoder: products of encoders are not read")
+    config["act_fn"] = config.said("act_fn", str).lower()
+    return config
+
+
+def sites(config: Config) -> tuple[str, str]:
+    """Where activations come from, and what is reconstructed."""
+    site = config.said("hook_point_in", str)
+    return site, config.said("hook_point_out", str, site)
+
+
+def normalization(config: Config) -> Normalization:
+    kind = config.one_of("norm_activation", NORMALIZATIONS, reasons=REASONS)
+    site, site_out = sites(config)
+    if kind == "token-wise" and site != site_out:
+        raise InputError(
+            f"{config.file} says norm_activation token-wise, which cannot be loaded: a transcoder "
+            f"would have to know the norm of what it predicts"
+        )
+    return NORMALIZATIONS[kind]
+
+
+def scales(config: Config, tensors: Tensors, hints: Hints) -> tuple[float, float]:
+    """What inputs and outputs are multiplied by, the same for all tokens."""
+    site, site_out = sites(config)
+    found, hint = (1.0, 1.0), hints.norm_scaling_factor
+    # norms are in files of all kinds, but often from memory that nobody filled
+    stored = {name: tensors.value(f"{AVERAGE_NORM}.{name}") for name in {site, site_out}}
+    if config["norm_activation"] == "dataset-wise":
+        said = config.said(AVERAGE_NORM, dict, {})
+        norms = (said.get("in", stored[site]), said.get("out", stored[site_out]))
+        if norms[0] is None:
+            if hint is None or site != site_out:
+                raise InputError(
+                    f"{config.file} has no {AVERAGE_NORM}: give norm_scaling_factor, sqrt(d_model) "
+                    f"over the mean norm (of a transcoder, both factors are needed: it is refused)"
+                )
+            return hint, hint
+        s_in, s_out = (
+            config.said("d_model", int) ** 0.5 / positive(norm, "the mean norm of activations")
+            for norm in norms
+        )
+        found = s_in, s_out
+    if hint is not None:
+        raise InputError(
+            f"norm_scaling_factor {hint} was given, and {config.file} says itself what activations "
+            f"are scaled by: leave it out"
+        )
+    return found
 
 
 # The weights -------------------------------------------------------------------------------------
@@ -63,124 +180,65 @@ def _weights(source: Source) -> Tensors:
         )
     if not name.endswith(".pt"):
         return source.tensors(name)
-    content = source.content(name)
-    state = content.get("sae") if isinstance(content, Mapping) else None
-    if not isinstance(state, Mapping):
-        raise InputError(f"{source.folder / name} holds no weights under 'sae'; {DOWNLOAD}")
-    return Tensors(source.folder / name, state)
+    return Tensors(source.folder / name, source.tensors(name).value("sae", dict))
 
 
-def _given(settings: Settings, tensors: Tensors) -> dict[str, Tensor]:
+def _given(config: Config, tensors: Tensors, *, has_bias: bool) -> dict[str, Tensor]:
     """What the file holds by the names of `PretrainedSAE`, in the units of the file."""
-    if "W_E" in tensors:
-        given = {"W_enc": tensors.take("W_E"), "W_dec": tensors.take("W_D")}
-        b_enc, b_dec = "b_E", "b_D"
-    else:  # as torch stores linear layers, transposed
-        given = {
-            "W_enc": tensors.matrix("encoder.weight").T,
-            "W_dec": tensors.matrix("decoder.weight").T,
-        }
-        b_enc, b_dec = "encoder.bias", "decoder.bias"
-    given["b_enc"] = tensors.take(b_enc)
-    has_bias = settings.said("use_decoder_bias", bool, True)
-    given["b_dec"] = tensors.take(b_dec) if has_bias else torch.zeros(given["W_dec"].shape[1:])
-    if settings.name == LATER and settings.said("act_fn", str).lower() == "jumprelu":
+    d_model, d_sae = config.said("d_model", int), config.said("d_sae", int | None)
+    if d_sae is None:
+        d_sae = int(d_model * config.said("expansion_factor", float))
+    names = dict(NAMES if "W_E" in tensors else LINEAR)
+    if not has_bias:
+        del names["b_dec"]
+    given = tensors.named(names, d_model, d_sae, d_model)
+    if not has_bias:
+        given["b_dec"] = torch.zeros(d_model)
+    if config.file == LATER and config["act_fn"] == "jumprelu":
         name = next((name for name in THRESHOLDS if name in tensors), THRESHOLDS[0])
-        given["threshold"] = tensors.take(name).to(torch.float32).exp()
-    expected = {
-        **{
-            "W_enc": (settings.d_model, settings.d_sae),
-            "W_dec": (settings.d_sae, settings.d_model),
-        },
-        **{"b_enc": (settings.d_sae,), "b_dec": (settings.d_model,)},
-        "threshold": (settings.d_sae,),
-    }
-    for name, tensor in given.items():
-        if tuple(tensor.shape) != expected[name]:
-            raise InputError(
-                f"{tensors.path} does not fit {settings.path}: {name} is of shape "
-                f"{tuple(tensor.shape)}, expected {expected[name]}; {DOWNLOAD}"
-            )
+        given["threshold"] = tensors.take(name, d_sae).to(torch.float32).exp()
     return {name: tensor.to(torch.float32) for name, tensor in given.items()}
 
 
-Loaded = tuple[PretrainedConfig, dict[str, Tensor]]
-
-
-def _llama_scope(settings: Settings, of: dict[str, Tensor], scales: tuple[float, float]) -> Loaded:
+def _llama_scope(
+    config: Config, of: dict[str, Tensor], factors: tuple[float, float], *, by_norm: bool
+) -> dict[str, Tensor]:
     """Fold first the factors, then the norms that decoder rows have by then."""
-    s_in, s_out = scales
+    s_in, s_out = factors
     W_enc, b_enc = of["W_enc"], of["b_enc"] / s_in
     W_dec, b_dec = of["W_dec"] * (s_in / s_out), of["b_dec"] / s_out
-    if settings.said("sparsity_include_decoder_norm", bool, True):
+    if by_norm:
         norms = torch.linalg.vector_norm(W_dec, dim=1)
         W_dec = W_dec / norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
         W_enc, b_enc = W_enc * norms, b_enc * norms
     weights = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": b_enc, "b_dec": b_dec}
-    activation = settings.said("act_fn", str).lower()
-    threshold = settings.said("jump_relu_threshold", float, 0.0)
-    if activation == "topk" and threshold > 0:  # its program announces the one, and does the other
+    threshold = config.said("jump_relu_threshold", float, 0.0)
+    # with topk, its program announces the threshold, and does the other
+    if threshold < 0 or (threshold > 0 and config["act_fn"] == "topk"):
         raise InputError(
-            f"{settings.path} has act_fn topk and jump_relu_threshold {threshold}, and is used "
-            f"with either: set act_fn to jumprelu, or the threshold to 0"
+            f"{config.file} says jump_relu_threshold {threshold} with act_fn {config['act_fn']}: "
+            f"set act_fn to jumprelu, or the threshold to 0"
         )
-    if activation not in ("relu", "topk", "jumprelu") or threshold < 0:
-        raise _unknown_activation(settings, activation, threshold)
-    if activation == "jumprelu":
-        weights["threshold"] = torch.full_like(b_enc, threshold)
-    has_bias = settings.said("use_decoder_bias", bool, True)
-    cfg = PretrainedConfig(
-        d_sae=settings.d_sae,
-        activation=activation,
-        k=settings.said("top_k", int) if activation == "topk" else None,
-        subtracts_b_dec=has_bias and settings.said("apply_decoder_bias_to_pre_encoder", bool, True),
-        normalization=settings.normalization(),
-    )
-    return cfg, weights
+    if config["act_fn"] == "jumprelu":
+        weights["threshold"] = torch.full_like(b_enc, threshold, dtype=torch.float64)
+    return weights
 
 
-def _later(settings: Settings, of: dict[str, Tensor], scales: tuple[float, float]) -> Loaded:
+def _later(
+    of: dict[str, Tensor], factors: tuple[float, float], *, by_norm: bool, applies: bool
+) -> dict[str, Tensor]:
     """Fold the factors so that features stay those of normalised inputs.
 
     Whether a feature is active is decided on h times the norm of its decoder row, if on anything
     but h; its value is h all the same.
     """
-    s_in, s_out = scales
+    s_in, s_out = factors
     b_enc = of["b_enc"]
-    if settings.said("apply_decoder_bias_to_pre_encoder", bool, False):
+    if applies:
         b_enc = b_enc - of["b_dec"] @ of["W_enc"]  # in the units of an output, whatever s_in is
     weights = {"W_enc": of["W_enc"] * s_in, "W_dec": of["W_dec"] / s_out, "b_enc": b_enc}
     weights["b_dec"] = of["b_dec"] / s_out
-    by_norm = settings.said("sparsity_include_decoder_norm", bool)
-    activation = settings.said("act_fn", str).lower()
-    if activation not in ("relu", "topk", "jumprelu"):
-        raise _unknown_activation(settings, activation, 0.0)
-    if activation == "jumprelu":
+    if "threshold" in of:
         norms = torch.linalg.vector_norm(of["W_dec"], dim=1) if by_norm else torch.ones(())
         weights["threshold"] = of["threshold"] / norms
-    cfg = PretrainedConfig(
-        d_sae=settings.d_sae,
-        activation=activation,
-        k=settings.said("top_k", int) if activation == "topk" else None,
-        selects_by_decoder_norm=by_norm and activation == "topk",
-        subtracts_b_dec=False,
-        normalization=settings.normalization(),
-    )
-    return cfg, weights
-
-
-def _unknown_activation(settings: Settings, activation: str, threshold: float) -> InputError:
-    if threshold < 0:
-        return InputError(
-            f"{settings.path} has jump_relu_threshold {threshold}: features that are negative "
-            f"cannot be loaded"
-        )
-    reason = "what it does is not known"
-    if activation == "batchtopk":
-        reason = (
-            "the features of a token depend on the other tokens of its batch, and the file has no "
-            "threshold to use instead; convert it to jumprelu with the program that trained it"
-        )
-    return InputError(
-        f"{settings.path} has act_fn {json_of(activation)}, which cannot be loaded: {reason}"
-    )
+    return weights

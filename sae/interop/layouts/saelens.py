@@ -1,35 +1,30 @@
 """SAELens, version 6: `cfg.json` with `metadata`, and `sae_weights.safetensors`.
 
-Older configs and training checkpoints have files of their own, which end in `assemble` here.
+Training checkpoints have weights as they are trained, and what is to be folded beside. Chosen over
+a batch while it is trained, a BatchTopK or Matryoshka dictionary is used by its threshold, as
+SAELens does with what it saves at the end. Older configs end in `assemble` here too.
 """
-
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import shown
 from sae.interop.folding import Whitening, fold_decoder_norms_, fold_scale_, fold_whitening_
-from sae.interop.layout import Hints, facts, processing
+from sae.interop.layout import Hints, facts, positive, processing
 from sae.interop.layouts.saelens_export import write
-from sae.interop.layouts.saelens_keys import (
-    ACTIVATIONS,
-    NORMALIZATIONS,
-    name_in,
-    refuse_unknown_keys,
-    setting,
-)
-from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.interop.layouts.saelens_keys import ACTIVATIONS, COMPUTED, HARMLESS, NORMALIZATIONS
+from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
+from sae.interop.sources import PLAIN, Config, Source, Tensors
 from sae.provenance import Provenance
 from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 __all__ = ["NAME", "read", "recognises", "write"]
 
 NAME = "saelens"
+
+SCALER_FILE = "activation_scaler.json"
+WHITENING_FILE = "activation_whitening.safetensors"
 
 REFUSED = {
     "temporal": "its features depend on the tokens before, and a dictionary here takes one token",
@@ -45,14 +40,6 @@ FACTS = (
 """What of SAELens' metadata is kept, under its own names, which are those used here."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Given:
-    """What is known beside the config of how activations were normalised."""
-
-    scale: float | None = None
-    whitening: Whitening | None = None
-
-
 def holds_files(source: Source) -> bool:
     """Whether the two files of a dictionary are there, and meant."""
     files = (CONFIG_FILE, WEIGHTS_FILE)
@@ -64,16 +51,38 @@ def recognises(source: Source) -> bool:
 
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
-    config = source.config(CONFIG_FILE)
-    given = Given(scale=hints.norm_scaling_factor)
-    return assemble(config, source.tensors(WEIGHTS_FILE), facts_of(config), given)
+    config, scaler = source.config(CONFIG_FILE), source.config(SCALER_FILE)
+    kind = config.get("normalize_activations")
+    for name, wanted in (
+        ("scaling_factor", "expected_average_only_in"),
+        ("has_whitening", "covariance_whitening"),
+    ):
+        if scaler.get(name) and kind != wanted:
+            raise InputError(
+                f"{SCALER_FILE} says {name} {shown(scaler[name])}, and {CONFIG_FILE} "
+                f"normalize_activations {shown(kind)}: remove the one that is wrong"
+            )
+    scale = scaler.said("scaling_factor", float | None, hints.norm_scaling_factor)
+    if scale is not None:
+        positive(scale, f"scaling_factor in {SCALER_FILE}")
+    whitening = None
+    if source.has(WHITENING_FILE) and scaler.said("has_whitening", bool, True):
+        tensors, d_in = source.tensors(WHITENING_FILE), config.said("d_in", int)
+        whitening = (
+            tensors.take("mean", d_in),
+            tensors.take("matrix", d_in, d_in),
+            tensors.take("inverse_matrix", d_in, d_in),
+        )
+        tensors.finish()
+    weights = source.tensors(WEIGHTS_FILE)
+    return assemble(config, weights, facts_of(config), scale, whitening)
 
 
-def facts_of(config: Mapping[str, Any]) -> Provenance:
+def facts_of(config: Config) -> Provenance:
     """What a config says of where activations came from, of version 6."""
-    said: Mapping[str, Any] = config["metadata"]
+    said = Config(CONFIG_FILE, config["metadata"])
     known = {name: said.get(name) for name in FACTS}
-    known |= {name: name_in(said, name) for name in ("model_name", "hook_name", "hook_name_out")}
+    known |= {name: said.name(name) for name in ("model_name", "hook_name", "hook_name_out")}
     if isinstance(options := said.get("model_from_pretrained_kwargs"), dict):
         known["processing"] = processing(options)  # SAELens itself adds no processing
     if known["model_class_name"] == "AutoModelForCausalLM":  # whose sites are modules
@@ -88,132 +97,99 @@ def facts_of(config: Mapping[str, Any]) -> Provenance:
 
 
 def assemble(
-    config: Mapping[str, Any], tensors: Tensors, provenance: Provenance, given: Given
+    config: Config,
+    tensors: Tensors,
+    provenance: Provenance,
+    scale: float | None,
+    whitening: Whitening | None = None,
 ) -> PretrainedSAE:
-    """The dictionary that a config of version 6 and its tensors are, for raw activations."""
-    architecture = setting(config, "architecture", str)
-    activation = _activation(architecture)
-    refuse_unknown_keys(config)
-    normalization = _normalization(config, given)
-    subtracts = setting(config, "apply_b_dec_to_input", bool, "transcoder" not in architecture)
-    if setting(config, "reshape_activations", str, "none") not in ("none", "hook_z"):
+    """The dictionary that a config of version 6 and its tensors are, for raw activations.
+
+    `scale` and `whitening` are what is known beside the config of how those were normalised.
+    """
+    architecture = config.one_of("architecture", ACTIVATIONS, reasons=REFUSED)
+    config.refuse_unknown(COMPUTED | HARMLESS)
+    config.one_of("reshape_activations", ("none", "hook_z"), "none")
+    activation = ACTIVATIONS[architecture]
+    kind = config.one_of("normalize_activations", NORMALIZATIONS, "none")
+    is_transcoder, pursues = "transcoder" in architecture, activation == "matching_pursuit"
+    subtracts = config.said("apply_b_dec_to_input", bool, not is_transcoder)
+    if is_transcoder and (subtracts or kind != "none"):
         raise InputError(
-            f"cfg.json says reshape_activations {json_of(config['reshape_activations'])}: known "
-            f"are none and hook_z"
+            f"a {architecture} with apply_b_dec_to_input {subtracts} and normalize_activations "
+            f"{kind} cannot be had: nothing says what that does to its output"
         )
-    if "transcoder" in architecture and (subtracts or normalization != "none"):
-        said = f"normalize_activations {normalization}" if not subtracts else "apply_b_dec_to_input"
-        raise InputError(
-            f"a {architecture} with {said} cannot be had: nothing says what that does to its output"
-        )
-    pursues = activation == "matching_pursuit"
-    k = setting(config, "k", int) if activation in ("topk", "abs_topk") else None
+    d_in, k = config.said("d_in", int), None
+    if activation in ("topk", "abs_topk"):
+        k = config.said("k", int)
     cfg = PretrainedConfig(
-        d_sae=setting(config, "d_sae", int),
+        d_sae=config.said("d_sae", int),
         tied=pursues,
         activation=activation,
-        k=setting(config, "max_iterations", int, setting(config, "d_in", int)) if pursues else k,
+        k=config.said("max_iterations", int, d_in) if pursues else k,
         subtracts_b_dec=subtracts,
-        normalization=NORMALIZATIONS[normalization],
-        residual_threshold=setting(config, "residual_threshold", float, 1e-2) if pursues else 0.0,
-        stops_at_same_support=pursues and setting(config, "stop_on_duplicate_support", bool, True),
+        normalization=NORMALIZATIONS[kind],
+        residual_threshold=config.said("residual_threshold", float, 1e-2) if pursues else 0.0,
+        stops_at_same_support=pursues and config.said("stop_on_duplicate_support", bool, True),
     )
-    sae = PretrainedSAE(cfg, _weights(architecture, cfg, tensors), provenance)
-    if sae.d_in != config.get("d_in"):
-        raise InputError(
-            f"cfg.json says d_in {json_of(config.get('d_in'))}, and {tensors.path} has weights for "
-            f"inputs of width {sae.d_in}; {DOWNLOAD}"
-        )
-    _fold_(sae, config, normalization, given)
+    weights = _weights(tensors, cfg, d_in, None if is_transcoder else d_in)
+    if "skip" in architecture:
+        weights["W_skip"] = tensors.take("W_skip", None, None).T
+    tensors.finish()
+    sae = PretrainedSAE(cfg, weights, provenance)
+    rescales = "topk" in architecture and config.said(
+        "rescale_acts_by_decoder_norm", bool, "batchtopk" in architecture
+    )
+    _fold_(sae, kind, scale, whitening, rescales)
     return sae
 
 
-def _activation(architecture: str) -> Activation:
-    for name, reason in REFUSED.items():
-        if name in architecture:
-            raise InputError(
-                f"a SAELens dictionary of the kind {json_of(architecture)} is refused: {reason}"
-            )
-    if architecture not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise InputError(f"cfg.json says architecture {json_of(architecture)}: known are {known}")
-    return ACTIVATIONS[architecture]
-
-
-def _normalization(config: Mapping[str, Any], given: Given) -> str:
-    """The kind by SAELens' name, of which all is known that must be."""
-    kind = setting(config, "normalize_activations", str, "none")
-    if kind not in NORMALIZATIONS:
-        raise InputError(
-            f"cfg.json says normalize_activations {json_of(kind)}: known are "
-            f"{', '.join(NORMALIZATIONS)}"
-        )
-    if kind == "expected_average_only_in":
-        if given.scale is None:
-            raise InputError(
-                "this dictionary is for activations times a factor that its files leave out "
-                "(normalize_activations expected_average_only_in): give norm_scaling_factor, which "
-                "SAELens lists for each release in its pretrained_saes.yaml"
-            )
-        if not 0 < given.scale < math.inf:
-            raise InputError(f"norm_scaling_factor must be positive, got {given.scale}")
-    if kind == "covariance_whitening":
-        if given.whitening is None:
-            raise InputError(
-                "this dictionary is for whitened activations, and activation_whitening.safetensors "
-                "is not beside it: put it there, or take what SAELens saves at the end of training"
-            )
-        if config.get("architecture") == "matching_pursuit":
-            raise InputError(
-                "covariance_whitening cannot be folded into matching pursuit, whose encoder is tied"
-            )
-    return kind
-
-
-def _weights(architecture: str, cfg: PretrainedConfig, tensors: Tensors) -> dict[str, Tensor]:
-    weights = {"W_dec": tensors.matrix("W_dec"), "b_dec": tensors.take("b_dec")}
-    if not cfg.tied:
-        weights["W_enc"] = tensors.matrix("W_enc")
-    match cfg.activation:
-        case "matching_pursuit":
-            weights["b_enc"] = torch.zeros(weights["W_dec"].shape[:1])
-            if not cfg.subtracts_b_dec:  # then SAELens does not add it either
-                weights["b_dec"] = torch.zeros_like(weights["b_dec"])
-        case "gated":
-            weights["b_enc"] = tensors.take("b_gate")
-            weights |= {name: tensors.take(name) for name in ("r_mag", "b_mag")}
-        case _:
-            weights["b_enc"] = tensors.take("b_enc")
+def _weights(
+    tensors: Tensors, cfg: PretrainedConfig, d_in: int, d_out: int | None
+) -> dict[str, Tensor]:
+    names = dict(PLAIN)
+    if cfg.activation == "matching_pursuit":
+        del names["W_enc"], names["b_enc"]
+    if cfg.activation == "gated":
+        names |= {"b_enc": "b_gate", "r_mag": "r_mag", "b_mag": "b_mag"}
+    weights = tensors.named(names, d_in, cfg.d_sae, d_out)
+    if cfg.activation == "matching_pursuit":
+        weights["b_enc"] = torch.zeros(cfg.d_sae)
+        if not cfg.subtracts_b_dec:  # then SAELens does not add it either
+            weights["b_dec"] = torch.zeros_like(weights["b_dec"])
     if cfg.activation == "jumprelu":
-        weights["threshold"] = _threshold(tensors, weights["W_dec"].shape[:1])
-    if "skip" in architecture:
-        weights["W_skip"] = tensors.matrix("W_skip").T
-    tensors.finish()
+        weights["threshold"] = _threshold(tensors, cfg.d_sae)
     return weights
 
 
-def _threshold(tensors: Tensors, shape: torch.Size) -> Tensor:
+def _threshold(tensors: Tensors, d_sae: int) -> Tensor:
     if "log_threshold" in tensors:  # of early training checkpoints
-        return tensors.take("log_threshold").exp()
+        return tensors.take("log_threshold", d_sae).exp()
     if "topk_threshold" not in tensors:
-        return tensors.take("threshold")
-    value = tensors.value("topk_threshold")
-    if not math.isfinite(value):
-        raise InputError(f"topk_threshold in {tensors.path} is {value}: it cannot be used")
-    return torch.full(shape, value, dtype=torch.float64)
+        return tensors.take("threshold", d_sae)
+    value = tensors.value("topk_threshold", float)
+    return torch.full((d_sae,), value, dtype=torch.float64)
 
 
-def _fold_(sae: PretrainedSAE, config: Mapping[str, Any], kind: str, given: Given) -> None:
+def _fold_(
+    sae: PretrainedSAE, kind: str, scale: float | None, whitening: Whitening | None, rescales: bool
+) -> None:
     """Fold in SAELens' order, which decides the units of features that are rescaled by norms."""
-    architecture = setting(config, "architecture", str)
-    rescales = "topk" in architecture and setting(
-        config, "rescale_acts_by_decoder_norm", bool, "batchtopk" in architecture
-    )
-    if kind == "expected_average_only_in" and given.scale is not None:
-        fold_scale_(sae, given.scale)
+    if kind == "expected_average_only_in":
+        if scale is None:
+            raise InputError(
+                "activations have to be scaled by a factor that the files leave out: give "
+                "norm_scaling_factor, which SAELens lists in its pretrained_saes.yaml"
+            )
+        fold_scale_(sae, scale)
         if rescales and sae.cfg.activation == "jumprelu":
-            sae.threshold.data = sae.threshold / given.scale  # as is the norm that it is tested by
+            sae.threshold.data = sae.threshold / scale  # as is the norm that it is tested by
     if rescales:
         fold_decoder_norms_(sae)
-    if kind == "covariance_whitening" and given.whitening is not None:
-        fold_whitening_(sae, given.whitening)
+    if kind == "covariance_whitening":
+        if whitening is None:
+            raise InputError(
+                f"activations have to be whitened: put the {WHITENING_FILE} of the training "
+                f"beside the files, or take what SAELens saves at the end"
+            )
+        fold_whitening_(sae, whitening)

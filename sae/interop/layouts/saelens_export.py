@@ -4,18 +4,16 @@ import copy
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
 from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError
-from activation_cache.common.files import write_json, write_together
 from sae.base import SAE
-from sae.interop.exporting import as_pretrained, biases, has_equal_rows
+from sae.interop.exporting import as_pretrained, biases, refuse_inexpressible, write_files
 from sae.interop.layouts.saelens_keys import ACTIVATIONS, NORMALIZATIONS
-from sae.interop.pretrained import PretrainedSAE
+from sae.interop.pretrained import Activation, PretrainedSAE
 from sae.provenance import Provenance
-from sae.serialization import CONFIG_FILE, LAYOUT_VERSION, WEIGHTS_FILE, contiguous, save
+from sae.serialization import CONFIG_FILE, LAYOUT_VERSION, WEIGHTS_FILE, save
 
 
 def write(sae: SAE, folder: Path) -> None:
@@ -51,12 +49,7 @@ def write(sae: SAE, folder: Path) -> None:
             "max_iterations": sae.cfg.k,
             "stop_on_duplicate_support": sae.cfg.stops_at_same_support,
         }
-    stored = {name: contiguous(tensor) for name, tensor in _stored(sae, architecture).items()}
-    files = {
-        WEIGHTS_FILE: lambda path: save_file(stored, path),
-        CONFIG_FILE: lambda path: write_json(path, config),
-    }
-    write_together(folder, files)
+    write_files(folder, WEIGHTS_FILE, _stored(sae, architecture), CONFIG_FILE, config)
 
 
 def _metadata(sae: SAE) -> dict[str, Any]:
@@ -72,27 +65,20 @@ def _metadata(sae: SAE) -> dict[str, Any]:
 
 def _architecture(sae: PretrainedSAE) -> str:
     """SAELens' name of what the dictionary computes; `InputError` where it has none."""
-    cfg = sae.cfg
-    refused = {
-        "activation tanh_relu": cfg.activation == "tanh_relu",
-        "activation groupmax": cfg.activation == "groupmax",
-        "keeps_negative": cfg.activation == "topk" and cfg.keeps_negative,
-        "selects_by_decoder_norm": cfg.selects_by_decoder_norm and not has_equal_rows(sae.W_dec),
-        "reverses_bias": cfg.reverses_bias,
+    theirs: dict[Activation, str] = {
+        ours: name for name, ours in reversed(list(ACTIVATIONS.items()))
     }
-    theirs = {ours: name for name, ours in reversed(list(ACTIVATIONS.items()))}
-    architecture = theirs.get(cfg.activation, "")
-    if sae.W_skip is not None or sae.d_out != sae.d_in or sae.provenance.hook_name_out:
-        kind = "transcoder" if sae.W_skip is None else "skip_transcoder"
-        architecture = {"standard": kind, "jumprelu": f"jumprelu_{kind}"}.get(architecture, "")
-        refused[f"a {kind} with activation {cfg.activation}"] = not architecture
-        refused[f"a {kind} with normalization {cfg.normalization}"] = cfg.normalization != "none"
-    for name, is_so in refused.items():
-        if is_so:
-            raise InputError(
-                f"SAELens has no dictionary with {name}: this one cannot be written for it"
-            )
-    return architecture
+    refuse_inexpressible(sae, "saelens", theirs, normalizes=True, transcodes=True, skips=True)
+    architecture = theirs[sae.cfg.activation]
+    if sae.W_skip is None and sae.d_out == sae.d_in and not sae.provenance.hook_name_out:
+        return architecture
+    kind = "transcoder" if sae.W_skip is None else "skip_transcoder"
+    if architecture not in ("standard", "jumprelu") or sae.cfg.normalization != "none":
+        raise InputError(
+            f"saelens files cannot express a {kind} with activation {sae.cfg.activation} and "
+            f"normalization {sae.cfg.normalization}: write it in another layout"
+        )
+    return kind if architecture == "standard" else f"jumprelu_{kind}"
 
 
 def _stored(sae: PretrainedSAE, architecture: str) -> dict[str, Tensor]:

@@ -1,13 +1,9 @@
 """The words of SAELens' configs, of all versions: what says what is computed, and our names."""
 
-import math
-from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
 
-from activation_cache.common.errors import InputError
 from sae.interop.pretrained import Activation, Normalization
-from sae.interop.sources import DOWNLOAD, json_of
-from sae.serialization import CONFIG_FILE
+from sae.interop.sources import keys
 
 ACTIVATIONS: Mapping[str, Activation] = {
     "standard": "relu",
@@ -33,105 +29,44 @@ NORMALIZATIONS: Mapping[str, Normalization] = {
     "constant_norm_rescale": "constant_norm",
 }
 
-COMPUTED = frozenset(
-    {
-        *("architecture", "d_in", "d_sae", "d_out", "k", "apply_b_dec_to_input"),
-        *("normalize_activations", "reshape_activations", "rescale_acts_by_decoder_norm"),
-        *("residual_threshold", "max_iterations", "stop_on_duplicate_support"),
-    }
+COMPUTED = keys(
+    "architecture d_in d_sae d_out k apply_b_dec_to_input normalize_activations",
+    "reshape_activations rescale_acts_by_decoder_norm residual_threshold max_iterations",
+    "stop_on_duplicate_support",
 )
 """Keys of version 6 that say what a dictionary computes."""
 
-HARMLESS = frozenset(
-    {
-        # what a file says of itself, and where it was
-        *("metadata", "dtype", "device", "sae_lens_version", "sae_lens_training_version"),
-        *("verbose", "seed"),
-        # losses and initialisation
-        *("l1_coefficient", "l1_warm_up_steps", "lp_norm", "l0_coefficient", "l0_warm_up_steps"),
-        *("target_l0", "aux_loss_coefficient", "pre_act_loss_coefficient"),
-        *("mse_loss_normalization", "use_ghost_grads", "scale_sparsity_penalty_by_decoder_norm"),
-        *("noise_scale", "decoder_init_norm", "decoder_heuristic_init", "decoder_orthogonal_init"),
-        *("decoder_heuristic_init_norm", "init_encoder_as_decoder_transpose"),
-        *("normalize_sae_decoder", "b_dec_init_method", "jumprelu_bandwidth"),
-        *("jumprelu_init_threshold", "jumprelu_sparsity_loss_mode", "jumprelu_ste_to_input"),
-        *("jumprelu_tanh_scale", "topk_threshold_lr", "matryoshka_widths"),
-        *("use_matryoshka_aux_loss", "use_sparse_activations", "expansion_factor"),
-        # training
-        *("lr", "lr_scheduler_name", "lr_warm_up_steps", "lr_end", "lr_decay_steps"),
-        *("n_restart_cycles", "adam_beta1", "adam_beta2", "training_tokens"),
-        *("total_training_tokens", "total_training_steps", "finetuning_tokens"),
-        *("finetuning_method", "train_batch_size", "train_batch_size_tokens"),
-        *("feature_sampling_window", "feature_sampling_method", "resample_batches"),
-        *("feature_reinit_scale", "dead_feature_window", "dead_feature_threshold"),
-        *("dead_feature_estimation_method", "from_pretrained_path", "resume"),
-        *("resume_from_checkpoint", "n_checkpoints", "checkpoint_path", "save_final_checkpoint"),
-        "output_path",
-        # where activations came from
-        *("model_name", "model_class_name", "model_kwargs", "model_from_pretrained_kwargs"),
-        *("hook_name", "hook_point", "hook_layer", "hook_point_layer", "hook_eval"),
-        *("hook_point_eval", "hook_head_index", "hook_point_head_index", "context_size"),
-        *("prepend_bos", "seqpos_slice", "exclude_special_tokens", "sequence_separator_token"),
-        *("disable_concat_sequences", "dataset_path", "dataset_trust_remote_code"),
-        *("is_dataset_tokenized", "streaming", "use_cached_activations", "cached_activations_path"),
-        *("n_batches_in_buffer", "n_batches_for_norm_estimate", "tokens_per_buffer"),
-        *("store_batch_size", "store_batch_size_prompts", "activations_mixing_fraction"),
-        *("act_store_device", "llm_device", "use_chat_formatting", "prefetch_llm_batches"),
-        *("neuronpedia_id", "autocast", "autocast_lm", "compile_llm", "llm_compilation_mode"),
-        *("compile_sae", "sae_compilation_mode"),
-        # what was written about it
-        *("logger", "log_to_wandb", "log_activations_store_to_wandb"),
-        *("log_optimizer_state_to_wandb", "wandb_project", "wandb_entity", "wandb_id"),
-        *("wandb_log_frequency", "eval_every_n_wandb_logs", "n_eval_batches", "n_eval_seqs"),
-        *("eval_batch_size_prompts", "run_name"),
-    }
+HARMLESS = keys(
+    # what a file says of itself, and where it was
+    "metadata dtype device sae_lens_version sae_lens_training_version verbose seed",
+    # losses and initialisation
+    "l1_coefficient l1_warm_up_steps lp_norm l0_coefficient l0_warm_up_steps target_l0",
+    "aux_loss_coefficient pre_act_loss_coefficient mse_loss_normalization use_ghost_grads",
+    "scale_sparsity_penalty_by_decoder_norm noise_scale decoder_init_norm decoder_heuristic_init",
+    "decoder_orthogonal_init decoder_heuristic_init_norm init_encoder_as_decoder_transpose",
+    "normalize_sae_decoder b_dec_init_method jumprelu_bandwidth jumprelu_init_threshold",
+    "jumprelu_sparsity_loss_mode jumprelu_ste_to_input jumprelu_tanh_scale topk_threshold_lr",
+    "matryoshka_widths use_matryoshka_aux_loss use_sparse_activations expansion_factor",
+    # training
+    "lr lr_scheduler_name lr_warm_up_steps lr_end lr_decay_steps n_restart_cycles adam_beta1",
+    "adam_beta2 training_tokens total_training_tokens total_training_steps finetuning_tokens",
+    "finetuning_method train_batch_size train_batch_size_tokens feature_sampling_window",
+    "feature_sampling_method resample_batches feature_reinit_scale dead_feature_window",
+    "dead_feature_threshold dead_feature_estimation_method from_pretrained_path resume",
+    "resume_from_checkpoint n_checkpoints checkpoint_path save_final_checkpoint output_path",
+    # where activations came from
+    "model_name model_class_name model_kwargs model_from_pretrained_kwargs hook_name hook_point",
+    "hook_layer hook_point_layer hook_eval hook_point_eval hook_head_index hook_point_head_index",
+    "context_size prepend_bos seqpos_slice exclude_special_tokens sequence_separator_token",
+    "disable_concat_sequences dataset_path dataset_trust_remote_code is_dataset_tokenized",
+    "streaming use_cached_activations cached_activations_path n_batches_in_buffer",
+    "n_batches_for_norm_estimate tokens_per_buffer store_batch_size store_batch_size_prompts",
+    "activations_mixing_fraction act_store_device llm_device use_chat_formatting",
+    "prefetch_llm_batches neuronpedia_id autocast autocast_lm compile_llm llm_compilation_mode",
+    "compile_sae sae_compilation_mode",
+    # what was written about it
+    "logger log_to_wandb log_activations_store_to_wandb log_optimizer_state_to_wandb",
+    "wandb_project wandb_entity wandb_id wandb_log_frequency eval_every_n_wandb_logs",
+    "n_eval_batches n_eval_seqs eval_batch_size_prompts run_name",
 )
 """Keys that change nothing of what a dictionary computes once it is trained."""
-
-
-def refuse_unknown_keys(config: Mapping[str, Any], known: Iterable[str] = COMPUTED) -> None:
-    """`InputError` for a key that may change what is computed, for all that is known here."""
-    unknown = sorted(set(config) - HARMLESS - set(known))
-    if unknown:
-        name = unknown[0]
-        raise InputError(
-            f"cfg.json says {name[:80]} {json_of(config[name])}, which is not known here: what the "
-            f"dictionary computes cannot be told; remove the key if it changes nothing"
-        )
-
-
-# Values ------------------------------------------------------------------------------------------
-
-Kind = TypeVar("Kind", bound=bool | int | float | str)
-
-KINDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a text"}
-
-LARGEST = 2**63
-"""Whole numbers from here on are no finite numbers for a setting."""
-
-
-def setting(
-    config: Mapping[str, Any],
-    name: str,
-    kind: type[Kind],
-    default: Kind | None = None,
-    *,
-    file: str = CONFIG_FILE,
-) -> Kind:
-    """The value of a key, or the default for none and null; `InputError` for another kind."""
-    found: Any = config.get(name)
-    value: Any = default if found is None else found
-    if kind is float and type(value) is int and abs(value) < LARGEST:
-        value = float(value)
-    is_finite = kind is not float or (isinstance(value, float) and math.isfinite(value))
-    if type(value) is not kind or not is_finite:
-        raise InputError(
-            f"{file} has {json_of(found)} for {name}, expected {KINDS[kind]}; {DOWNLOAD}"
-        )
-    return value
-
-
-def name_in(config: Mapping[str, Any], name: str) -> str | None:
-    """A name that a config says, None where it says none."""
-    value = config.get(name)
-    return value if isinstance(value, str) else None

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import shown
 from sae.interop import layout as layouts
 from sae.interop.layout import Hints
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
 from sae.interop.restricted_pickle import Shell
-from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of, read_tensors
+from sae.interop.sources import Source, Tensors, read_tensors
 from sae.provenance import Provenance
 
 NAME = "sparse-coding"
@@ -55,16 +56,15 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
     shell = _chosen(source, members, hints.index)
     file = Tensors(source.folder / name, shell)
     kind = type(shell).__name__
-    file.leave("n_feats", "activation_size", "device")
-    encoder, b_enc = file.matrix("encoder").double(), file.take("encoder_bias")
-    norms_encoder = kind != "UntiedSAE" and _flag(file, "norm_encoder")
-    rows = _unit(encoder) if norms_encoder else encoder
-    if kind == "TiedSAE":
-        decoder = _unit(encoder)
-    else:
-        decoder = _unit(file.matrix("decoder").double()) if kind == "UntiedSAE" else rows
+    encoder, b_enc = file.take("encoder", None, None).double(), file.take("encoder_bias", None)
+    rows = decoder = _unit(encoder)
+    if kind == "UntiedSAE":
+        rows, decoder = encoder, _unit(file.take("decoder", *encoder.shape).double())
+    elif not file.value("norm_encoder", bool):
+        rows = encoder
+        decoder = rows if kind == "ReverseSAE" else decoder
     rows, decoder, b_dec = _centred(file, rows, decoder)
-    file.finish()
+    file.finish("n_feats", "activation_size", "device")
     tied = torch.equal(rows, decoder)
     tensors = {"W_dec": decoder, "b_enc": b_enc, "b_dec": b_dec + _means(source, b_dec)}
     if not tied:
@@ -84,15 +84,11 @@ def _name(source: Source) -> str | None:
 
 def _members(content: Any) -> list[tuple[Shell, Mapping[str, Any]]]:
     """The dictionaries in a file, each with the settings it was trained with."""
-    members: list[tuple[Shell, Mapping[str, Any]]] = []
-    for member in content if isinstance(content, list) else ():
-        if not isinstance(member, tuple) or len(member) != 2:
-            return []
-        shell, settings = member
-        if not isinstance(shell, Shell) or not isinstance(settings, dict):
-            return []
-        members.append((shell, settings))
-    return members
+    members = content if isinstance(content, list) else []
+    fits = all(isinstance(of, tuple) and len(of) == 2 for of in members) and all(
+        isinstance(shell, Shell) and isinstance(settings, dict) for shell, settings in members
+    )
+    return members if fits else []
 
 
 def _chosen(
@@ -102,7 +98,11 @@ def _chosen(
         return members[0][0]
     if index is None or not 0 <= index < len(members):
         asked = "" if index is None else f" and none of index {index}"
-        listed = "; ".join(f"{at}: {_label(*member)}" for at, member in enumerate(members))
+        listed = "; ".join(
+            f"{at}: {type(shell).__name__}, l1_alpha {shown(said.get('l1_alpha'))}, dict_size "
+            f"{shown(said.get('dict_size'))}"
+            for at, (shell, said) in enumerate(members)
+        )
         raise InputError(
             f"{source.path} holds {len(members)} dictionaries{asked}, choose one by its index: "
             f"{listed[:600]}"
@@ -110,23 +110,7 @@ def _chosen(
     return members[index][0]
 
 
-def _label(shell: Shell, settings: Mapping[str, Any]) -> str:
-    said = (f"{key} {_number(settings.get(key))}" for key in ("l1_alpha", "dict_size"))
-    return f"{type(shell).__name__}, {', '.join(said)}"
-
-
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else json_of(value)
-
-
 # What it computes --------------------------------------------------------------------------------
-
-
-def _flag(file: Tensors, name: str) -> bool:
-    value = file.value(name)
-    if not isinstance(value, bool):
-        raise InputError(f"{file.path} has {json_of(value)} for {name}, no truth value; {DOWNLOAD}")
-    return value
 
 
 def _unit(rows: Tensor) -> Tensor:
@@ -142,26 +126,17 @@ def _centred(file: Tensors, rows: Tensor, decoder: Tensor) -> tuple[Tensor, Tens
     d_in = rows.shape[1]
     b_dec = rows.new_zeros(d_in)
     if "center_trans" in file:
-        b_dec = _of_shape(file, "center_trans", d_in)
+        b_dec = file.take("center_trans", d_in).double()
     if "center_scale" in file:
-        scale = _of_shape(file, "center_scale", d_in)
+        scale = file.take("center_scale", d_in).double()
         if (scale == 0).any():
             raise InputError(f"center_scale in {file.path} holds 0: it cannot be undone")
         rows, decoder = rows * scale, decoder / scale
     if "center_rot" in file:
-        rotation = _of_shape(file, "center_rot", d_in, d_in)
+        rotation = file.take("center_rot", d_in, d_in).double()
         if not torch.equal(rotation, torch.eye(d_in, dtype=rotation.dtype)):
             rows, decoder = rows @ rotation, decoder @ rotation
     return rows, decoder, b_dec
-
-
-def _of_shape(file: Tensors, name: str, *shape: int) -> Tensor:
-    tensor = file.take(name).double()
-    if tensor.shape != shape:
-        raise InputError(
-            f"{name} in {file.path} is of shape {tuple(tensor.shape)}, expected {shape}; {DOWNLOAD}"
-        )
-    return tensor
 
 
 def _means(source: Source, b_dec: Tensor) -> Tensor:
@@ -173,11 +148,11 @@ def _means(source: Source, b_dec: Tensor) -> Tensor:
     if path is None:
         if _settings(source).get("center_activations") == "true":
             raise InputError(
-                f"{source.path} is for activations that were centred, and {MEANS}, which says by "
-                f"what, is missing: put it beside"
+                f"{source.path} is for centred activations, and {MEANS}, which says by what, is "
+                f"missing: put it beside"
             )
         return torch.zeros_like(b_dec)
-    return _of_shape(Tensors(path, {MEANS: read_tensors(path)}), MEANS, len(b_dec))
+    return Tensors(path, {MEANS: read_tensors(path)}).take(MEANS, len(b_dec)).double()
 
 
 def _facts(source: Source) -> Provenance:

@@ -7,16 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 from activation_cache.common.errors import InputError
-from activation_cache.common.files import write_json, write_together
 from sae.base import SAE
-from sae.interop.exporting import as_pretrained, biases, has_equal_rows, refuse_inexpressible
+from sae.interop.exporting import (
+    as_pretrained,
+    biases,
+    has_equal_rows,
+    refuse_inexpressible,
+    write_files,
+)
 from sae.interop.layout import Hints, facts, processing
 from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, Source, Tensors, json_of
+from sae.interop.sources import LINEAR, Source, keys
 from sae.provenance import Provenance
 from sae.serialization import contiguous
 
@@ -27,20 +29,11 @@ RUN_CONFIG_FILE = "config.json"
 
 ACTIVATIONS: tuple[Activation, ...] = ("topk", "groupmax")
 
-KEYS: dict[str, tuple[type, Any]] = {
-    "activation": (str, "topk"),
-    "expansion_factor": (int, 32),
-    "num_latents": (int, 0),
-    "k": (int, None),
-    "d_in": (int, None),
-    "skip_connection": (bool, False),
-    "transcode": (bool, False),
-    "signed": (bool, False),
-    "normalize_decoder": (bool, True),
-    "multi_topk": (bool, False),
-}
-"""The keys of the config, with what they mean where they are missing. The last two say how the
-dictionary was trained: with unit rows, and with a second loss."""
+COMPUTED = keys("activation expansion_factor num_latents k d_in skip_connection transcode signed")
+HARMLESS = keys("normalize_decoder multi_topk metadata")
+"""How it was trained: with unit rows, and with a second loss. `metadata` is ours."""
+
+NAMES = LINEAR | {"W_dec": "W_dec", "b_dec": "b_dec"}
 
 ADDS_TO_THE_STREAM = ("gpt2", "llama", "mistral", "pythia", "qwen", "smollm")
 """Models whose attention and MLP modules return just what is added to the residual stream."""
@@ -64,62 +57,24 @@ def recognises(source: Source) -> bool:
 
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
-    settings, path = _settings(source), source.folder / CONFIG_FILE
-    if settings["signed"]:
-        raise InputError(
-            f"{path} says signed true: versions of sparsify differ in what that computes"
-        )
-    tensors = _tensors(source, settings["skip_connection"])
-    d_sae, d_in = tensors["W_dec"].shape
-    latents = settings["num_latents"] or settings["d_in"] * settings["expansion_factor"]
-    if (latents, settings["d_in"]) != (d_sae, d_in):
-        raise InputError(
-            f"{path} says {latents} latents of width {settings['d_in']}, and {WEIGHTS_FILE} holds "
-            f"{d_sae} of width {d_in}; {DOWNLOAD}"
-        )
+    config, file = source.config(CONFIG_FILE), source.tensors(WEIGHTS_FILE)
+    config.refuse_unknown(COMPUTED | HARMLESS)
+    if config.said("signed", bool, False):
+        raise InputError("cfg.json says signed true: versions of sparsify differ in what it does")
+    d_in = config.said("d_in", int)
+    d_sae = config.said("num_latents", int, 0) or d_in * config.said("expansion_factor", int, 32)
+    tensors = file.named(NAMES, d_in, d_sae)
+    if config.said("skip_connection", bool, False):
+        tensors["W_skip"] = file.take("W_skip", None, d_in).T
+    file.finish()
+    is_transcoder = config.said("transcode", bool, False)
     cfg = PretrainedConfig(
         d_sae=d_sae,
-        activation=settings["activation"],
-        k=settings["k"],
-        subtracts_b_dec=not settings["transcode"],
+        activation=config.one_of("activation", ACTIVATIONS, "topk"),
+        k=config.said("k", int),
+        subtracts_b_dec=not is_transcoder,
     )
-    return PretrainedSAE(cfg, tensors, _provenance(source, is_transcoder=settings["transcode"]))
-
-
-def _settings(source: Source) -> dict[str, Any]:
-    path, config = source.folder / CONFIG_FILE, source.config(CONFIG_FILE)
-    unknown = sorted(set(config) - set(KEYS) - {"metadata"})
-    if unknown:
-        raise InputError(
-            f"{path} has unknown keys: {', '.join(unknown)[:200]}: what the dictionary computes is "
-            f"not known"
-        )
-    settings: dict[str, Any] = {}
-    for name, (kind, default) in KEYS.items():
-        settings[name] = config.get(name, default)
-        if type(settings[name]) is not kind:
-            raise InputError(f"{path} has {json_of(settings[name])} for {name}; {DOWNLOAD}")
-    if settings["activation"] not in ACTIVATIONS:
-        raise InputError(
-            f"{path} has the unknown activation {json_of(settings['activation'])}: known are "
-            f"{', '.join(ACTIVATIONS)}"
-        )
-    return settings
-
-
-def _tensors(source: Source, has_skip: bool) -> dict[str, Tensor]:
-    """W_dec is as ours; the encoder and the skip connection are transposed."""
-    found: Tensors = source.tensors(WEIGHTS_FILE)
-    tensors = {
-        "W_enc": found.matrix("encoder.weight").T,
-        "W_dec": found.matrix("W_dec"),
-        "b_enc": found.take("encoder.bias"),
-        "b_dec": found.take("b_dec"),
-    }
-    if has_skip:
-        tensors["W_skip"] = found.matrix("W_skip").T
-    found.finish()
-    return tensors
+    return PretrainedSAE(cfg, tensors, _provenance(source, is_transcoder=is_transcoder))
 
 
 def _provenance(source: Source, *, is_transcoder: bool) -> Provenance:
@@ -129,7 +84,7 @@ def _provenance(source: Source, *, is_transcoder: bool) -> Provenance:
     is_seed = re.fullmatch(r"seed\d+", folder.name) is not None
     hookpoint = folder.parent.name if is_seed else folder.name
     name = f"../../{RUN_CONFIG_FILE}" if is_seed else f"../{RUN_CONFIG_FILE}"
-    run = source.config(name) if source.has(name) else {}
+    run: dict[str, Any] = source.config(name)
     run = run if isinstance(run.get("sae"), dict) else {}
     site = _hook_name(hookpoint, str(run.get("model", "")))
     known = facts(
@@ -168,7 +123,7 @@ def write(sae: SAE, folder: Path) -> None:
     ours: there, nobody looks at it.
     """
     given = as_pretrained(sae)
-    refuse_inexpressible(given, NAME, ACTIVATIONS, skip=True)
+    refuse_inexpressible(given, NAME, ACTIVATIONS, skips=True)
     known = sae.provenance
     is_transcoder = bool(known.others.get("transcode") or known.hook_name_out)
     folded = biases(given, subtracts_b_dec=not is_transcoder)
@@ -176,12 +131,12 @@ def write(sae: SAE, folder: Path) -> None:
     is_tied = encoder.data_ptr() == given.W_dec.data_ptr()  # safetensors keeps nothing twice
     tensors = {
         "encoder.weight": encoder.clone() if is_tied else encoder,
-        "encoder.bias": contiguous(folded["b_enc"]),
-        "W_dec": contiguous(given.W_dec),
-        "b_dec": contiguous(given.b_dec),
+        "encoder.bias": folded["b_enc"],
+        "W_dec": given.W_dec,
+        "b_dec": given.b_dec,
     }
     if given.W_skip is not None:
-        tensors["W_skip"] = contiguous(given.W_skip.T)
+        tensors["W_skip"] = given.W_skip.T
     config = {
         "activation": given.cfg.activation,
         "expansion_factor": max(1, given.d_sae // given.d_in),
@@ -194,10 +149,4 @@ def write(sae: SAE, folder: Path) -> None:
         "d_in": given.d_in,
         "metadata": known.to_metadata(),
     }
-    write_together(
-        folder,
-        {
-            WEIGHTS_FILE: lambda part: save_file(tensors, part),
-            CONFIG_FILE: lambda part: write_json(part, config),
-        },
-    )
+    write_files(folder, WEIGHTS_FILE, tensors, CONFIG_FILE, config)
