@@ -157,7 +157,7 @@ def _what_happened(error: Exception, wanted: HubPath, otherwise: str) -> str:
         case errors.HfHubHTTPError():
             remedy = LOG_IN if status in (401, 403) else f"try again later{otherwise}"
             return f"the hub answered {wanted} with status {status}: {remedy}"
-    return f"cannot reach {wanted} ({_reason(error)}): go online or mend that{otherwise}"
+    return f"cannot reach {wanted} ({_reason(error)}): go online or fix that{otherwise}"
 
 
 def _reason(error: BaseException) -> str:

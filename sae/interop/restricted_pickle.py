@@ -1,4 +1,4 @@
-"""Pickles of strangers: tensors, plain values and empty shells, and nothing in them is run.
+"""Untrusted pickles: tensors, plain values and empty shells, and nothing in them is run.
 
 There are two fences. A pickle is first read as a list of instructions, without following any: they
 must be those that torch.save writes, and name only what rebuilds tensors, and the classes that a

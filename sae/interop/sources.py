@@ -1,4 +1,4 @@
-"""Files of strangers, read in bounded memory and without running anything in them."""
+"""Untrusted files, read in bounded memory and without running anything in them."""
 
 import math
 import os
@@ -20,7 +20,7 @@ from sae.interop import restricted_pickle
 from sae.serialization import read_config
 
 PLACES = "name the --out of a run, or the folder or file of a dictionary"
-DOWNLOAD = "get it anew from where it was published"
+DOWNLOAD = "download it again from where it was published"
 MOST_COMPRESSION = 8
 """Times that weights can be larger than their file; more is no weights, but a bomb."""
 
@@ -146,6 +146,11 @@ class Tensors:
     def names(self) -> tuple[str, ...]:
         """What has not been taken yet."""
         return tuple(map(str, self._left))
+
+    def n_dimensions(self, name: str) -> int:
+        """Of a tensor that is there and has not been taken yet; 0 of anything else."""
+        tensor = self._left.get(name)
+        return tensor.ndim if isinstance(tensor, Tensor) else 0
 
     def take(self, name: str, *shape: int | None) -> Tensor:
         """A tensor of finite numbers and of this shape, where None stands for any width."""

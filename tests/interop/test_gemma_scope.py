@@ -275,7 +275,7 @@ def test_a_config_that_says_otherwise_is_refused(
 def test_a_cross_layer_transcoder_is_refused(tmp_path: Path) -> None:
     """Summed over the layers it would reconstruct none of them."""
     _safetensors(tmp_path, _weights(W_dec=_randn(D_SAE, 3, D_IN)))
-    with pytest.raises(sae.InputError, match=r"w_dec in .* is of shape \(32, 3, 8\)"):
+    with pytest.raises(sae.InputError, match="cross-layer transcoder"):
         sae.load(tmp_path)
 
 

@@ -64,6 +64,8 @@ def recognises(source: Source) -> bool:
 def read(source: Source, hints: Hints) -> PretrainedSAE:
     name = source.only(".npz") or source.only(".safetensors") or ""
     file = source.tensors(name)
+    if file.n_dimensions(_spelling(file, "W_dec") or "") == 3:
+        raise InputError(f"{file.path} is a cross-layer transcoder: it is no one dictionary")
     tensors = file.named({weight: _spelling(file, weight) or weight for weight in SPELLINGS})
     if name.endswith(".npz"):
         facts = _published(file.path.parent)
