@@ -11,10 +11,6 @@ from activation_cache import HarvestConfig
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        (
-            {"hook_names": ()},
-            "hook_names must be a tuple of at least one name, as ('blocks.2.hook_resid_pre',)",
-        ),
         ({"forward_tokens": 0}, "forward_tokens must be at least 1, got 0"),
         ({"context_size": 1}, "context_size must be at least 2, got 1"),
         (

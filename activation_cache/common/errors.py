@@ -12,6 +12,13 @@ class InputError(ValueError):
     """
 
 
+def refuse_below(least: int, **values: int) -> None:
+    """`InputError` for the first of the values that is smaller."""
+    for name, value in values.items():
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
+
+
 @contextmanager
 def disk_errors_as_input_errors(folder: Path) -> Iterator[None]:
     """Within it, what the disk refuses is bad input: the message says how to resume."""

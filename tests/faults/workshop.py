@@ -17,8 +17,8 @@ from small_models import copy_of_tiny
 from torch import Tensor
 
 import sae
-from activation_cache.cache.manifest import with_checksum
 from activation_cache import ActivationCache, LanguageModel
+from activation_cache.cache.manifest import with_checksum
 from activation_cache.common.errors import InputError
 from sae.architectures import TopKConfig
 
