@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from activation_cache.cache.codec import CODECS, CodecName, Encoded, decode_into, encode
 from activation_cache.cache.manifest import ShardEntry
-from activation_cache.cache.shard import DamagedShard, Shard, pack, tensor_name, version_of
+from activation_cache.cache.shard import DamagedShard, Shard, pack, version_of
 from activation_cache.stream.source import Origins
 
 A, B = "blocks.0.hook_resid_pre", "blocks.1.mlp.hook_post"
@@ -82,11 +82,6 @@ def test_every_tensor_and_the_header_has_a_checksum() -> None:
     of_rows = {"token_ids", "positions", "documents", "opens_block"}
     assert set(checksums) == {"header", B} | of_rows | of_a
     assert all(len(checksum) == 32 for checksum in checksums.values())  # 128 bits
-
-
-def test_a_tensor_is_named_by_its_site_and_its_part() -> None:
-    assert tensor_name(A, "values") == A
-    assert tensor_name(A, "row_scale") == f"{A}.row_scale"
 
 
 @pytest.mark.parametrize("codec", CODECS)

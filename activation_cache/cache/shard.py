@@ -48,16 +48,12 @@ def pack(origins: Origins, encoded: dict[str, Encoded]) -> tuple[bytes, dict[str
         "opens_block": origins.opens_block,
     }
     for site, its in encoded.items():
-        tensors |= {tensor_name(site, part): x.cpu() for part, x in its.items()}
+        tensors |= {f"{site}.{part}".removesuffix(".values"): x.cpu() for part, x in its.items()}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     data = to_safetensors(tensors)
     checksums = {name: _checksum(tensor) for name, tensor in tensors.items()}
     checksums[HEADER] = xxhash.xxh3_128_hexdigest(data[: _header_size(data[:8])])
     return data, checksums
-
-
-def tensor_name(site: str, part: str) -> str:
-    return site if part == "values" else f"{site}.{part}"
 
 
 def version_of(entry: ShardEntry) -> str:
