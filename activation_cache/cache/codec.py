@@ -47,12 +47,7 @@ def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> En
     if not all_finite([mean, scale, row_scale]):  # as they all are where the rows are, and sums fit
         raise _refusal(rows, codec, site)
     values = (x / row_scale).round_().clamp_(-127, 127).to(torch.int8)
-    return {
-        "values": values,
-        "row_scale": row_scale,
-        "channel_mean": mean,
-        "channel_scale": scale,
-    }
+    return {"values": values, "row_scale": row_scale, "channel_mean": mean, "channel_scale": scale}
 
 
 def _refusal(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> InputError:
@@ -105,10 +100,8 @@ def measure_cost(
     original = rows[:sample_rows].to(torch.float64)
     stored = torch.empty_like(original)
     decode_into(stored, encoded, 0)
-    return CodecCost(
-        squared_error=_sum_of_squares(stored - original),
-        squared_deviation=_sum_of_squares(original - original.mean(dim=0)),
-    )
+    deviation = original - original.mean(dim=0)
+    return CodecCost(_sum_of_squares(stored - original), _sum_of_squares(deviation))
 
 
 def _sum_of_squares(x: Float[Tensor, "rows width"]) -> float:

@@ -156,14 +156,8 @@ class ActivationCache:
         self._refuse_absent(sites, split)
         available = self.n_rows(split) * n_epochs
         n_tokens = available if n_tokens is None else n_tokens
-        refuse_below(
-            1,
-            batch_tokens=batch_tokens,
-            window_tokens=window_tokens,
-            prefetch=prefetch,
-            n_epochs=n_epochs,
-            n_tokens=n_tokens,
-        )
+        refuse_below(1, batch_tokens=batch_tokens, window_tokens=window_tokens, prefetch=prefetch)
+        refuse_below(1, n_epochs=n_epochs, n_tokens=n_tokens)
         if n_tokens > available:
             raise InputError(
                 f"the cache {self.folder} holds {available} rows of {split} in {n_epochs} epochs, "

@@ -172,7 +172,7 @@ class TokenBlocks:
         number, epoch = self._n_documents, self.n_epochs
         found = self._read_document() and self._pending[0]
         if not found or (found.number, found.epoch) != (number, epoch) or n >= len(found.ids):
-            raise TextHasChanged(f"the text has changed: it lacks token {n} of document {number}")
+            raise TextHasChanged(f"the text no longer has token {n} of document {number}")
         found.n_served = n
         self._n_pending -= n
 
