@@ -206,7 +206,7 @@ def test_an_unknown_codec_is_refused() -> None:
     cfg = config("docstrings")
     vars(cfg)["codec"] = "int4"  # as in normal use, where nothing checks types
     message = refusal(cfg.__post_init__)
-    assert message == "unknown codec 'int4': use one of float32, bfloat16, float16, int8"
+    assert message == "codec must be one of float32, bfloat16, float16, int8, got 'int4'"
 
 
 def test_an_unknown_site_is_refused_before_anything_is_written(

@@ -271,7 +271,7 @@ def test_another_model_is_refused(cache: ActivationCache, tiny: LanguageModel) -
     transformer: Any = hf.transformer
     transformer.h[3].mlp.c_proj.weight.data[0, 0] += 1e-3  # one weight, behind both sites
     other = LanguageModel("tiny", hf, tiny.tokenizer)
-    expected = f"the activations in {cache.folder} are of a model with weights "
+    expected = f"the cache {cache.folder} was begun with model weights "
     for act in (lambda: cache.refuse_other(other), lambda: cache.repair(other)):
         message = refusal(act)
         assert message.startswith(expected)

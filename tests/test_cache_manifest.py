@@ -133,8 +133,8 @@ def test_an_edited_manifest_is_found(
     assert path.read_bytes() != data
     message = refusal(lambda: ActivationCache.open(folder))
     assert message == (
-        f"the manifest.json of {folder} was changed after it was written: its checksum does not "
-        f"fit; restore it from a copy, or harvest again"
+        f"the manifest.json of {folder} is not what was written: restore it from a copy, or "
+        f"harvest anew"
     )
     (found,) = cache.verify()  # of one that was opened before
     assert (found.file, found.message, found.shard) == ("manifest.json", message, None)
@@ -173,8 +173,7 @@ def test_a_newer_version_of_the_format_is_refused(folder: Path) -> None:
     content = json.loads((folder / "manifest.json").read_bytes())
     (folder / "manifest.json").write_bytes(signed(content | {"version": 2, "new": "key"}))
     assert refusal(lambda: ActivationCache.open(folder)) == (
-        f"{folder} has version 2 of the cache format, this program reads version 1: "
-        f"update featureloom"
+        f"{folder} has version 2 of the format: update featureloom"
     )
 
 
@@ -197,7 +196,7 @@ def test_a_folder_without_a_manifest_is_not_a_cache(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         assert refusal(lambda folder=folder: ActivationCache.open(folder)) == (
             f"{folder} is not an activation cache: it has no manifest.json; make one with "
-            f"scripts/harvest.py --out {folder}"
+            f"harvest.py"
         )
 
 

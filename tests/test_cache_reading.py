@@ -150,8 +150,8 @@ def test_more_rows_than_there_are_are_refused_with_the_epochs_that_they_take(
 ) -> None:
     message = refusal(lambda: cache.batches(64, n_tokens=1_001))
     assert message == (
-        f"the cache {cache.folder} holds 500 rows of train, 500 in 1 epochs, fewer than the 1001 "
-        f"asked for: give --epochs 3, or fewer tokens"
+        f"the cache {cache.folder} holds 500 rows of train in 1 epochs, not 1001: give --epochs 3, "
+        f"or fewer tokens"
     )
     assert "give --epochs 3," in refusal(lambda: cache.batches(64, n_tokens=1_500))
     assert len(rows_of(list(cache.batches(64, n_tokens=1_001, n_epochs=3)))) == 1_001

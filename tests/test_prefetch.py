@@ -100,11 +100,6 @@ def test_restoring_after_the_first_batch_is_refused() -> None:
             stream.load_state_dict({"source": {"n": 0}, "ready": []})
 
 
-def test_a_depth_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="depth of at least 1, got 0"):
-        Prefetch(Counting(end=3), depth=0)
-
-
 def test_activations_are_the_same_bits_when_prefetched(tiny: LanguageModel) -> None:
     cfg = HarvestConfig(
         hook_names=("blocks.1.hook_resid_pre",),

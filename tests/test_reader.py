@@ -22,7 +22,7 @@ class Numbered:
         self._numbers = numbers
 
     def encoded(self, site: str) -> Encoded:
-        return Encoded({"values": self._numbers[:, None]})
+        return {"values": self._numbers[:, None]}
 
 
 def shards_of(shard_rows: tuple[int, ...]) -> list[Numbered]:

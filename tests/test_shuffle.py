@@ -260,12 +260,6 @@ def test_a_state_can_be_restored_twice() -> None:
 # The ends ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch_tokens", [11, 0, -1])
-def test_a_batch_that_the_buffer_cannot_serve_is_refused(batch_tokens: int) -> None:
-    with pytest.raises(ValueError, match=f"10 tokens cannot serve batches of {batch_tokens}"):
-        buffer_of(numbered(20), capacity_tokens=10, batch_tokens=batch_tokens)
-
-
 @pytest.mark.parametrize("n_rows", [0, 9])
 def test_a_source_that_cannot_fill_the_buffer_serves_nothing(n_rows: int) -> None:
     assert list(buffer_of(numbered(n_rows), capacity_tokens=10, batch_tokens=4)) == []

@@ -221,7 +221,7 @@ def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_p
     path.write_text("text\nthe first\n")
     message = refusal(str(path))
     assert f"cannot read text from {path}" in message
-    assert message.endswith("the file must end in one of .txt, .json, .jsonl, .parquet")
+    assert message.endswith("must end in one of .txt, .json, .jsonl, .parquet")
 
 
 def test_plain_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

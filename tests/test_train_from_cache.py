@@ -114,5 +114,5 @@ def test_a_cache_of_other_weights_than_the_named_model_has_now_is_refused(
     manifest = cache.manifest
     other = dataclasses.replace(manifest, model={**manifest.model, "weights": "0" * 32})
     Storage(copy).write(FILE, other.to_bytes())
-    with pytest.raises(InputError, match=r"are of a model with weights '000.*load that one"):
+    with pytest.raises(InputError, match=r"was begun with model weights '000.*give that"):
         run(settings().but(cache=str(copy)))

@@ -1,7 +1,7 @@
 """How rows are stored: as float32, bfloat16 or float16, or as int8 with scales."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,18 +15,10 @@ from activation_cache.common.finite import all_finite
 CodecName = Literal["float32", "bfloat16", "float16", "int8"]
 """`int8` standardises every channel, then scales each row so that its largest entry is 127."""
 
-CODECS: tuple[CodecName, ...] = ("float32", "bfloat16", "float16", "int8")
+CODECS: tuple[CodecName, ...] = get_args(CodecName)
 
-
-@dataclass(frozen=True)
-class Encoded:
-    """Rows as they are stored; `parts` are the tensors of one site in one shard, by name."""
-
-    parts: dict[str, Tensor]
-
-    @property
-    def n_rows(self) -> int:
-        return len(self.parts["values"])
+Encoded = dict[str, Tensor]
+"""Rows as they are stored: the tensors of one site in one shard, by the names of these parts."""
 
 
 def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> Encoded:
@@ -43,7 +35,7 @@ def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> En
         values = rows.to(DTYPES[codec])
         if not all_finite([values]):
             raise _refusal(rows, codec, site)
-        return Encoded({"values": values})
+        return {"values": values}
     x = rows.to(torch.float32)
     mean = x.mean(dim=0)
     x = x - mean
@@ -55,26 +47,15 @@ def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> En
     if not all_finite([mean, scale, row_scale]):  # as they all are where the rows are, and sums fit
         raise _refusal(rows, codec, site)
     values = (x / row_scale).round_().clamp_(-127, 127).to(torch.int8)
-    return Encoded(
-        {
-            "values": values,
-            "row_scale": row_scale,
-            "channel_mean": mean,
-            "channel_scale": scale,
-        }
-    )
+    return {"values": values, "row_scale": row_scale, "channel_mean": mean, "channel_scale": scale}
 
 
 def _refusal(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> InputError:
     if not all_finite([rows]):
         return InputError(f"{site} holds NaN or Inf: give another --dtype, or mend the weights")
-    limit = f"more than {codec} can"
-    if codec in DTYPES:
-        limit += f" ({torch.finfo(DTYPES[codec]).max:.6g})"
+    largest = rows.abs().max().item()
     others = "bfloat16 or float32" if codec == "float16" else "float32"
-    return InputError(
-        f"{site} holds {rows.abs().max().item():.6g}, {limit}: choose --codec {others}"
-    )
+    return InputError(f"{site} holds {largest:.6g}, more than {codec} can: choose --codec {others}")
 
 
 def decoded_dtype(codec: CodecName) -> torch.dtype:
@@ -85,12 +66,11 @@ def decoded_dtype(codec: CodecName) -> torch.dtype:
 def decode_into(out: Float[Tensor, "rows width"], encoded: Encoded, start: int) -> None:
     """Decode as many rows as `out` has, from `start`, in the dtype of `out`."""
     rows = slice(start, start + len(out))
-    values = encoded.parts["values"][rows]
-    if "row_scale" not in encoded.parts:
-        out.copy_(values)
-        return
-    x = values.to(torch.float32) * encoded.parts["row_scale"][rows]
-    out.copy_(torch.addcmul(encoded.parts["channel_mean"], x, encoded.parts["channel_scale"]))
+    values = encoded["values"][rows]
+    if "row_scale" in encoded:
+        values = values.to(torch.float32) * encoded["row_scale"][rows]
+        values = torch.addcmul(encoded["channel_mean"], values, encoded["channel_scale"])
+    out.copy_(values)
 
 
 @dataclass(frozen=True)
@@ -120,10 +100,8 @@ def measure_cost(
     original = rows[:sample_rows].to(torch.float64)
     stored = torch.empty_like(original)
     decode_into(stored, encoded, 0)
-    return CodecCost(
-        squared_error=_sum_of_squares(stored - original),
-        squared_deviation=_sum_of_squares(original - original.mean(dim=0)),
-    )
+    deviation = original - original.mean(dim=0)
+    return CodecCost(_sum_of_squares(stored - original), _sum_of_squares(deviation))
 
 
 def _sum_of_squares(x: Float[Tensor, "rows width"]) -> float:

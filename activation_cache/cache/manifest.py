@@ -2,15 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_type_hints
 
 import xxhash
 
-from activation_cache.cache.codec import CODECS, CodecCost, CodecName
+from activation_cache.cache.codec import CodecCost, CodecName
 from activation_cache.cache.storage import Storage
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.schema import convert, parse_json
 from activation_cache.stream.source import SourceConfig
 from activation_cache.text.documents import Split
@@ -24,9 +23,6 @@ SPLITS: tuple[Split, ...] = ("held_out", "train")
 
 MODEL_IDENTITY = ("weights", "dtype", "processing")
 """Where a model was loaded from may differ as long as these do not."""
-
-LARGEST_SHARD = 2**24
-"""Rows: a shard is held in memory while it is written, and readers list the pieces of several."""
 
 SHARD_NAME = re.compile(r"(train|held_out)/(\d{6,})\.safetensors")
 
@@ -46,17 +42,9 @@ class CacheConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("n_tokens", 1), ("held_out_tokens", 0), ("shard_tokens", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("shard_tokens", "forward_tokens"):
-            if getattr(self, name) > LARGEST_SHARD:
-                raise InputError(
-                    f"{name} must be at most {LARGEST_SHARD:,}, got {getattr(self, name)}: that "
-                    f"many rows are in memory at one time"
-                )
-        if self.codec not in CODECS:
-            raise InputError(f"unknown codec {self.codec!r}: use one of {', '.join(CODECS)}")
+        refuse_below(1, n_tokens=self.n_tokens, shard_tokens=self.shard_tokens)
+        refuse_below(0, held_out_tokens=self.held_out_tokens)
+        convert(CodecName, self.codec, "codec")
 
     def wanted(self, split: Split) -> int:
         """Rows asked for of a split."""
@@ -85,8 +73,12 @@ class SplitEntry:
     """Whether all rows asked for are there, or the text has ended."""
 
     @property
+    def shard_rows(self) -> tuple[int, ...]:
+        return tuple(shard.n_rows for shard in self.shards)
+
+    @property
     def n_rows(self) -> int:
-        return sum(shard.n_rows for shard in self.shards)
+        return sum(self.shard_rows)
 
 
 @dataclass(frozen=True)
@@ -109,6 +101,10 @@ class Manifest:
     def complete(self) -> bool:
         return all(split.complete for split in self.splits.values())
 
+    def shards(self) -> list[tuple[Split, int]]:
+        """The split and the number of every shard."""
+        return [(split, i) for split in SPLITS for i in range(len(self.splits[split].shards))]
+
     def codec_fvu(self, site: str) -> float:
         """The fraction of the variance at a site that the codec loses, over all shards."""
         shards = (shard for split in self.splits.values() for shard in split.shards)
@@ -125,11 +121,21 @@ class Manifest:
             "tokenizer": self.tokenizer,
         }
 
+    def refuse_other(self, where: str, other: "Manifest") -> None:
+        """Raise `InputError` where another harvest is not of this cache, which lies at `where`."""
+        ours = self.identity()
+        for name, theirs in other.identity().items():
+            if theirs != ours[name]:
+                raise InputError(
+                    f"the cache {where} was begun with {name} {ours[name]!r}, not {theirs!r}: "
+                    f"give that, or another folder"
+                )
+
     def to_bytes(self) -> bytes:
         content = {
             "format": FORMAT,
             "version": VERSION,
-            **{f.name: _plain(getattr(self, f.name)) for f in fields(self)},
+            **vars(self),
             "codec_fvu": {site: self.codec_fvu(site) for site in self.widths},
             "n_rows": {name: split.n_rows for name, split in self.splits.items()},
         }
@@ -138,29 +144,24 @@ class Manifest:
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> "Manifest":
         """Parse a manifest; `InputError` where it is damaged or was made by a newer version."""
-        content = _parse(data, where)
-        kinds = get_type_hints(cls)
         try:
-            parts = {name: convert(kind, content.get(name), name) for name, kind in kinds.items()}
-            manifest = cls(**parts)
+            content = parse_json(data, FILE)
         except InputError as error:
-            raise InputError(
-                f"the manifest of {where} cannot be used: {error}; {REMEDY}"
-            ) from error
-        return manifest
+            raise InputError(f"the {FILE} of {where} is damaged ({error}): {REMEDY}") from error
+        if content.get("format") != FORMAT:
+            raise InputError(f"{where} is not an activation cache: its {FILE} is something else")
+        if content.get("version") != VERSION:
+            version = content.get("version")
+            raise InputError(f"{where} has version {version} of the format: update featureloom")
+        if with_checksum({n: x for n, x in content.items() if n != "checksum"}) != data:
+            raise InputError(f"the {FILE} of {where} is not what was written: {REMEDY}")
+        kinds = get_type_hints(cls)
+        return cls(**{n: convert(kind, content.get(n), n) for n, kind in kinds.items()})
 
 
 def shard_name(split: Split, number: int) -> str:
     """The path of a shard in the cache. Manifests hold no paths, so none can point elsewhere."""
     return f"{split}/{number:06d}.safetensors"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, CacheConfig | SplitEntry):
-        return asdict(value)
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
 
 
 def with_checksum(content: dict[str, Any]) -> bytes:
@@ -170,28 +171,7 @@ def with_checksum(content: dict[str, Any]) -> bytes:
 
 
 def _serialise(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def _parse(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        content = parse_json(data, FILE)
-    except InputError as error:
-        raise InputError(f"the {FILE} of {where} is damaged ({error}): {REMEDY}") from error
-    if content.get("format") != FORMAT:
-        raise InputError(f"{where} is not an activation cache: its {FILE} is something else")
-    if content.get("version") != VERSION:
-        raise InputError(
-            f"{where} has version {content.get('version')} of the cache format, this program reads "
-            f"version {VERSION}: update featureloom"
-        )
-    unsigned = {name: value for name, value in content.items() if name != "checksum"}
-    if with_checksum(unsigned) != data:
-        raise InputError(
-            f"the {FILE} of {where} was changed after it was written: its checksum does not fit; "
-            f"{REMEDY}"
-        )
-    return content
+    return (json.dumps(content, indent=1, default=asdict) + "\n").encode()
 
 
 def read_manifest(storage: Storage) -> Manifest:
@@ -199,7 +179,6 @@ def read_manifest(storage: Storage) -> Manifest:
         data = storage.read(FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
-            f"{storage.url} is not an activation cache: it has no {FILE}; make one with "
-            f"scripts/harvest.py --out {storage.url}"
+            f"{storage.url} is not an activation cache: it has no {FILE}; make one with harvest.py"
         ) from error
     return Manifest.from_bytes(data, storage.url)

@@ -1,17 +1,24 @@
-"""Read a cache in a shuffled order that is drawn from a seed, a window at a time."""
+"""Read a cache in a shuffled order that is drawn from a seed, or as a Hugging Face dataset."""
 # Shapes: rows of a window x width of a site.
 
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from activation_cache.cache.codec import decode_into
-from activation_cache.cache.shard import Shard
+from activation_cache.cache.manifest import Manifest, read_manifest
+from activation_cache.cache.shard import Shard, open_shard, version_of
+from activation_cache.cache.storage import Storage
 from activation_cache.stream.shuffle import Rows
+from activation_cache.text.documents import Split
+
+if TYPE_CHECKING:
+    import datasets
 
 CHUNK_ROWS = 256
 """Neighbouring rows that are read together: two contexts, 400 kB of GPT-2 small in bfloat16."""
@@ -19,8 +26,7 @@ POOL_SHARDS = 16
 """Shards whose chunks are mixed with each other."""
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     shard: int
     start: int
     n_rows: int
@@ -100,11 +106,9 @@ class CacheReader:
         self._open_shard = open_shard
         self._batch_tokens = batch_tokens
         self._n_tokens = n_tokens
-        largest = max(order.window_rows, 1)
-        self._memory = {site: torch.empty(largest, w, dtype=dtype) for site, w in widths.items()}
-        self._n_served = 0
-        self._reading: Iterator[Tensor] | None = None
-        self._rows_ahead = torch.empty(0, dtype=torch.int64)  # of the window, in serving order
+        n_rows = order.window_rows
+        self._memory = {site: torch.empty(n_rows, w, dtype=dtype) for site, w in widths.items()}
+        self.load_state_dict({"n_served": 0})
 
     def __iter__(self) -> Iterator[Rows]:
         return self
@@ -125,8 +129,6 @@ class CacheReader:
 
     def _take(self, n_rows: int) -> list[Rows]:
         """The next rows, in a part for each window that they are from."""
-        if self._reading is None:
-            self._reading = self._windows_from(self._n_served)
         parts: list[Rows] = []
         while n_rows:
             if not len(self._rows_ahead):
@@ -164,5 +166,41 @@ class CacheReader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         self._n_served = state["n_served"]
-        self._reading = None
-        self._rows_ahead = torch.empty(0, dtype=torch.int64)
+        self._reading = self._windows_from(self._n_served)
+        self._rows_ahead = torch.empty(0, dtype=torch.int64)  # of the window, in serving order
+
+
+def dataset_of(storage: Storage, manifest: Manifest, site: str, split: Split) -> "datasets.Dataset":
+    """The rows of one site in the order of the text; see `ActivationCache.to_dataset`."""
+    import datasets
+
+    numbers = dict.fromkeys(("token_id", "position", "document"), datasets.Value("int32"))
+    activation = datasets.List(datasets.Value("float32"), length=manifest.widths[site])
+    made = datasets.Dataset.from_generator(
+        _rows,
+        features=datasets.Features({"activation": activation, **numbers}),
+        gen_kwargs={
+            "folder": storage.url,
+            "read_cache": storage.read_cache,
+            "site": site,
+            "split": split,
+            "versions": tuple(map(version_of, manifest.splits[split].shards)),
+        },
+    )
+    assert isinstance(made, datasets.Dataset)
+    return made
+
+
+def _rows(
+    folder: str, read_cache: Path | None, site: str, split: Split, versions: tuple[str, ...]
+) -> Iterator[dict[str, Any]]:
+    """The rows one by one; `versions` tells `datasets` one content of a folder from another."""
+    storage = Storage(folder, read_cache=read_cache)
+    manifest = read_manifest(storage)
+    for number in range(len(versions)):
+        shard = open_shard(storage, manifest, split, number)
+        rows = torch.empty(shard.entry.n_rows, manifest.widths[site])
+        decode_into(rows, shard.encoded(site), 0)
+        numbers = (its.tolist() for its in shard.origins()[:3])
+        for row in zip(rows.numpy(), *numbers, strict=True):
+            yield dict(zip(("activation", "token_id", "position", "document"), row, strict=True))

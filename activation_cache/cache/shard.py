@@ -1,8 +1,7 @@
-"""One shard: a safetensors file whose every byte is covered by a checksum."""
+"""Shards: safetensors files whose every byte is covered by a checksum; what is damaged in them."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +12,26 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
 from activation_cache.cache.codec import Encoded
-from activation_cache.cache.manifest import ShardEntry
+from activation_cache.cache.manifest import (
+    FILE,
+    SHARD_NAME,
+    Manifest,
+    ShardEntry,
+    read_manifest,
+    shard_name,
+)
+from activation_cache.cache.storage import Storage
 from activation_cache.common.errors import InputError
+from activation_cache.common.files import TEMPORARY
+from activation_cache.common.lock import LOCK_FILE
 from activation_cache.stream.source import Origins
+from activation_cache.text.documents import Split
 
 HEADER = "header"
 """What the checksum of everything before the tensors of a shard is listed as."""
 
 LONG_CONTEXT = 2**15
 """From here on positions do not fit into int16."""
-
-
-LARGEST_HEADER = 10**8
-"""Bytes: safetensors reads no longer one."""
 
 
 class DamagedShard(InputError):
@@ -42,16 +48,12 @@ def pack(origins: Origins, encoded: dict[str, Encoded]) -> tuple[bytes, dict[str
         "opens_block": origins.opens_block,
     }
     for site, its in encoded.items():
-        tensors |= {tensor_name(site, part): x.cpu() for part, x in its.parts.items()}
+        tensors |= {f"{site}.{part}".removesuffix(".values"): x.cpu() for part, x in its.items()}
     tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
     data = to_safetensors(tensors)
     checksums = {name: _checksum(tensor) for name, tensor in tensors.items()}
     checksums[HEADER] = xxhash.xxh3_128_hexdigest(data[: _header_size(data[:8])])
     return data, checksums
-
-
-def tensor_name(site: str, part: str) -> str:
-    return site if part == "values" else f"{site}.{part}"
 
 
 def version_of(entry: ShardEntry) -> str:
@@ -67,53 +69,23 @@ class Shard:
     name: str
     """What messages call it."""
     entry: ShardEntry
-    widths: Mapping[str, int] = field(default_factory=dict)
-    """Of its sites, as the manifest has them."""
 
     def __post_init__(self) -> None:
         self._checked: dict[str, Tensor] = {}
         try:
+            if not self.path.is_file():  # reading a pipe would never end
+                raise DamagedShard(f"{self.name} is missing")
             if self._header_checksum() != self.entry.checksums[HEADER]:
                 raise DamagedShard(f"{self.name} is damaged: its header is not what was written")
             self._file: Any = safe_open(self.path, framework="pt").__enter__()
-        except FileNotFoundError as error:
-            raise DamagedShard(f"{self.name} is missing") from error
         except (OSError, SafetensorError) as error:
             raise DamagedShard(f"{self.name} is damaged ({error})") from error
-        unlisted = set(self._file.keys()) ^ (set(self.entry.checksums) - {HEADER})
-        if unlisted:
-            raise DamagedShard(f"{self.name} holds other tensors than was written: {unlisted}")
-        for name in self.entry.checksums:
-            if name != HEADER:
-                self._refuse_other_shape(name)
 
     def _header_checksum(self) -> str:
-        if self.path.exists() and not self.path.is_file():
-            raise DamagedShard(f"{self.name} is damaged: it is no file")  # a pipe never ends
         with self.path.open("rb") as file:
-            size = min(_header_size(file.read(8)), LARGEST_HEADER, self.path.stat().st_size)
+            size = min(_header_size(file.read(8)), self.path.stat().st_size)
             file.seek(0)
             return xxhash.xxh3_128_hexdigest(file.read(size))
-
-    def _refuse_other_shape(self, name: str) -> None:
-        """A checksum says that bytes are as somebody wrote them, not that they are rows."""
-        found = tuple(self._file.get_slice(name).get_shape())
-        site, _, part = name.rpartition(".")
-        if name in Origins._fields:
-            expected: tuple[int | None, ...] = (self.entry.n_rows,)
-        elif part in ("channel_mean", "channel_scale"):
-            expected = (self.widths.get(site),)
-        else:
-            width = 1 if part == "row_scale" else self.widths.get(name)
-            expected = (self.entry.n_rows, width)
-        fits = len(found) == len(expected) and all(
-            wanted in (None, size) for size, wanted in zip(found, expected, strict=True)
-        )
-        if not fits:
-            raise DamagedShard(
-                f"{self.name} is damaged: {name} is of shape {found}, and the manifest says "
-                f"{expected}"
-            )
 
     def tensor(self, name: str) -> Tensor:
         if name not in self._checked:
@@ -125,18 +97,12 @@ class Shard:
 
     def encoded(self, site: str) -> Encoded:
         """The rows of a site, not decoded."""
-        parts = {
-            name.removeprefix(site).lstrip(".") or "values": name
-            for name in self.entry.checksums
-            if name == site or name.startswith(f"{site}.")
-        }
-        return Encoded({part: self.tensor(name) for part, name in parts.items()})
+        names = (name for name in self.entry.checksums if f"{name}.".startswith(f"{site}."))
+        return {name[len(site) + 1 :] or "values": self.tensor(name) for name in names}
 
     def origins(self) -> Origins:
-        token_ids, positions, documents = (
-            self.tensor(name).to(torch.int64) for name in ("token_ids", "positions", "documents")
-        )
-        return Origins(token_ids, positions, documents, self.tensor("opens_block"))
+        *numbers, opens_block = map(self.tensor, Origins._fields)
+        return Origins(*(its.to(torch.int64) for its in numbers), opens_block=opens_block)
 
     def check(self) -> None:
         """Raise `DamagedShard` if a single bit is not as it was written."""
@@ -153,3 +119,61 @@ def _checksum(tensor: Tensor) -> str:
 def _header_size(head: bytes) -> int:
     """Bytes before the tensors, by the length that a safetensors file begins with."""
     return 8 + int.from_bytes(head[:8], "little")
+
+
+@dataclass(frozen=True)
+class Damage:
+    """Something in a cache that is not as it was written."""
+
+    file: str
+    message: str
+    shard: tuple[Split, int] | None = None
+    """Which shard has to be harvested again, where that can help."""
+
+
+def open_shard(
+    storage: Storage, manifest: Manifest, split: Split, number: int, *, afresh: bool = False
+) -> Shard:
+    """A shard, its header checked; `DamagedShard` where it is missing or not what was written.
+
+    A local copy of a remote shard is checked whole, and made anew if it is damaged or `afresh`.
+    """
+    entry = manifest.splits[split].shards[number]
+    name = shard_name(split, number)
+    called = f"{name} of {storage.url}"
+    try:
+        shard = Shard(storage.local_file(name, version_of(entry), afresh=afresh), called, entry)
+        if not storage.is_local:
+            shard.check()
+    except FileNotFoundError as error:
+        raise DamagedShard(f"{called} is missing") from error
+    except DamagedShard:
+        if storage.is_local or afresh:
+            raise
+        return open_shard(storage, manifest, split, number, afresh=True)
+    return shard
+
+
+def find_damage(storage: Storage, manifest: Manifest) -> list[Damage]:
+    """Everything that is not as it was written, down to a flipped bit."""
+    found: list[Damage] = []
+    try:
+        if read_manifest(storage) != manifest:
+            found.append(Damage(FILE, f"the {FILE} of {storage.url} is not what was opened"))
+    except InputError as error:
+        found.append(Damage(FILE, str(error)))
+    expected = {FILE, LOCK_FILE}
+    for split, number in manifest.shards():
+        name = shard_name(split, number)
+        expected.add(name)
+        try:
+            open_shard(storage, manifest, split, number, afresh=True).check()
+        except DamagedShard as error:
+            found.append(Damage(name, str(error), (split, number)))
+    for name in storage.names():
+        shard = SHARD_NAME.fullmatch(name)
+        is_ahead = shard and not manifest.splits[shard[1]].complete  # the manifest will name it
+        if not (name in expected or name.endswith(TEMPORARY) or is_ahead):
+            message = f"{name} does not belong to the cache {storage.url}: delete it"
+            found.append(Damage(name, message))
+    return found

@@ -37,8 +37,6 @@ class ActivationStatistics:
 
     def merge(self, other: "ActivationStatistics") -> None:
         """Count the rows that another one has seen as well."""
-        if other.n_rows == 0:
-            return
         shift = other.mean - self.mean
         total = self.n_rows + other.n_rows
         self._squares += other._squares + shift**2 * (self.n_rows * other.n_rows / total)

@@ -26,7 +26,7 @@ class Storage:
     def __init__(self, url: str | Path, *, read_cache: Path | None = None) -> None:
         self.url = str(url)
         if not self.url or "\0" in self.url:
-            raise InputError(f"{self.url!r} is no folder: name one, or give its fsspec URL")
+            raise InputError(f"{self.url!r} is no folder: name one")
         self._fs: Any
         try:
             if isinstance(url, Path):  # whatever its name looks like
@@ -34,17 +34,28 @@ class Storage:
             else:
                 self._fs, self._root = fsspec.core.url_to_fs(self.url)
         except (ImportError, ValueError) as error:
-            raise InputError(
-                f"cannot use {self.url}: {error}; give a folder, or the URL of one"
-            ) from error
+            raise InputError(f"cannot use {self.url}: {error}; name a folder") from error
         self.is_local = isinstance(self._fs, LocalFileSystem)
         self.read_cache = read_cache
 
     def path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
+    @contextmanager
+    def _refused(self, verb: str, name: str, *expected: type[Exception]) -> Iterator[None]:
+        """Other failures as an `InputError`: every kind of storage raises its own."""
+        try:
+            yield
+        except (InputError, *expected):
+            raise
+        except Exception as error:
+            message = f"cannot {verb} {name} in {self.url}: {error}"
+            if getattr(error, "errno", None) in NO_ROOM:
+                message = f"no room in {self.url} for {name}: make room, run the same command again"
+            raise InputError(message) from error
+
     def exists(self, name: str) -> bool:
-        with self._reading(name):
+        with self._refused("read", name):
             self._fs.invalidate_cache()
             return bool(self._fs.exists(self.path(name)))
 
@@ -58,34 +69,16 @@ class Storage:
 
     def read(self, name: str) -> bytes:
         """The content of a file; `FileNotFoundError` where it is not there."""
-        with self._reading(name):
+        with self._refused("read", name, FileNotFoundError, NotADirectoryError):
             return self._fs.cat_file(self.path(name))
-
-    @contextmanager
-    def _reading(self, name: str) -> Iterator[None]:
-        try:
-            yield
-        except (FileNotFoundError, NotADirectoryError, InputError):
-            raise
-        except Exception as error:  # every kind of storage raises its own
-            raise InputError(f"cannot read {name} in {self.url}: {error}") from error
 
     def write(self, name: str, data: bytes) -> None:
         """Put a file there at once: whoever looks finds the old one or the new one, whole."""
-        try:
+        with self._refused("write", name):
             if self.is_local:
                 write_file(Path(self.path(name)), data)
             else:
                 self._fs.pipe_file(self.path(name), data)
-        except OSError as error:
-            if error.errno in NO_ROOM:
-                raise InputError(
-                    f"no room in {self.url} for {name} ({len(data) / 1e6:.1f} MB): what is there "
-                    f"is valid; make room and run the same command again"
-                ) from error
-            raise InputError(f"cannot write {name} in {self.url}: {error}") from error
-        except Exception as error:  # every kind of storage raises its own
-            raise InputError(f"cannot write {name} in {self.url}: {error}") from error
 
     def remove(self, name: str) -> None:
         with suppress(FileNotFoundError):
@@ -118,26 +111,22 @@ class Storage:
         On a disk this is `folder_lock`. In object storage, the lock file alone says which process
         of which host wrote it.
         """
-        with folder_lock(Path(self._root)) if self.is_local else self._locked_object(signature()):
+        with folder_lock(Path(self._root)) if self.is_local else self._locked_object():
             yield
 
     @contextmanager
-    def _locked_object(self, mine: str) -> Iterator[None]:
-        while not self._create_object(mine):
-            with suppress(FileNotFoundError):
-                content = self.read(LOCK_FILE).decode(errors="replace")
-                refuse_if_alive(content, self.url, self.path(LOCK_FILE))
-                self.remove(LOCK_FILE)
+    def _locked_object(self) -> Iterator[None]:
+        path = self.path(LOCK_FILE)
+        while True:
+            try:
+                with self._refused("write", LOCK_FILE, FileExistsError):
+                    self._fs.pipe_file(path, signature().encode(), mode="create")
+                break
+            except FileExistsError:
+                with suppress(FileNotFoundError):
+                    refuse_if_alive(self.read(LOCK_FILE), self.url, path)
+                    self.remove(LOCK_FILE)
         try:
             yield
         finally:
             self.remove(LOCK_FILE)
-
-    def _create_object(self, content: str) -> bool:
-        try:
-            self._fs.pipe_file(self.path(LOCK_FILE), content.encode(), mode="create")
-        except FileExistsError:
-            return False
-        except Exception as error:  # every kind of storage raises its own
-            raise InputError(f"cannot write in {self.url}: {error}") from error
-        return True

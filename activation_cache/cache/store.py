@@ -13,21 +13,13 @@ import torch
 from torch import Tensor
 
 from activation_cache.cache.codec import decoded_dtype
-from activation_cache.cache.integrity import Damage, find_damage, harvest_again, open_shard
-from activation_cache.cache.manifest import (
-    FILE,
-    MODEL_IDENTITY,
-    SPLITS,
-    CacheConfig,
-    Manifest,
-    read_manifest,
-    shard_name,
-)
-from activation_cache.cache.reader import POOL_SHARDS, CacheReader, ReadingOrder
-from activation_cache.cache.shard import Shard
+from activation_cache.cache.manifest import FILE, CacheConfig, Manifest, read_manifest, shard_name
+from activation_cache.cache.reader import POOL_SHARDS, CacheReader, ReadingOrder, dataset_of
+from activation_cache.cache.shard import Damage, Shard, find_damage, open_shard
 from activation_cache.cache.storage import Storage
-from activation_cache.cache.writer import OnProgress, fill, found_or_new
-from activation_cache.common.errors import InputError
+from activation_cache.cache.writer import OnProgress, fill, found_or_new, harvest_again
+from activation_cache.common.dtypes import DTYPES
+from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.ranks import of_rank_0
 from activation_cache.model.language_model import LanguageModel
 from activation_cache.model.loading import load_model
@@ -119,31 +111,21 @@ class ActivationCache:
 
     def load_model(self, *, device: str = "auto") -> LanguageModel:
         """The model that the activations are of; `InputError` where its weights are others now."""
-        wanted: dict[str, Any] = {**self.manifest.model}
+        its: Any = self.manifest.model
         model = load_model(
-            wanted["name"],
+            its["name"],
             device=device,
-            dtype=getattr(torch, wanted["dtype"]),
-            revision=wanted["revision"],
-            processing=wanted["processing"],
+            dtype=DTYPES[its["dtype"]],
+            revision=its["revision"],
+            processing=its["processing"],
         )
         self.refuse_other(model)
         return model
 
     def refuse_other(self, model: LanguageModel) -> None:
         """Raise `InputError` unless this is the very model that the activations are of."""
-        for what in MODEL_IDENTITY:
-            ours = model.description[what]
-            if ours != self.manifest.model[what]:
-                raise InputError(
-                    f"the activations in {self.folder} are of a model with {what} "
-                    f"{self.manifest.model[what]!r}, and {model.name} has {ours!r}: load that one"
-                )
-        if model.tokenizer_description != self.manifest.tokenizer:
-            raise InputError(
-                f"the activations in {self.folder} are of text that another tokenizer read than "
-                f"{model.name} has: load the model with that one"
-            )
+        its = {"model": model.description, "tokenizer": model.tokenizer_description}
+        self.manifest.refuse_other(self.folder, replace(self.manifest, **its))
 
     # Reading -------------------------------------------------------------------------------------
 
@@ -171,27 +153,18 @@ class ActivationCache:
         is damaged. Any number of streams can be read at once.
         """
         sites = (sites,) if isinstance(sites, str) else tuple(sites or self.sites)
-        for site in sites:
-            self._refuse_unknown_site(site)
-        for name, value in (
-            ("batch_tokens", batch_tokens),
-            ("window_tokens", window_tokens),
-            ("prefetch", prefetch),
-            ("n_epochs", n_epochs),
-            ("n_tokens", 1 if n_tokens is None else n_tokens),
-        ):
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        self._refuse_empty(split)
+        self._refuse_absent(sites, split)
         available = self.n_rows(split) * n_epochs
         n_tokens = available if n_tokens is None else n_tokens
+        refuse_below(1, batch_tokens=batch_tokens, window_tokens=window_tokens, prefetch=prefetch)
+        refuse_below(1, n_epochs=n_epochs, n_tokens=n_tokens)
         if n_tokens > available:
             raise InputError(
-                f"the cache {self.folder} holds {self.n_rows(split)} rows of {split}, "
-                f"{available} in {n_epochs} epochs, fewer than the {n_tokens} asked for: "
-                f"give --epochs {-(-n_tokens // self.n_rows(split))}, or fewer tokens"
+                f"the cache {self.folder} holds {available} rows of {split} in {n_epochs} epochs, "
+                f"not {n_tokens}: give --epochs {-(-n_tokens // self.n_rows(split))}, or fewer "
+                f"tokens"
             )
-        shard_rows = tuple(shard.n_rows for shard in self.manifest.splits[split].shards)
+        shard_rows = self.manifest.splits[split].shard_rows
         reader = CacheReader(
             ReadingOrder(shard_rows, min(window_tokens, sum(shard_rows)), seed, shuffle),
             lru_cache(maxsize=2 * POOL_SHARDS)(lambda number: self.shard(split, number)),
@@ -206,9 +179,9 @@ class ActivationCache:
         """Where a row is from, counted in the order of the text."""
         if not 0 <= row < self.n_rows(split):
             raise InputError(f"the cache {self.folder} has rows 0 to {self.n_rows(split) - 1}")
-        ends = list(accumulate(shard.n_rows for shard in self.manifest.splits[split].shards))
-        number = bisect_right(ends, row)
-        row -= ends[number] - self.manifest.splits[split].shards[number].n_rows
+        ends = [0, *accumulate(self.manifest.splits[split].shard_rows)]
+        number = bisect_right(ends, row) - 1
+        row -= ends[number]
         origins = self.shard(split, number).origins()
         start = int(origins.opens_block[: row + 1].nonzero()[-1])
         return RowOrigin(
@@ -218,16 +191,15 @@ class ActivationCache:
             context=origins.token_ids[start : row + 1],
         )
 
-    def _refuse_empty(self, split: Split) -> None:
+    def _refuse_absent(self, sites: Sequence[str], split: Split) -> None:
+        for site in sites:
+            if site not in self.sites:
+                raise InputError(
+                    f"the cache {self.folder} has no site {site}: it holds {', '.join(self.sites)}"
+                )
         if not self.n_rows(split):
             raise InputError(
                 f"the cache {self.folder} holds no rows of the split {split}: harvest one with some"
-            )
-
-    def _refuse_unknown_site(self, site: str) -> None:
-        if site not in self.sites:
-            raise InputError(
-                f"the cache {self.folder} has no site {site}: it holds {', '.join(self.sites)}"
             )
 
     def shard(self, split: Split, number: int) -> Shard:
@@ -269,11 +241,10 @@ class ActivationCache:
         target = Storage(folder)
         if target.exists(FILE):
             raise InputError(f"{folder} holds a cache already: name another folder")
-        for split in SPLITS:
-            for number in range(len(self.manifest.splits[split].shards)):
-                shard = self.shard(split, number)
-                shard.check()
-                target.write(shard_name(split, number), shard.path.read_bytes())
+        for split, number in self.manifest.shards():
+            shard = self.shard(split, number)
+            shard.check()
+            target.write(shard_name(split, number), shard.path.read_bytes())
         target.write(FILE, self.manifest.to_bytes())
         return ActivationCache(target, self.manifest)
 
@@ -282,8 +253,5 @@ class ActivationCache:
 
         The rows come in the order of the text; `datasets` keeps them in its own cache on disk.
         """
-        from activation_cache.cache.dataset import dataset_of
-
-        self._refuse_unknown_site(site)
-        self._refuse_empty(split)
+        self._refuse_absent([site], split)
         return dataset_of(self._storage, self.manifest, site, split)

@@ -26,7 +26,7 @@ from activation_cache.common.ranks import all_gather, rank_and_world
 from activation_cache.common.versions import library_versions
 from activation_cache.stream.shuffle import Rows
 from activation_cache.stream.source import ActivationSource, Origins
-from activation_cache.text.blocks import TokenBatch
+from activation_cache.text.blocks import TextHasChanged, TokenBatch
 from activation_cache.text.documents import Split
 
 
@@ -58,11 +58,8 @@ class ShardPlan:
     cursor_behind: dict[str, int]
 
 
-@dataclass(frozen=True)
-class HarvestedShard:
-    plan: ShardPlan
-    entry: ShardEntry
-    statistics: dict[str, dict[str, Any]]
+HarvestedShard = tuple[ShardEntry, dict[str, dict[str, Any]]]
+"""What the manifest says of a shard, and the statistics of its rows by site."""
 
 
 def plan_shards(
@@ -77,12 +74,11 @@ def plan_shards(
         cursor = blocks.state_dict()
         batches: list[TokenBatch] = []
         held = 0
-        while held < min(cfg.shard_tokens, missing):
-            try:
-                batches.append(blocks.next_batch())
-            except StopIteration:
+        for batch in iter(blocks.next_batch, None):
+            batches.append(batch)
+            held += int(source.counted(batch.tokens).sum())
+            if held >= min(cfg.shard_tokens, missing):
                 break
-            held += int(source.counted(batches[-1].tokens).sum())
         if not held:
             return
         held = min(held, missing)
@@ -103,8 +99,7 @@ def harvest_shard(
         of_site = ActivationStatistics(x.shape[1])
         of_site.update(x)
         statistics[site] = of_site.to_dict()
-    entry = ShardEntry(plan.n_rows, plan.cursor, checksums, costs)
-    return data, HarvestedShard(plan, entry, statistics)
+    return data, (ShardEntry(plan.n_rows, plan.cursor, checksums, costs), statistics)
 
 
 def _forward(source: ActivationSource, plan: ShardPlan, tell: OnProgress) -> tuple[Rows, Origins]:
@@ -141,15 +136,14 @@ def fill(
             if rank == 0 and round_ and not is_begun:  # not before it is known that there is text
                 storage.write(FILE, manifest.to_bytes())
             is_begun = is_begun or bool(round_)
-            mine = round_[rank] if rank < len(round_) else None
             harvested = None
-            if mine is not None:
+            for mine in round_[rank : rank + 1]:
                 data, harvested = harvest_shard(source, manifest.config, mine, tell)
                 storage.write(shard_name(split, mine.number), data)  # no manifest names it yet
                 tell(Progress(split, n_bytes=len(data)))
-            for shard in all_gather(harvested)[: len(round_)]:
+            for plan, shard in zip(round_, all_gather(harvested), strict=False):
                 assert shard is not None
-                manifest = _with_shard(manifest, shard)
+                manifest = _with_shard(manifest, plan, *shard)
             if len(round_) < world or (
                 manifest.splits[split].n_rows == manifest.config.wanted(split)
             ):
@@ -160,20 +154,24 @@ def fill(
     return manifest
 
 
-def _with_shard(manifest: Manifest, shard: HarvestedShard) -> Manifest:
+def _with_shard(
+    manifest: Manifest,
+    plan: ShardPlan,
+    entry: ShardEntry,
+    its_statistics: dict[str, dict[str, Any]],
+) -> Manifest:
     """The manifest with one more shard; its statistics are those of the training split.
 
     They go through their plain form every time, so that a harvest that was interrupted ends with
     the same bits as one that was not.
     """
-    name = shard.plan.split
-    split = manifest.splits[name]
-    split = replace(split, shards=(*split.shards, shard.entry), cursor=shard.plan.cursor_behind)
-    manifest = manifest.with_split(name, split)
-    if name != "train":
+    split = manifest.splits[plan.split]
+    split = replace(split, shards=(*split.shards, entry), cursor=plan.cursor_behind)
+    manifest = manifest.with_split(plan.split, split)
+    if plan.split != "train":
         return manifest
     statistics = {}
-    for site, of_shard in shard.statistics.items():
+    for site, of_shard in its_statistics.items():
         so_far = ActivationStatistics.from_dict(manifest.statistics.get(site, of_shard))
         if site in manifest.statistics:
             so_far.merge(ActivationStatistics.from_dict(of_shard))
@@ -192,11 +190,36 @@ def found_or_new(storage: Storage, source: ActivationSource, cfg: CacheConfig) -
     if not storage.exists(FILE):
         return wanted
     found = read_manifest(storage)
-    ours, theirs = wanted.identity(), found.identity()
-    for name, value in ours.items():
-        if value != theirs[name]:
-            raise InputError(
-                f"the cache {storage.url} was begun with {name} {theirs[name]!r}, not {value!r}: "
-                f"give that, or another folder"
-            )
+    found.refuse_other(storage.url, wanted)
     return found
+
+
+def harvest_again(
+    storage: Storage,
+    source: ActivationSource,
+    manifest: Manifest,
+    split: Split,
+    number: int,
+    tell: OnProgress,
+) -> Manifest:
+    """Replace one shard by what its place in the text gives now; the manifest that names it."""
+    entry, name = manifest.splits[split], shard_name(split, number)
+    shard = entry.shards[number]
+    before = replace(entry, shards=entry.shards[:number], cursor=shard.cursor)
+    try:
+        plan = next(plan_shards(source, manifest.config, split, before))
+        data, (harvested, _) = harvest_shard(source, manifest.config, plan, tell)
+        if any(shard.checksums[part] != harvested.checksums[part] for part in Origins._fields):
+            raise TextHasChanged("its tokens are others")
+    except (TextHasChanged, StopIteration) as error:
+        raise InputError(
+            f"{name} cannot be harvested again: the text of {manifest.config.dataset} is no longer "
+            f"what it was"
+        ) from error
+    storage.write(name, data)
+    tell(Progress(split, n_bytes=len(data)))
+    shards = (*entry.shards[:number], harvested, *entry.shards[number + 1 :])
+    repaired = manifest.with_split(split, replace(entry, shards=shards))
+    if repaired != manifest:
+        storage.write(FILE, repaired.to_bytes())
+    return repaired

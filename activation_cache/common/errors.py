@@ -4,12 +4,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST_CAUSE = 200
+"""Characters of another error's message that are quoted."""
+
 
 class InputError(ValueError):
     """What was given cannot be used: the message names the thing, its value and the remedy.
 
     Scripts print the message as one line and exit with code 2; every other exception is a bug.
     """
+
+
+def described(error: BaseException) -> str:
+    """The kind of an error and the first line of what it says."""
+    message = next(iter(str(error).strip().splitlines()), "no message")
+    return f"{type(error).__name__}: {message[:LONGEST_CAUSE]}"
+
+
+def refuse_below(least: int, **values: int) -> None:
+    """`InputError` for the first of the values that is smaller."""
+    for name, value in values.items():
+        if value < least:
+            raise InputError(f"{name} must be at least {least}, got {value}")
 
 
 @contextmanager

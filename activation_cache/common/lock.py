@@ -30,18 +30,16 @@ def folder_lock(folder: Path) -> Iterator[None]:
     """
     path = folder / LOCK_FILE
     made = [parent for parent in path.parents if not os.path.lexists(parent)]
-    try:
+    with _refused(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = _open_locked(path)
-    except OSError as error:
-        raise InputError(
-            f"cannot write in {folder}: {error.strerror}; name another folder with --out"
-        ) from error
     try:
         if found := os.pread(descriptor, 1000, 0):  # nothing: its writer was killed at once
-            refuse_if_alive(found.decode(errors="replace"), str(folder), str(path))
+            refuse_if_alive(found, str(folder), str(path))
         try:
-            _sign(descriptor, folder)
+            with _refused(folder):
+                os.truncate(descriptor, 0)
+                os.pwrite(descriptor, signature().encode(), 0)
             yield
         finally:
             path.unlink(missing_ok=True)  # while it is ours
@@ -52,27 +50,23 @@ def folder_lock(folder: Path) -> Iterator[None]:
                 parent.rmdir()
 
 
-def refuse_if_alive(content: str, folder: str, lock: str) -> None:
+def refuse_if_alive(content: bytes, folder: str, lock: str, *, is_held: bool = False) -> None:
     """`InputError` unless the process that signed a lock is one of this host that is gone."""
-    host, pid, started = [*content.split(), "", "", ""][:3]
-    if host == socket.gethostname() and pid.isdigit() and not _is_alive(int(pid), started):
-        return
-    raise _refusal(content, folder, lock)
+    host, pid, started = [*content.decode(errors="replace").split(), "", "", ""][:3]
+    is_ours = host == socket.gethostname() and pid.isdigit()
+    if is_held or not is_ours or _is_alive(int(pid), started):
+        who = f"process {pid or '?'} on {host or 'an unknown host'}"
+        raise InputError(f"{who} is writing to {folder}: wait for it; if it is gone, delete {lock}")
 
 
-def _refusal(content: str, folder: str, lock: str) -> InputError:
-    host, pid = [*content.split(), "an unknown host", "?"][:2]
-    return InputError(
-        f"process {pid} on {host} is writing to {folder}: wait for it; if it is gone, delete {lock}"
-    )
-
-
-def _sign(descriptor: int, folder: Path) -> None:
+@contextmanager
+def _refused(folder: Path) -> Iterator[None]:
     try:
-        os.truncate(descriptor, 0)
-        os.pwrite(descriptor, signature().encode(), 0)
+        yield
     except OSError as error:
-        raise InputError(f"cannot write in {folder}: {error}") from error
+        raise InputError(
+            f"cannot write in {folder}: {error.strerror}; name another folder with --out"
+        ) from error
 
 
 def _open_locked(path: Path) -> int:
@@ -82,9 +76,9 @@ def _open_locked(path: Path) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            content = os.pread(descriptor, 1000, 0).decode(errors="replace")
+            content = os.pread(descriptor, 1000, 0)
             os.close(descriptor)
-            raise _refusal(content, str(path.parent), str(path)) from None
+            refuse_if_alive(content, str(path.parent), str(path), is_held=True)
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor

@@ -35,8 +35,7 @@ class Registry(Mapping[str, T], Generic[T]):
             if name is None or name in found:
                 fault = f"which is no {self._kind}" if name is None else f"and there is a {name}"
                 raise InputError(
-                    f"the entry point {point.name} of {self._group} is {point.value}, {fault}: "
-                    f"correct the package that declares it"
+                    f"the entry point {point.name} of {self._group} is {point.value}, {fault}"
                 )
             found[name] = loaded
         return found

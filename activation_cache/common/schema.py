@@ -3,8 +3,11 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -35,28 +38,25 @@ def convert(kind: Any, value: Any, name: str, *, lenient: bool = False) -> Any:
     easily forgotten. Texts are names then, without control characters.
     """
     origin, parts = get_origin(kind), get_args(kind)
+    within = partial(convert, lenient=lenient)
     if origin in (Union, UnionType):
         if value is None and NoneType in parts:
             return None
         others = [part for part in parts if part is not NoneType]
         if len(others) > 1:  # of literals
             others = [Literal[tuple(x for part in others for x in get_args(part))]]  # type: ignore[valid-type]
-        return convert(others[0], value, name, lenient=lenient)
+        return within(others[0], value, name)
     if is_dataclass(kind):
-        return _from_mapping(kind, value, name, lenient=lenient)
+        return _from_mapping(kind, value, name, within)
     if origin is dict:
         content = _mapping(value, name)
-        return {
-            key: convert(parts[1], item, f"{name}.{str(key)[:LONGEST]}", lenient=lenient)
-            for key, item in content.items()
-        }
+        return {k: within(parts[1], x, f"{name}.{str(k)[:LONGEST]}") for k, x in content.items()}
     if origin is tuple:
         several = [value] if lenient and not isinstance(value, list | tuple) else value
         if not isinstance(several, list | tuple):
             raise _misfit(name, "a list", value)
         names = [name if lenient else f"{name}[{i}]" for i in range(len(several))]
-        pairs = zip(several, names, strict=True)
-        return tuple(convert(parts[0], item, its, lenient=lenient) for item, its in pairs)
+        return tuple(map(within, repeat(parts[0]), several, names))
     if origin is Literal:
         value = "off" if lenient and value is False else value
         if not isinstance(value, str) or value not in parts:
@@ -108,7 +108,7 @@ def _mapping(value: Any, name: str) -> Mapping[str, Any]:
     return value
 
 
-def _from_mapping(kind: Any, value: Any, name: str, *, lenient: bool) -> Any:
+def _from_mapping(kind: Any, value: Any, name: str, within: Callable[..., Any]) -> Any:
     content = _mapping(value, name)
     kinds, its_fields = get_type_hints(kind), {field.name: field for field in fields(kind)}
     unknown = set(content) - set(its_fields)
@@ -117,28 +117,22 @@ def _from_mapping(kind: Any, value: Any, name: str, *, lenient: bool) -> Any:
     for key, field in its_fields.items():
         if key not in content and field.default is MISSING and field.default_factory is MISSING:
             raise InputError(f"{name} lacks {key}")
-    return kind(
-        **{
-            key: convert(kinds[key], item, f"{name}.{key}", lenient=lenient)
-            for key, item in content.items()
-        }
-    )
+    return kind(**{key: within(kinds[key], x, f"{name}.{key}") for key, x in content.items()})
 
 
 def _plain(kind: type, value: Any, name: str, *, lenient: bool) -> Any:
+    words = WORDS.get(kind, f"a {kind.__name__}")
     if kind in (int, float):
         number = _number(kind, value, lenient=lenient)
-        if number is None:
-            raise _misfit(name, WORDS[kind], value)
-        return number
-    if kind in (str, Path):
-        if not isinstance(value, str | Path) or (lenient and not _is_name(str(value))):
-            what = f"{WORDS[kind]} without control characters" if lenient else WORDS[kind]
-            raise _misfit(name, what, value)
-        return kind(value)
-    if not isinstance(value, kind):
-        raise _misfit(name, WORDS.get(kind, f"a {kind.__name__}"), value)
-    return value
+        if number is not None:
+            return number
+    elif kind in (str, Path):
+        if isinstance(value, str | Path) and not (lenient and not _is_name(str(value))):
+            return kind(value)
+        words += " without control characters" if lenient else ""
+    elif isinstance(value, kind):
+        return value
+    raise _misfit(name, words, value)
 
 
 def _number(kind: type, value: Any, *, lenient: bool) -> int | float | None:
@@ -146,22 +140,18 @@ def _number(kind: type, value: Any, *, lenient: bool) -> int | float | None:
     allowed = int | float | str if lenient else (int if kind is int else int | float)
     if isinstance(value, bool) or not isinstance(value, allowed):
         return None
-    try:
+    with suppress(ValueError, OverflowError):
         number = value if isinstance(value, int) else float(value)
         if kind is float:
             return float(number) if math.isfinite(number) else None
         whole = int(number)
-    except (ValueError, OverflowError):
-        return None
-    return whole if whole == number and -LARGEST <= whole < LARGEST else None
+        return whole if whole == number and -LARGEST <= whole < LARGEST else None
+    return None
 
 
 def _is_name(text: str) -> bool:
     """Whether a text can be a name, of a file too: some characters no file and no screen bears."""
-    if any(c < " " or "\x7f" <= c <= "\x9f" for c in text):
-        return False
-    try:
+    with suppress(UnicodeEncodeError):
         os.fsencode(text)
-    except UnicodeEncodeError:
-        return False
-    return True
+        return not any(c < " " or "\x7f" <= c <= "\x9f" for c in text)
+    return False

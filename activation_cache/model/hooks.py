@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from activation_cache.common.types import Edit
-
 
 @dataclass(frozen=True)
 class Site:
@@ -22,31 +20,16 @@ class Site:
 
 
 @contextmanager
-def reading(site: Site, read: Callable[[Tensor], None]) -> Iterator[None]:
-    """Show what passes a site while the context lasts."""
-
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        read(_first(args, kwargs))
-
-    def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        read(output[0] if isinstance(output, tuple) else output)
-
-    if site.is_input:
-        handle = site.module.register_forward_pre_hook(before, with_kwargs=True)
-    else:
-        handle = site.module.register_forward_hook(after)
-    with handle:
-        yield
-
-
-@contextmanager
-def editing(site: Site, edit: Edit) -> Iterator[None]:
-    """Replace what passes a site while the context lasts."""
+def editing(site: Site, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Show what passes a site while the context lasts; a tensor that `edit` returns replaces it."""
     differences: list[Tensor] = []
 
     def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        x = _first(args, kwargs)
-        edited = edit(x).to(x.dtype)
+        x = args[0] if args else kwargs["hidden_states"]
+        edited = edit(x)
+        if edited is None:
+            return None
+        edited = edited.to(x.dtype)
         if site.is_forked:
             differences.append(edited - x)
         if args:
@@ -54,16 +37,11 @@ def editing(site: Site, edit: Edit) -> Iterator[None]:
         return args, {**kwargs, "hidden_states": edited}
 
     def after(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        x = output[0] if isinstance(output, tuple) else output
-        edited = edit(x).to(x.dtype)
-        return (edited, *output[1:]) if isinstance(output, tuple) else edited
+        return _first_edited(output, edit)
 
     def carry(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
         # The block adds the unedited tensor to its output, so the edit has to be added as well.
-        difference = differences.pop()
-        if isinstance(output, tuple):
-            return (output[0] + difference, *output[1:])
-        return output + difference
+        return _first_edited(output, lambda x: x + differences.pop() if differences else None)
 
     with ExitStack() as hooks:
         if site.is_input:
@@ -76,5 +54,10 @@ def editing(site: Site, edit: Edit) -> Iterator[None]:
         yield
 
 
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    return args[0] if args else kwargs["hidden_states"]
+def _first_edited(output: Any, edit: Callable[[Tensor], Tensor | None]) -> Any:
+    """A module's output, a tensor or a tuple that begins with one, or None where it stays."""
+    x, *others = output if isinstance(output, tuple) else (output,)
+    edited = edit(x)
+    if edited is None:
+        return None
+    return (edited.to(x.dtype), *others) if isinstance(output, tuple) else edited.to(x.dtype)

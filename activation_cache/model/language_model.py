@@ -9,7 +9,7 @@ import copy
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from functools import cached_property
+from functools import cached_property, partial
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError
 from activation_cache.common.types import Edit, Processing
-from activation_cache.model.hooks import Site, editing, reading
+from activation_cache.model.hooks import Site, editing
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -115,10 +115,10 @@ class LanguageModel:
     @cached_property
     def bridge(self) -> "TransformerBridge":
         """TransformerLens' own model of the same weights, for everything else that it offers."""
-        from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+        from transformer_lens.model_bridge.sources import _bridge_builder
 
         shared = {id(tensor): tensor for tensor in (*self.hf.parameters(), *self.hf.buffers())}
-        return build_bridge_from_module(
+        return _bridge_builder.build_bridge_from_module(
             copy.deepcopy(self.hf, shared),
             type(self.hf).__name__,
             hf_config=copy.deepcopy(self.hf.config),
@@ -129,71 +129,58 @@ class LanguageModel:
     @cached_property
     def _adapter(self) -> Any:
         """TransformerLens' map from its names to the modules of this architecture."""
-        from transformer_lens.factories.architecture_adapter_factory import (
-            ArchitectureAdapterFactory,
-        )
-        from transformer_lens.model_bridge.sources._bridge_builder import (
-            build_bridge_config_from_hf,
-        )
+        from transformer_lens.factories import architecture_adapter_factory
+        from transformer_lens.model_bridge.sources import _bridge_builder
 
-        cfg = build_bridge_config_from_hf(
+        cfg = _bridge_builder.build_bridge_config_from_hf(
             copy.deepcopy(self.hf.config), type(self.hf).__name__, self.name, self.dtype
         )
         try:
-            adapter = ArchitectureAdapterFactory.select_architecture_adapter(cfg)
+            factory = architecture_adapter_factory.ArchitectureAdapterFactory
+            adapter = factory.select_architecture_adapter(cfg)
         except ValueError as error:
             raise InputError(
-                f"TransformerLens has no hook names for {cfg.architecture} (model {self.name}): "
-                f"give a model of an architecture that it supports"
+                f"TransformerLens has no hook names for {cfg.architecture}: give another model"
             ) from error
         norm = adapter.cfg.normalization_type
         if self.processing == "centred" and norm not in ("LN", "LNPre"):
             raise InputError(
-                f"processing 'centred' needs layer norm, which takes no notice of the mean, and "
-                f"{self.name} has {norm}: load it with processing 'raw'"
+                f"processing 'centred' needs layer norm and {self.name} has {norm}: load it 'raw'"
             )
         return adapter
 
     def _site(self, hook_name: str) -> Site:
         match = re.fullmatch(r"blocks\.(0|[1-9][0-9]{0,8})\.(.+)", hook_name)
+        sites = ", ".join(SITES)
         if match is None or match[2] not in SITES:
             raise InputError(
-                f"unknown hook name {hook_name!r}: use blocks.<layer>. followed by one of "
-                f"{', '.join(SITES)}"
+                f"unknown hook name {hook_name!r}: use blocks.<layer>. followed by one of {sites}"
             )
-        layer = int(match[1])
-        if layer >= self.n_layers:
+        layer, n_layers = int(match[1]), self.n_layers
+        if layer >= n_layers:
             raise InputError(
-                f"{hook_name} does not exist: {self.name} has layers 0 to {self.n_layers - 1}"
+                f"{hook_name} does not exist: {self.name} has layers 0 to {n_layers - 1}"
             )
-        found = self._resolve(["blocks", str(layer)], match[2].split("."))
-        if found is None:
-            raise InputError(
-                f"{type(self.hf).__name__} has no {match[2]}: choose another of {', '.join(SITES)}"
-            )
-        path, side = found
+        # Follow TransformerLens' aliases to a component, and to `hook_in` or `hook_out` of it.
+        component = self._adapter.component_mapping["blocks"]
+        block = path = f"blocks.{layer}"
+        side, *names = match[2].split(".")
+        while side not in ("hook_in", "hook_out"):
+            if side in component.hook_aliases:
+                side, *names = [*component.hook_aliases[side].split("."), *names]
+            elif names and side in component.submodules:
+                component, path = component.submodules[side], f"{path}.{side}"
+                side, *names = names
+            else:
+                raise InputError(
+                    f"{type(self.hf).__name__} has no {match[2]}: choose another of {sites}"
+                )
         return Site(
-            block=self._adapter.get_component(self.hf, f"blocks.{layer}"),
+            block=self._adapter.get_component(self.hf, block),
             module=self._adapter.get_component(self.hf, path),
             is_input=side == "hook_in",
             is_forked=match[2] == "hook_resid_mid",
         )
-
-    def _resolve(self, path: list[str], names: list[str]) -> tuple[str, str] | None:
-        """Follow TransformerLens' aliases to (component path, `hook_in` or `hook_out`)."""
-        component = self._adapter.component_mapping["blocks"]
-        while names:
-            name, *names = names
-            if name in ("hook_in", "hook_out"):
-                return ".".join(path), name
-            if name in component.hook_aliases:
-                names = [*component.hook_aliases[name].split("."), *names]
-            elif name in component.submodules:
-                component = component.submodules[name]
-                path = [*path, name]
-            else:
-                return None
-        return None
 
     def width(self, hook_name: str) -> int:
         """Components of each activation vector at a site (`d_in` of a dictionary for it)."""
@@ -219,9 +206,7 @@ class LanguageModel:
 
         with self._forward, ExitStack() as hooks:
             for hook_name in set(hook_names):
-                hooks.enter_context(
-                    reading(self._site(hook_name), lambda x, name=hook_name: keep(name, x))
-                )
+                hooks.enter_context(editing(self._site(hook_name), partial(keep, hook_name)))
             with suppress(_Stop):
                 self.hf.base_model(tokens.to(self.device), use_cache=False)
         return {name: found[name] - self._offset(name, found[name]) for name in hook_names}
@@ -240,14 +225,13 @@ class LanguageModel:
         processing takes away is given back to what an edit returns.
         """
 
-        def around(hook_name: str, edit: Edit) -> Edit:
-            def edited(x: Tensor) -> Tensor:
-                offset = self._offset(hook_name, x)
-                return edit(x - offset) + offset
-
-            return edited
+        def edited(hook_name: str, edit: Edit, x: Tensor) -> Tensor:
+            offset = self._offset(hook_name, x)
+            return edit(x - offset) + offset
 
         with self._forward, ExitStack() as hooks:
             for hook_name, edit in (edits or {}).items():
-                hooks.enter_context(editing(self._site(hook_name), around(hook_name, edit)))
+                hooks.enter_context(
+                    editing(self._site(hook_name), partial(edited, hook_name, edit))
+                )
             return self.hf(tokens.to(self.device), use_cache=False).logits

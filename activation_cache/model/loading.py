@@ -2,14 +2,14 @@
 
 import importlib.util
 import json
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, described
 from activation_cache.common.network import hub_is_reachable
+from activation_cache.common.schema import convert
 from activation_cache.common.types import Processing
 from activation_cache.model.language_model import LanguageModel
 
@@ -35,10 +35,7 @@ def load_model(
     """
     import transformers
 
-    if processing not in get_args(Processing):
-        known = ", ".join(get_args(Processing))
-        raise InputError(f"unknown processing {processing!r} of activations: use one of {known}")
-
+    convert(Processing, processing, "processing")
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()  # what is wrong, the error says
     target = resolve_device(device)
@@ -47,17 +44,15 @@ def load_model(
     options |= {"revision": revision, "trust_remote_code": False}  # and it is not asked for either
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, output_loading_info=True, **options
-        )
+        loader: Any = transformers.AutoModelForCausalLM
+        hf, found = loader.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
     except Exception as error:  # files that are no model make the readers raise any kind
         raise InputError(
-            f"cannot load the model {source!r} ({_first_line(error)}): give 'tiny', a hub id while "
+            f"cannot load the model {source!r} ({described(error)}): give 'tiny', a hub id while "
             f"online, a folder with config.json, weights and tokenizer, or a .gguf file"
         ) from error
-    hf, loading = loaded
-    if loading["missing_keys"]:
-        missing = ", ".join(sorted(loading["missing_keys"])[:3])
+    if found["missing_keys"]:
+        missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise InputError(f"the model {source!r} lacks weights ({missing}): they would be random")
     if not tokenizer("text")["input_ids"]:
         raise InputError(f"the model {source!r} has no tokenizer: add tokenizer.json to its folder")
@@ -92,9 +87,10 @@ def _locate(source: str) -> tuple[str, dict[str, Any]]:
 
 def _refuse_weights_elsewhere(folder: Path, source: str) -> None:
     """The index of weights in several files could name files anywhere on the disk."""
-    indices: list[Path] = []
-    with suppress(OSError):
+    try:
         indices = sorted(folder.glob("*.index.json"))
+    except OSError:
+        return
     for index in indices:
         try:
             names = set(json.loads(index.read_bytes())["weight_map"].values())
@@ -102,12 +98,4 @@ def _refuse_weights_elsewhere(folder: Path, source: str) -> None:
             continue
         for name in sorted(map(str, names)):
             if Path(name).name != name:
-                raise InputError(
-                    f"the model {source!r} names weights in {name!r}, outside of its folder: get "
-                    f"it anew from where it was published"
-                )
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:160]}"
+                raise InputError(f"the model {source!r} has weights outside its folder, {name!r}")

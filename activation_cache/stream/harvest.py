@@ -2,9 +2,10 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, refuse_below
+from activation_cache.common.schema import convert
 from activation_cache.common.types import OnNaN
 from activation_cache.model.language_model import LanguageModel
 from activation_cache.stream.shuffle import Rows, ShuffleBuffer
@@ -37,11 +38,8 @@ class HarvestConfig(SourceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("batch_tokens", "buffer_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.on_nan not in get_args(OnNaN):
-            raise InputError(f"unknown on_nan {self.on_nan!r}: use stop or skip")
+        refuse_below(1, batch_tokens=self.batch_tokens, buffer_tokens=self.buffer_tokens)
+        convert(OnNaN, self.on_nan, "on_nan")
         if self.buffer_tokens < self.batch_tokens:
             raise InputError(
                 f"buffer_tokens ({self.buffer_tokens}) must hold at least one batch of "
@@ -94,26 +92,21 @@ class ActivationStream:
         self._ahead = None
         self._n_rows += n_rows
         self.n_skipped_rows += n_rows - len(next(iter(rows.values())))
-        self._refuse_too_many_skipped()
+        if self._n_rows >= SKIPPED_OF_ROWS and self.n_skipped_rows > MOST_SKIPPED * self._n_rows:
+            raise InputError(
+                f"{self.n_skipped_rows:,} of {self._n_rows:,} rows of {', '.join(rows)} held NaN "
+                f"or Inf, more than {MOST_SKIPPED:.0%}: give another --dtype, or mend the weights"
+            )
         return rows
 
     def _next_counted_batch(self) -> TokenBatch:
         """The next token blocks of which any position counts."""
-        n_epochs = self.n_epochs
-        while self.n_epochs <= n_epochs + 1:
+        last_epoch = self.n_epochs + 1
+        while self.n_epochs <= last_epoch:
             batch = self._blocks.next_batch()
             if self._source.counted(batch.tokens).any():
                 return batch
         raise InputError(f"{self.cfg.dataset} holds nothing but special tokens")
-
-    def _refuse_too_many_skipped(self) -> None:
-        if self._n_rows >= SKIPPED_OF_ROWS and self.n_skipped_rows > MOST_SKIPPED * self._n_rows:
-            sites = ", ".join(self._source.widths)
-            raise InputError(
-                f"{self.n_skipped_rows:,} of {self._n_rows:,} rows of {sites} held NaN or Inf and "
-                f"were left out, more than {MOST_SKIPPED:.0%}: give another --dtype, or check the "
-                f"weights of {self._source.model.name}"
-            )
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -30,8 +30,6 @@ class Prefetch:
     """
 
     def __init__(self, source: ResumableStream, *, depth: int = 4) -> None:
-        if depth < 1:
-            raise ValueError(f"prefetching needs a depth of at least 1, got {depth}")
         self._queue = _Queue(source, depth)
         # The thread knows the queue alone, so that this object can be collected while it runs.
         weakref.finalize(self, self._queue.close)

@@ -1,7 +1,7 @@
 """Serve rows in random order from a buffer of fixed size. Tensors in, tensors out: no model."""
 # Shapes: N = rows held, B = rows in a batch, D = width of a row (one per name).
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,13 +13,12 @@ Rows = dict[str, Tensor]
 """Tensors [rows, width] by name; row i of each belongs to the same token."""
 
 
-def _or_refused(allocate: Callable[[], Tensor], n_rows: int) -> Tensor:
+def _allocated(like: Tensor, *shape: int) -> Tensor:
     try:
-        return allocate()
+        return like.new_empty(shape)
     except RuntimeError as error:
         raise InputError(
-            f"there is no memory for a shuffle buffer of {n_rows:,} rows: give smaller "
-            f"--buffer-tokens and --batch-tokens"
+            f"no memory for a shuffle buffer of {shape[0]:,} rows: give a smaller --buffer-tokens"
         ) from error
 
 
@@ -38,17 +37,14 @@ class ShuffleBuffer:
     def __init__(
         self, rows: Iterator[Rows], *, capacity_tokens: int, batch_tokens: int, seed: int
     ) -> None:
-        if not 0 < batch_tokens <= capacity_tokens:
-            raise ValueError(
-                f"a buffer of {capacity_tokens} tokens cannot serve batches of {batch_tokens}"
-            )
         self.capacity_tokens = capacity_tokens
         self.batch_tokens = batch_tokens
         self._rows = rows
         self._generator = torch.Generator().manual_seed(seed)
         self._held: Rows = {}
         self._pending: Rows = {}
-        self._free: Tensor = _or_refused(lambda: torch.arange(capacity_tokens), capacity_tokens)
+        self._free = _allocated(torch.arange(0), capacity_tokens)
+        torch.arange(capacity_tokens, out=self._free)
 
     def __iter__(self) -> Iterator[Rows]:
         return self
@@ -59,17 +55,14 @@ class ShuffleBuffer:
         self._free = order[: self.batch_tokens]
         return {name: held[self._free.to(held.device)] for name, held in self._held.items()}
 
-    def _memory(self, rows: Tensor) -> Tensor:
-        n = self.capacity_tokens
-        return _or_refused(lambda: rows.new_empty(n, rows.shape[1]), n)
-
     def _refill(self) -> None:
         """Overwrite the free slots with the rows that come next."""
         while len(self._free):
             if _length(self._pending) == 0:
                 self._pending = next(self._rows)
             if not self._held:
-                self._held = {name: self._memory(rows) for name, rows in self._pending.items()}
+                n, pending = self.capacity_tokens, self._pending
+                self._held = {name: _allocated(x, n, x.shape[1]) for name, x in pending.items()}
             n = min(len(self._free), _length(self._pending))
             for name, rows in self._pending.items():
                 self._held[name][self._free[:n].to(rows.device)] = rows[:n]
@@ -86,9 +79,6 @@ class ShuffleBuffer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        held = next((len(rows) for rows in state["held"].values()), self.capacity_tokens)
-        if held != self.capacity_tokens:
-            raise ValueError(f"the state holds {held} tokens, the buffer {self.capacity_tokens}")
         self._held = {name: rows.clone() for name, rows in state["held"].items()}
         self._pending = {name: rows.clone() for name, rows in state["pending"].items()}
         self._free = state["free"].clone()

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.finite import all_finite, finite_rows
 from activation_cache.common.types import OnNaN
 from activation_cache.model.language_model import LanguageModel
@@ -48,10 +48,8 @@ class SourceConfig:
             raise InputError("hook_names must be a tuple of names, as ('blocks.2.hook_resid_pre',)")
         if len(set(self.hook_names)) < len(self.hook_names):
             raise InputError(f"hook_names has one twice: name each of {self.hook_names} once")
-        if self.forward_tokens < 1:
-            raise InputError(f"forward_tokens must be at least 1, got {self.forward_tokens}")
-        if self.context_size < 2:
-            raise InputError(f"context_size must be at least 2, got {self.context_size}")
+        refuse_below(1, forward_tokens=self.forward_tokens)
+        refuse_below(2, context_size=self.context_size)
 
     @property
     def forward_blocks(self) -> int:
@@ -120,10 +118,7 @@ class ActivationSource:
         return {name: x.index_select(0, kept.to(x.device)) for name, x in rows.items()}
 
     def _refusal(
-        self,
-        finite: dict[str, Bool[Tensor, " rows"]],
-        counted: Int[Tensor, " rows"],
-        batch: TokenBatch,
+        self, finite: dict[str, Tensor], counted: Int[Tensor, " rows"], batch: TokenBatch
     ) -> InputError:
         """What to say of rows that are not finite: where they are, and what can be done."""
         site = next(name for name, its_finite in finite.items() if not its_finite.all())

@@ -62,7 +62,6 @@ class TokenBlocks:
         self._tokenizer = tokenizer
         self._separator = _special_id(tokenizer, "eos", "bos")
         self._head = [_special_id(tokenizer, "bos", "eos")] if prepend_bos else []
-        self._context_size = context_size
         self._width = context_size - len(self._head)  # of the text that a block holds
         self._batch_blocks = batch_blocks
         self._repeat = repeat
@@ -120,27 +119,25 @@ class TokenBlocks:
             self._texts = islice(self._documents(), self._n_documents, None)
         try:
             text = next(self._texts, None)
-            ids = None if text is None else self._ids(text)
+            tokens = self._tokenizer(text or "", add_special_tokens=False, verbose=False)
         except BaseException:
             self._texts = None  # a generator that has raised is at its end, and the text is not
             raise
-        if ids is None:
+        if text is None:
             self._finish_pass()
             return self._read_document()
-        document = _Document(self._n_documents, self.n_epochs, [*ids, self._separator])
+        ids = [*tokens["input_ids"], self._separator]
+        document = _Document(self._n_documents, self.n_epochs, ids)
         self._pending.append(document)
         self._n_pending += len(document.ids)
         self._n_documents += 1
         return True
 
-    def _ids(self, text: str) -> list[int]:
-        return self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-
     def _finish_pass(self) -> None:
         if not self._n_blocks and self._n_pending < self._width:
             raise InputError(
                 f"the text holds {self._n_pending} tokens in this split, fewer than one context of "
-                f"{self._context_size}: give more text or a smaller --context-size"
+                f"{self._width + len(self._head)}: give more text or a smaller --context-size"
             )
         self.n_epochs += 1
         self._n_documents = 0
@@ -151,15 +148,12 @@ class TokenBlocks:
 
         A handful of numbers, whatever is pending: the documents are tokenised again from there.
         """
-        if self._pending:
-            first = self._pending[0]
-            number, epoch, n_served = first.number, first.epoch, first.n_served
-        else:
-            number, epoch, n_served = self._n_documents, self.n_epochs, 0
+        following = _Document(self._n_documents, self.n_epochs, [])
+        first = self._pending[0] if self._pending else following
         return {
-            "document": number,
-            "epoch": epoch,
-            "token": n_served,
+            "document": first.number,
+            "epoch": first.epoch,
+            "token": first.n_served,
             "n_blocks": self._n_blocks,
         }
 
@@ -178,9 +172,7 @@ class TokenBlocks:
         number, epoch = self._n_documents, self.n_epochs
         found = self._read_document() and self._pending[0]
         if not found or (found.number, found.epoch) != (number, epoch) or n >= len(found.ids):
-            raise TextHasChanged(
-                f"the text no longer has token {n} of document {number}: it has changed since"
-            )
+            raise TextHasChanged(f"the text no longer has token {n} of document {number}")
         found.n_served = n
         self._n_pending -= n
 

@@ -18,11 +18,11 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, described
 from activation_cache.common.memory import give_back_freed_memory
 from activation_cache.common.network import hub_is_reachable
 from activation_cache.text.dedup import Seen
-from activation_cache.text.retries import described, patient_rows
+from activation_cache.text.retries import causes, patient_rows
 
 Split = Literal["train", "held_out"]
 
@@ -116,21 +116,18 @@ def _held_out_docstrings() -> tuple[list[str], Seen]:
 @cache
 def _module_files() -> list[tuple[str, Path]]:
     """Every module of the documented packages as (name, file), shuffled by the hash of its name."""
+    roots = {"python": Path(sysconfig.get_path("stdlib"))}
+    for package in DOCUMENTED_PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.origin is not None:
+            roots[package] = Path(spec.origin).parent
     modules: list[tuple[str, Path]] = []
-    for package, root in _package_roots():
+    for package, root in roots.items():
         for path in root.rglob("*.py"):
             parts = path.relative_to(root).parts
             if not {"site-packages", "test", "tests"} & set(parts):
                 modules.append(("/".join((package, *parts)), path))
     return sorted(modules, key=lambda module: hashlib.blake2b(module[0].encode()).digest())
-
-
-def _package_roots() -> Iterator[tuple[str, Path]]:
-    yield "python", Path(sysconfig.get_path("stdlib"))
-    for package in DOCUMENTED_PACKAGES:
-        spec = importlib.util.find_spec(package)
-        if spec is not None and spec.origin is not None:
-            yield package, Path(spec.origin).parent
 
 
 def _unseen_documentation(path: Path, seen: Seen) -> str:
@@ -180,10 +177,6 @@ def _documentable(node: ast.AST) -> Iterator[Documentable]:
 # Files and datasets ------------------------------------------------------------------------------
 
 
-def _is_local(source: str) -> bool:
-    return Path(source).suffix in LOCAL_FORMATS or Path(source).exists()
-
-
 def _local_rows(path: Path) -> Iterable[dict[str, Any]]:
     import datasets
 
@@ -192,8 +185,9 @@ def _local_rows(path: Path) -> Iterable[dict[str, Any]]:
     if not path.is_file():
         raise InputError(f"no text file at {path}: give an existing .txt, .json or .parquet file")
     if path.suffix not in LOCAL_FORMATS:
-        formats = ", ".join(LOCAL_FORMATS)
-        raise InputError(f"cannot read text from {path}: the file must end in one of {formats}")
+        raise InputError(
+            f"cannot read text from {path}: must end in one of {', '.join(LOCAL_FORMATS)}"
+        )
     if path.stat().st_size == 0:
         raise InputError(f"the text file {path} is empty: give one with text in it")
     if LOCAL_FORMATS[path.suffix] == "json":
@@ -222,8 +216,7 @@ def _refuse_deep(path: Path, _version: int) -> None:
                 json.loads(line)
             except RecursionError as error:
                 raise InputError(
-                    f"cannot read text from {path}: line {number} is nested too deeply; give JSON "
-                    f"lines with a column of text"
+                    f"cannot read text from {path}: line {number} is nested too deeply"
                 ) from error
             except ValueError:
                 continue  # whoever reads it will say so
@@ -240,15 +233,12 @@ def _hub_rows(source: str) -> Iterable[dict[str, Any]]:
     return datasets.load_dataset(source, split="train", streaming=True)
 
 
-def _rows(source: str) -> Iterable[dict[str, Any]]:
-    if _is_local(source):
-        return _local_rows(Path(source))
-    return patient_rows(source, partial(_hub_rows, source))
-
-
 def _texts(source: str, text_column: str) -> Iterator[str]:
+    path = Path(source)
+    is_local = path.suffix in LOCAL_FORMATS or path.exists()
     try:
-        for row in _rows(source):
+        rows = _local_rows(path) if is_local else patient_rows(source, partial(_hub_rows, source))
+        for row in rows:
             text = row.get(text_column, MISSING)
             if text is None:
                 continue
@@ -257,12 +247,12 @@ def _texts(source: str, text_column: str) -> Iterator[str]:
                 raise InputError(f"{source} has no text column {text_column!r}: it has {columns}")
             if text.strip():
                 yield text
+    except InputError:
+        raise
     except Exception as error:  # the readers of `datasets` raise many kinds
-        if isinstance(error, InputError):
-            raise
         raise InputError(
-            f"cannot read text from {source} ({described(error)}): give a hub dataset, UTF-8 "
-            f"text, JSON lines or parquet"
+            f"cannot read text from {source} ({described(causes(error)[-1])}): give a hub dataset, "
+            f"UTF-8 text, JSON lines or parquet"
         ) from error
 
 

@@ -8,7 +8,7 @@ from threading import Event, Thread
 from time import sleep
 from typing import Any
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, described
 
 Row = dict[str, Any]
 OpenRows = Callable[[], Iterable[Row]]
@@ -36,9 +36,6 @@ that answers badly and a connection that was closed."""
 
 PASSING_STATUSES = (408, 425, 429)
 """HTTP answers in the four hundreds that another try may change."""
-
-LONGEST_CAUSE = 200
-"""Characters of an error's message that are quoted."""
 
 logger = logging.getLogger(__name__)
 
@@ -78,8 +75,7 @@ def _behind(reading: "_Reading", source: str, n_taken: int, last: Row | None) ->
         next(rows, None)
     if last is not None and _texts(next(rows, {})) != _texts(last):
         raise InputError(
-            f"the dataset {source!r} has changed while it was read: row {n_taken:,} is not what it "
-            f"was; start again, or give a copy on this machine"
+            f"row {n_taken:,} of the dataset {source!r} has changed while it was read: start again"
         )
     yield from rows
 
@@ -104,16 +100,13 @@ class _Reading:
         thread.start()
 
     def __iter__(self) -> Iterator[Row]:
-        while (item := self._next()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-
-    def _next(self) -> Row | BaseException | None:
         try:
-            return self._queue.get(timeout=ROW_TIMEOUT_S)
+            while (item := self._queue.get(timeout=ROW_TIMEOUT_S)) is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
         except Empty:
-            return TimeoutError(f"nothing came for {ROW_TIMEOUT_S:g} s")
+            raise TimeoutError(f"nothing came for {ROW_TIMEOUT_S:g} s") from None
 
 
 def _pull(open_rows: OpenRows, queue: Queue[Row | BaseException | None], left: Event) -> None:
@@ -139,7 +132,7 @@ def _pause_s(source: str, error: Exception, n_taken: int, n_failed: int) -> floa
     """How long to wait for the next try, which is told; `InputError` where there is none."""
     if isinstance(error, InputError):
         raise error
-    cause = described(error)
+    cause = described(causes(error)[-1])
     if _is_final(error, ever_read=source in _ever_read):
         raise InputError(
             f"cannot read the dataset {source!r} ({cause}): check its name, and that you may read "
@@ -159,13 +152,12 @@ def _pause_s(source: str, error: Exception, n_taken: int, n_failed: int) -> floa
 
 def _is_final(error: Exception, *, ever_read: bool) -> bool:
     """Whether another try would find the same, as far as one can tell."""
-    causes = _causes(error)
-    for status in filter(None, map(_http_status, causes)):
+    for status in filter(None, map(_http_status, causes(error))):
         if ever_read:  # a signed link that has expired is refused with 403; opening gives another
             return status == 404
         return 400 <= status < 500 and status not in PASSING_STATUSES
     kinds = FINAL_ERRORS if ever_read else FINAL_AT_FIRST
-    return all(isinstance(cause, kinds) for cause in causes) and not _is_unreachable(error)
+    return all(isinstance(cause, kinds) for cause in causes(error)) and not _is_unreachable(error)
 
 
 def _is_unreachable(error: Exception) -> bool:
@@ -185,16 +177,9 @@ def _http_status(error: BaseException) -> int | None:
     return status if isinstance(status, int) else None
 
 
-def described(error: BaseException) -> str:
-    """The kind and the first line of what an error says that it was raised from."""
-    cause = _causes(error)[-1]
-    message = next(iter(str(cause).strip().splitlines()), "no message")
-    return f"{type(cause).__name__}: {message[:LONGEST_CAUSE]}"
-
-
-def _causes(error: BaseException) -> list[BaseException]:
+def causes(error: BaseException) -> list[BaseException]:
     """The error and what it says that it was raised from, not what merely came before it."""
-    causes = [error]
-    while (deeper := causes[-1].__cause__) is not None:
-        causes.append(deeper)
-    return causes
+    found = [error]
+    while (deeper := found[-1].__cause__) is not None:
+        found.append(deeper)
+    return found

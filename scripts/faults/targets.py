@@ -164,7 +164,7 @@ def _shard(folder: Path) -> Target:
     def read(data: bytes) -> object:
         path.unlink(missing_ok=True)  # what is mapped into memory stays as it was
         path.write_bytes(data)
-        shard = Shard(path, path.name, entry, {SITE: WIDTH})
+        shard = Shard(path, path.name, entry)
         shard.check()
         if data != valid:
             raise AssertionError("a shard was accepted that is not what was written")

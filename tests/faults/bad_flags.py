@@ -59,7 +59,7 @@ TRAIN = {
         "no text file at https.*give",
     ),
     "a column that is not there": ("--text-column body", "no text column 'body': it has text"),
-    "a cache behind an unknown protocol": ("--cache foo://x", "cannot use foo://x.*foo; give"),
+    "a cache behind an unknown protocol": ("--cache foo://x", "cannot use foo://x.*foo; name"),
     "a start that is not there": (
         "--start-from nowhere",
         "no dictionary at nowhere.*name the --out",
@@ -70,10 +70,6 @@ TRAIN = {
 HARVEST_SMALL = f"--dataset {TEXT} --n-tokens 100 --held-out-tokens 50 --context-size 16 --out run"
 HARVEST = {
     "held-out rows below zero": ("--held-out-tokens -1", "held_out_tokens must be at least 0, got"),
-    "a shard beyond memory": (
-        "--shard-tokens 99999999999",
-        "shard_tokens.*at most 16,777,216, got",
-    ),
     "an unknown codec": ("--codec int4", "--codec must be one of .*bfloat16.*got 'int4'"),
     "a site twice": (
         f"--hook-name {SITE} --hook-name {SITE}",
@@ -82,7 +78,7 @@ HARVEST = {
     "a context of one token": ("--context-size 1", "context_size must be at least 2, got 1"),
     "a flag of another script": ("--seed 1", "unrecognized arguments: --seed 1.*--help"),
     "nothing to verify": ("--verify", "run is not an activation cache.*make one"),
-    "an unknown protocol": ("--out foo://bar", "cannot use foo://bar.*foo; give a folder"),
+    "an unknown protocol": ("--out foo://bar", "cannot use foo://bar.*foo; name a folder"),
 }
 
 BENCH = {

@@ -65,7 +65,10 @@ MODELS: dict[str, tuple[Prepare, str]] = {
         file("model.safetensors", (2**60).to_bytes(8, "little")),
         FAILS,
     ),
-    "with weights above its folder": (weights_elsewhere, r"'m'.*'../w.safetensors'.*outside"),
+    "with weights above its folder": (
+        weights_elsewhere,
+        r"'m' has weights outside its folder, '../w.safetensors'",
+    ),
     "with a broken tokenizer": (file("tokenizer.json", "{"), FAILS),
 }
 
@@ -77,11 +80,11 @@ GGUF: dict[str, tuple[bytes, str]] = {
 TEXTS: dict[str, tuple[str, bytes | str, str]] = {
     "of spaces": ("t.txt", " \n" * 5000, "holds 0 tokens.*give more text"),
     "of UTF-16": ("t.txt", "Text ".encode("utf-16") * 2000, "cannot read.*'utf-8'.*give a hub"),
-    "of another format": ("t.csv", "text\nx", "cannot read text from t.csv: .* must end in one of"),
+    "of another format": ("t.csv", "text\nx", "cannot read text from t.csv: must end in one of"),
     "of deep JSON lines": (
         "t.jsonl",
         '{"text":' * 10_000 + "1" + "}" * 10_000,
-        "t.jsonl: line 1 is nested too deeply; give",
+        "t.jsonl: line 1 is nested too deeply",
     ),
     "of numbers": ("t.jsonl", '{"text": 5}\n', "t.jsonl has no text column 'text'"),
     "of a column twice": ("t.jsonl", '{"text": "a", "text": "b"}\n', "cannot read.*twice.*give"),

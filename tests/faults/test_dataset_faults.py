@@ -239,8 +239,7 @@ def test_rows_that_are_missing_or_broken_further_on_are_refused_at_once(
 def test_a_dataset_that_has_changed_meanwhile_is_refused() -> None:
     openings = iter([Flaky([50]), Flaky(rows=ROWS[1:])])
     assert refusal(lambda: read(lambda: next(openings)())) == (
-        "the dataset 'owner/name' has changed while it was read: row 50 is not what it was; "
-        "start again, or give a copy on this machine"
+        "row 50 of the dataset 'owner/name' has changed while it was read: start again"
     )
 
 

@@ -94,8 +94,8 @@ def test_more_than_one_in_a_hundred_is_too_many(
     take(stream, 1)
     # One of the 48 rows of the first two passes, which is 2%.
     assert refusal(lambda: next(stream)) == (
-        f"1 of 48 rows of {EMBED} held NaN or Inf and were left out, more than 1%: give another "
-        f"--dtype, or check the weights of tiny"
+        f"1 of 48 rows of {EMBED} held NaN or Inf, more than 1%: give another --dtype, or mend the "
+        f"weights"
     )
 
 
@@ -126,4 +126,4 @@ def test_on_nan_is_to_stop_or_to_skip(cfg: HarvestConfig) -> None:
     assert cfg.on_nan == "stop"
     other = replace(cfg)
     vars(other)["on_nan"] = "ignore"  # as in normal use, where nothing checks types
-    assert refusal(other.__post_init__) == "unknown on_nan 'ignore': use stop or skip"
+    assert refusal(other.__post_init__) == "on_nan must be one of stop, skip, got 'ignore'"

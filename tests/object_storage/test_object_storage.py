@@ -120,8 +120,10 @@ def test_the_lock_in_a_bucket_is_gone_after_an_error(
 def test_of_two_that_ask_at_once_for_the_lock_in_a_bucket_one_gets_it(bucket: str) -> None:
     """The server itself refuses to create what is there: no time passes between look and write."""
     storage = Storage(f"{bucket}/folder")
-    assert storage._create_object("host 1 1.00")
-    assert not storage._create_object("host 2 2.00")
+    lock = storage.path(LOCK_FILE)
+    storage._fs.pipe_file(lock, b"host 1 1.00", mode="create")
+    with pytest.raises(FileExistsError):
+        storage._fs.pipe_file(lock, b"host 2 2.00", mode="create")
     assert storage.read(LOCK_FILE) == b"host 1 1.00"
 
 
