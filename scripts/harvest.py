@@ -88,14 +88,14 @@ def progress_bar(console: Console, cache_rows: int) -> Iterator[OnProgress]:
     )
     task = bar.add_task("", total=cache_rows, speed=0.0, mb=0.0)
 
-    def tell(step: Step) -> None:
+    def show(step: Step) -> None:
         bar.start()  # not before there is something to show
         its = bar.tasks[task]
         bar.update(task, advance=step.n_rows, mb=its.fields["mb"] + step.n_bytes / 1e6)
         bar.update(task, speed=its.finished_speed or its.speed or 0.0)
 
     try:
-        yield tell
+        yield show
     finally:
         bar.stop()
 
@@ -106,8 +106,8 @@ def harvest(flags: HarvestFlags, console: Console) -> ActivationCache:
     if warning is not None:
         console.print(warning, markup=False, soft_wrap=True)
     cfg = flags.cache_config()
-    with progress_bar(console, cfg.n_tokens + cfg.held_out_tokens) as tell:
-        return ActivationCache.create(flags.out, model, cfg, tell=tell)
+    with progress_bar(console, cfg.n_tokens + cfg.held_out_tokens) as show:
+        return ActivationCache.create(flags.out, model, cfg, on_progress=show)
 
 
 def check(flags: HarvestFlags, console: Console) -> ActivationCache:

@@ -51,7 +51,7 @@ class InterruptedAt:
 
 def progress_of(folder: Path, tiny: LanguageModel, cfg: CacheConfig) -> list[Progress]:
     told: list[Progress] = []
-    ActivationCache.create(folder, tiny, cfg, tell=told.append)
+    ActivationCache.create(folder, tiny, cfg, on_progress=told.append)
     return told
 
 
@@ -82,7 +82,7 @@ def test_a_harvest_that_goes_on_begins_with_the_rows_that_are_there(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ActivationCache.create(tmp_path, tiny, cfg, tell=interrupt)
+        ActivationCache.create(tmp_path, tiny, cfg, on_progress=interrupt)
     there = ActivationCache.open(tmp_path)
     assert 0 < there.n_rows("held_out") + there.n_rows() < 220
     told = progress_of(tmp_path, tiny, cfg)
@@ -106,7 +106,7 @@ def test_a_harvest_interrupted_anywhere_goes_on_to_the_same_bytes(
     for step in range(n_steps):
         folder = tmp_path / str(step)
         with pytest.raises(KeyboardInterrupt):
-            ActivationCache.create(folder, tiny, cfg, tell=InterruptedAt(step))
+            ActivationCache.create(folder, tiny, cfg, on_progress=InterruptedAt(step))
         there = ActivationCache.open(folder)  # a valid cache at every instant
         assert not there.manifest.complete
         assert there.verify() == []
@@ -152,7 +152,7 @@ def test_a_harvest_may_be_interrupted_again_and_again(
     for _ in range(20):
         try:
             # At the fifth step: at the first shard of training rows, then at the second one.
-            ActivationCache.create(tmp_path, tiny, cfg, tell=InterruptedAt(4))
+            ActivationCache.create(tmp_path, tiny, cfg, on_progress=InterruptedAt(4))
             break
         except KeyboardInterrupt:
             n_interruptions += 1
@@ -164,7 +164,7 @@ def test_an_interrupted_harvest_leaves_no_lock_and_no_unfinished_file(
     cfg: CacheConfig, tmp_path: Path, tiny: LanguageModel
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
-        ActivationCache.create(tmp_path, tiny, cfg, tell=InterruptedAt(6))
+        ActivationCache.create(tmp_path, tiny, cfg, on_progress=InterruptedAt(6))
     assert not [name for name in files(tmp_path) if name.endswith((".tmp", ".lock"))]
 
 
@@ -199,7 +199,7 @@ def test_a_second_writer_is_refused_while_the_first_is_at_work(
         if not messages:
             messages.append(refusal(lambda: ActivationCache.create(tmp_path, tiny, cfg)))
 
-    ActivationCache.create(tmp_path, tiny, cfg, tell=tell)
+    ActivationCache.create(tmp_path, tiny, cfg, on_progress=tell)
     assert f"is writing to {tmp_path}: wait for it" in messages[0]
     assert ActivationCache.open(tmp_path).verify() == []
 

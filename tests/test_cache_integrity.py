@@ -126,7 +126,7 @@ def test_a_shard_ahead_of_its_manifest_is_no_damage(
 
     with pytest.raises(KeyboardInterrupt):
         cfg = config(str(made[0] / "texts.jsonl"))
-        ActivationCache.create(tmp_path, tiny, cfg, tell=interrupt)
+        ActivationCache.create(tmp_path, tiny, cfg, on_progress=interrupt)
     unfinished = ActivationCache.open(tmp_path)
     assert (tmp_path / SHARD_FILES[1]).exists()
     assert (unfinished.n_rows("held_out"), unfinished.n_rows()) == (60, 0)
@@ -154,7 +154,7 @@ def test_repairing_leaves_everything_else_alone(
     damage(folder / SHARD_FILES[3], "documents")
     before = {name: (folder / name).stat() for name in written if (folder / name).exists()}
     told: list[Progress] = []
-    assert cache.repair(tiny, tell=told.append) == []
+    assert cache.repair(tiny, on_progress=told.append) == []
     assert files(folder) == written
     mended = {SHARD_FILES[0], SHARD_FILES[3]}
     for name in written.keys() - mended:

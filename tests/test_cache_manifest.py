@@ -134,7 +134,7 @@ def test_an_edited_manifest_is_found(
     message = refusal(lambda: ActivationCache.open(folder))
     assert message == (
         f"the manifest.json of {folder} is not what was written: restore it from a copy, or "
-        f"harvest anew"
+        f"harvest again"
     )
     (found,) = cache.verify()  # of one that was opened before
     assert (found.file, found.message, found.shard) == ("manifest.json", message, None)

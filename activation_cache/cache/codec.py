@@ -52,7 +52,7 @@ def encode(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> En
 
 def _refusal(rows: Float[Tensor, "rows width"], codec: CodecName, site: str) -> InputError:
     if not all_finite([rows]):
-        return InputError(f"{site} holds NaN or Inf: give another --dtype, or mend the weights")
+        return InputError(f"{site} holds NaN or Inf: give another --dtype, or fix the weights")
     largest = rows.abs().max().item()
     others = "bfloat16 or float32" if codec == "float16" else "float32"
     return InputError(f"{site} holds {largest:.6g}, more than {codec} can: choose --codec {others}")

@@ -136,7 +136,7 @@ def open_shard(
 ) -> Shard:
     """A shard, its header checked; `DamagedShard` where it is missing or not what was written.
 
-    A local copy of a remote shard is checked whole, and made anew if it is damaged or `afresh`.
+    A local copy of a remote shard is checked whole, and made again if it is damaged or `afresh`.
     """
     entry = manifest.splits[split].shards[number]
     name = shard_name(split, number)

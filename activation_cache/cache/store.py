@@ -73,11 +73,11 @@ class ActivationCache:
         model: LanguageModel,
         cfg: CacheConfig,
         *,
-        tell: OnProgress = lambda progress: None,
+        on_progress: OnProgress = lambda progress: None,
     ) -> "ActivationCache":
         """Harvest a cache, or go on with one that was interrupted: the shards will be the same.
 
-        `tell` hears of every forward pass and every shard. Under torch.distributed all ranks call
+        `on_progress` hears of every forward pass and every shard. Under torch.distributed all ranks call
         this together and share the work. Raises `InputError` where the folder holds a cache with
         other settings, or another process is writing to it.
         """
@@ -90,7 +90,7 @@ class ActivationCache:
                 storage.remove_leftovers()
                 return found_or_new(storage, source, replace(cfg, hook_names=source.cfg.hook_names))
 
-            return cls(storage, fill(storage, source, of_rank_0(begin), tell))
+            return cls(storage, fill(storage, source, of_rank_0(begin), on_progress))
 
     # What is in it -------------------------------------------------------------------------------
 
@@ -213,9 +213,9 @@ class ActivationCache:
         return find_damage(self._storage, self.manifest)
 
     def repair(
-        self, model: LanguageModel, *, tell: OnProgress = lambda progress: None
+        self, model: LanguageModel, *, on_progress: OnProgress = lambda progress: None
     ) -> list[Damage]:
-        """Harvest the damaged shards again, and nothing else; what could not be mended comes back.
+        """Harvest the damaged shards again, and nothing else; what could not be repaired comes back.
 
         On other hardware or with other library versions activations may differ in their last bits;
         then the manifest takes the new checksums. The text must be the same.
@@ -227,7 +227,7 @@ class ActivationCache:
             for damage in self.verify():
                 if damage.shard is not None:
                     self.manifest = harvest_again(
-                        self._storage, source, self.manifest, *damage.shard, tell
+                        self._storage, source, self.manifest, *damage.shard, on_progress
                     )
             return self.verify()
 

@@ -87,10 +87,10 @@ def plan_shards(
 
 
 def harvest_shard(
-    source: ActivationSource, cfg: CacheConfig, plan: ShardPlan, tell: OnProgress
+    source: ActivationSource, cfg: CacheConfig, plan: ShardPlan, on_progress: OnProgress
 ) -> tuple[bytes, HarvestedShard]:
     """Run the model over the shard's text: the shard's file, and what the manifest says of it."""
-    rows, origins = _forward(source, plan, tell)
+    rows, origins = _forward(source, plan, on_progress)
     encoded = {site: encode(x, cfg.codec, site) for site, x in rows.items()}
     data, checksums = pack(origins, encoded)
     costs = {site: measure_cost(x, encoded[site]) for site, x in rows.items()}
@@ -102,14 +102,16 @@ def harvest_shard(
     return data, (ShardEntry(plan.n_rows, plan.cursor, checksums, costs), statistics)
 
 
-def _forward(source: ActivationSource, plan: ShardPlan, tell: OnProgress) -> tuple[Rows, Origins]:
+def _forward(
+    source: ActivationSource, plan: ShardPlan, on_progress: OnProgress
+) -> tuple[Rows, Origins]:
     chunks: list[Rows] = []
     held = 0
     for batch in plan.batches:
         chunks.append({site: x.cpu() for site, x in source.rows(batch).items()})
         n_rows = min(len(next(iter(chunks[-1].values()))), plan.n_rows - held)
         held += n_rows
-        tell(Progress(plan.split, n_rows=n_rows))
+        on_progress(Progress(plan.split, n_rows=n_rows))
     rows = {
         site: torch.cat([chunk[site] for chunk in chunks])[: plan.n_rows] for site in source.widths
     }
@@ -118,7 +120,7 @@ def _forward(source: ActivationSource, plan: ShardPlan, tell: OnProgress) -> tup
 
 
 def fill(
-    storage: Storage, source: ActivationSource, manifest: Manifest, tell: OnProgress
+    storage: Storage, source: ActivationSource, manifest: Manifest, on_progress: OnProgress
 ) -> Manifest:
     """Harvest the shards that are missing behind those that are there.
 
@@ -130,7 +132,7 @@ def fill(
     for split in SPLITS:
         plans = plan_shards(source, manifest.config, split, manifest.splits[split])
         if manifest.splits[split].n_rows:
-            tell(Progress(split, n_rows=manifest.splits[split].n_rows))
+            on_progress(Progress(split, n_rows=manifest.splits[split].n_rows))
         while not manifest.splits[split].complete:
             round_ = list(islice(plans, world))
             if rank == 0 and round_ and not is_begun:  # not before it is known that there is text
@@ -138,9 +140,9 @@ def fill(
             is_begun = is_begun or bool(round_)
             harvested = None
             for mine in round_[rank : rank + 1]:
-                data, harvested = harvest_shard(source, manifest.config, mine, tell)
+                data, harvested = harvest_shard(source, manifest.config, mine, on_progress)
                 storage.write(shard_name(split, mine.number), data)  # no manifest names it yet
-                tell(Progress(split, n_bytes=len(data)))
+                on_progress(Progress(split, n_bytes=len(data)))
             for plan, shard in zip(round_, all_gather(harvested), strict=False):
                 assert shard is not None
                 manifest = _with_shard(manifest, plan, *shard)
@@ -200,7 +202,7 @@ def harvest_again(
     manifest: Manifest,
     split: Split,
     number: int,
-    tell: OnProgress,
+    on_progress: OnProgress,
 ) -> Manifest:
     """Replace one shard by what its place in the text gives now; the manifest that names it."""
     entry, name = manifest.splits[split], shard_name(split, number)
@@ -208,7 +210,7 @@ def harvest_again(
     before = replace(entry, shards=entry.shards[:number], cursor=shard.cursor)
     try:
         plan = next(plan_shards(source, manifest.config, split, before))
-        data, (harvested, _) = harvest_shard(source, manifest.config, plan, tell)
+        data, (harvested, _) = harvest_shard(source, manifest.config, plan, on_progress)
         if any(shard.checksums[part] != harvested.checksums[part] for part in Origins._fields):
             raise TextHasChanged("its tokens are others")
     except (TextHasChanged, StopIteration) as error:
@@ -217,7 +219,7 @@ def harvest_again(
             f"what it was"
         ) from error
     storage.write(name, data)
-    tell(Progress(split, n_bytes=len(data)))
+    on_progress(Progress(split, n_bytes=len(data)))
     shards = (*entry.shards[:number], harvested, *entry.shards[number + 1 :])
     repaired = manifest.with_split(split, replace(entry, shards=shards))
     if repaired != manifest:

@@ -1,4 +1,4 @@
-"""The one exception for input that a user can mend."""
+"""The one exception for input that a user can fix."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +35,6 @@ def disk_errors_as_input_errors(folder: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"the disk failed with {error.filename or folder}: {error.strerror or error}; mend "
-            f"that and go on with --resume"
+            f"the disk failed with {error.filename or folder}: {error.strerror or error}; fix "
+            f"that and resume with --resume"
         ) from error

@@ -51,8 +51,8 @@ class ActivationStream:
     """An endless iterator of shuffled batches {hook name: [batch_tokens, width]}.
 
     The text is repeated when it ends. `state_dict` holds the position in the text, the contents of
-    the buffer and the generator, so that a restored stream goes on exactly where it was. Where the
-    text or the model fails, what was not served yet is kept: the next call tries again.
+    the buffer and the generator, so that a restored stream continues exactly where it was. Where
+    the text or the model fails, what was not served yet is kept: the next call tries again.
     """
 
     def __init__(self, model: LanguageModel, cfg: HarvestConfig) -> None:
@@ -95,7 +95,7 @@ class ActivationStream:
         if self._n_rows >= SKIPPED_OF_ROWS and self.n_skipped_rows > MOST_SKIPPED * self._n_rows:
             raise InputError(
                 f"{self.n_skipped_rows:,} of {self._n_rows:,} rows of {', '.join(rows)} held NaN "
-                f"or Inf, more than {MOST_SKIPPED:.0%}: give another --dtype, or mend the weights"
+                f"or Inf, more than {MOST_SKIPPED:.0%}: give another --dtype, or fix the weights"
             )
         return rows
 

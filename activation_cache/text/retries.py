@@ -15,7 +15,7 @@ OpenRows = Callable[[], Iterable[Row]]
 """Opens a dataset, whose rows come in the same order every time."""
 
 RETRY_AFTER_S = (1.0, 2.0, 4.0, 8.0, 16.0)
-"""Pauses before further tries; a row that is new begins them anew."""
+"""Pauses before further tries; a row that is new starts them over."""
 
 ROW_TIMEOUT_S = 300.0
 """A row that takes longer counts as a failure. `datasets` itself tries for 100 s before it raises,

@@ -94,7 +94,7 @@ def test_more_than_one_in_a_hundred_is_too_many(
     take(stream, 1)
     # One of the 48 rows of the first two passes, which is 2%.
     assert refusal(lambda: next(stream)) == (
-        f"1 of 48 rows of {EMBED} held NaN or Inf, more than 1%: give another --dtype, or mend the "
+        f"1 of 48 rows of {EMBED} held NaN or Inf, more than 1%: give another --dtype, or fix the "
         f"weights"
     )
 

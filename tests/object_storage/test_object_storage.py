@@ -61,7 +61,7 @@ def test_an_interrupted_harvest_into_a_bucket_goes_on_to_the_same_bytes(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ActivationCache.create(url, tiny, cfg, tell=interrupt)
+        ActivationCache.create(url, tiny, cfg, on_progress=interrupt)
     assert LOCK_FILE not in objects(url)
     cache = ActivationCache.open(url)
     assert cache.verify() == []
@@ -100,7 +100,7 @@ def test_a_second_writer_into_a_bucket_is_refused_with_the_process_of_the_first(
             messages.append(refusal(lambda: ActivationCache.create(url, tiny, cfg)))
             assert objects(url) == before
 
-    ActivationCache.create(url, tiny, cfg, tell=tell)
+    ActivationCache.create(url, tiny, cfg, on_progress=tell)
     assert f"process {os.getpid()} on " in messages[0]
     assert f"{url.removeprefix('s3://')}/{LOCK_FILE}" in messages[0]
     assert objects(url) == files(Path(local.folder))
@@ -113,7 +113,7 @@ def test_the_lock_in_a_bucket_is_gone_after_an_error(
         raise RuntimeError("out of luck")
 
     with pytest.raises(RuntimeError, match="out of luck"):
-        ActivationCache.create(f"{bucket}/folder", tiny, cfg, tell=fail)
+        ActivationCache.create(f"{bucket}/folder", tiny, cfg, on_progress=fail)
     assert LOCK_FILE not in objects(f"{bucket}/folder")
 
 
