@@ -75,10 +75,10 @@ class ActivationCache:
         *,
         on_progress: OnProgress = lambda progress: None,
     ) -> "ActivationCache":
-        """Harvest a cache, or go on with one that was interrupted: the shards will be the same.
+        """Harvest a cache, or resume one that was interrupted: the shards will be the same.
 
-        `on_progress` hears of every forward pass and every shard. Under torch.distributed all ranks call
-        this together and share the work. Raises `InputError` where the folder holds a cache with
+        `on_progress` hears of every forward pass and every shard. Under torch.distributed all ranks
+        call this together and share the work. Raises `InputError` where the folder holds a cache with
         other settings, or another process is writing to it.
         """
         storage = Storage(folder)
@@ -215,7 +215,7 @@ class ActivationCache:
     def repair(
         self, model: LanguageModel, *, on_progress: OnProgress = lambda progress: None
     ) -> list[Damage]:
-        """Harvest the damaged shards again, and nothing else; what could not be repaired comes back.
+        """Harvest the damaged shards again, and nothing else; what is damaged still comes back.
 
         On other hardware or with other library versions activations may differ in their last bits;
         then the manifest takes the new checksums. The text must be the same.
