@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, refuse_below
 from sae.codes import Codes
 from sae.provenance import Provenance
 
@@ -30,8 +30,7 @@ class SAEConfig(ABC):
     """Encode with the transpose of the decoder: half the parameters, and unit encoder columns."""
 
     def __post_init__(self) -> None:
-        if self.d_sae < 1:
-            raise InputError(f"d_sae must be at least 1, got {self.d_sae}")
+        refuse_below(1, d_sae=self.d_sae)
 
     @abstractmethod
     def build(self, d_in: int, *, seed: int = 0) -> "SAE[Any]":
@@ -52,8 +51,7 @@ class SAE(nn.Module, Generic[Cfg]):
 
     def __init__(self, cfg: Cfg, d_in: int, *, seed: int = 0) -> None:
         super().__init__()
-        if d_in < 1:
-            raise InputError(f"d_in must be at least 1, got {d_in}")
+        refuse_below(1, d_in=d_in)
         refuse_more_than_memory(cfg.d_sae, d_in)
         self.cfg = cfg
         self.d_in = d_in

@@ -20,7 +20,7 @@ from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, refuse_below, refuse_not_positive
 from activation_cache.text.documents import documents
 
 SEPARATOR = "<|endoftext|>"
@@ -52,10 +52,10 @@ class TinyLMConfig:
     """Seeds the weights and the order of the blocks."""
 
     def __post_init__(self) -> None:
-        least = {"n_tokens": 1, "batch_blocks": 1, "context_size": 2, "warmup_steps": 1, "seed": 0}
-        for name, smallest in least.items():
-            if not smallest <= getattr(self, name) < 2**63:
-                raise InputError(f"{name} must be at least {smallest}, got {getattr(self, name)}")
+        refuse_below(1, n_tokens=self.n_tokens, batch_blocks=self.batch_blocks)
+        refuse_below(1, warmup_steps=self.warmup_steps)
+        refuse_below(2, context_size=self.context_size)
+        refuse_below(0, seed=self.seed)
         if self.n_tokens < self.batch_blocks * self.context_size:
             raise InputError(f"n_tokens {self.n_tokens} are fewer than one step takes")
         if not LEAST_VOCABULARY <= self.d_vocab <= 2**16:
@@ -63,9 +63,7 @@ class TinyLMConfig:
                 f"d_vocab must be in {LEAST_VOCABULARY}..{2**16}, got {self.d_vocab}: the bytes "
                 f"and the separator need that many, and ids have two bytes"
             )
-        for name in ("muon_lr", "adam_lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        refuse_not_positive(muon_lr=self.muon_lr, adam_lr=self.adam_lr)
         if os.path.lexists(self.out) and not self.out.is_dir():
             raise InputError(f"{self.out} is no folder: name another one with --out")
 

@@ -142,8 +142,8 @@ def test_an_untied_encoder_starts_at_the_scale_that_rebuilds_best() -> None:
     [
         (lambda: TopKConfig(d_sae=8, k=9), r"k must be in 1..d_sae \(8\), got 9"),
         (lambda: TopKConfig(d_sae=8, k=0), r"k must be in 1..d_sae \(8\), got 0"),
-        (lambda: ReLUConfig(d_sae=8, l1_coeff=-1.0), "l1_coeff must not be negative, got -1.0"),
-        (lambda: JumpReLUConfig(d_sae=8, l0_coeff=-1.0), "l0_coeff must not be negative"),
+        (lambda: ReLUConfig(d_sae=8, l1_coeff=-1.0), "l1_coeff must be at least 0, got -1.0"),
+        (lambda: JumpReLUConfig(d_sae=8, l0_coeff=-1.0), "l0_coeff must be at least 0"),
         (lambda: JumpReLUConfig(d_sae=8, bandwidth=0.0), "bandwidth must be positive, got 0.0"),
         (lambda: ReLUConfig(d_sae=0), "d_sae must be at least 1, got 0"),
         (lambda: ReLUConfig(d_sae=3).build(0), "d_in must be at least 1, got 0"),

@@ -78,8 +78,8 @@ class ActivationCache:
         """Harvest a cache, or resume one that was interrupted: the shards will be the same.
 
         `on_progress` hears of every forward pass and every shard. Under torch.distributed all ranks
-        call this together and share the work. Raises `InputError` where the folder holds a cache with
-        other settings, or another process is writing to it.
+        call this together and share the work. Raises `InputError` where the folder holds a cache
+        with other settings, or another process is writing to it.
         """
         storage = Storage(folder)
         source = ActivationSource(model, cfg)

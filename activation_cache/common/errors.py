@@ -1,5 +1,6 @@
 """The one exception for input that a user can fix."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +22,18 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {message[:LONGEST_CAUSE]}"
 
 
-def refuse_below(least: int, **values: int) -> None:
-    """`InputError` for the first of the values that is smaller."""
+def refuse_below(least: int, **values: int | float | None) -> None:
+    """`InputError` for the first of the values that is smaller or not finite; None is none."""
     for name, value in values.items():
-        if value < least:
+        if value is not None and not least <= value < math.inf:
             raise InputError(f"{name} must be at least {least}, got {value}")
+
+
+def refuse_not_positive(**values: int | float | None) -> None:
+    """`InputError` for the first of the values that is not positive and finite; None is none."""
+    for name, value in values.items():
+        if value is not None and not 0 < value < math.inf:
+            raise InputError(f"{name} must be positive, got {value}")
 
 
 @contextmanager

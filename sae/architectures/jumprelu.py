@@ -10,14 +10,13 @@ Neither step has a useful gradient, so straight-through estimators with a rectan
     d L0   / d threshold =         -1 / bandwidth * 1[|pre - threshold| < bandwidth / 2]
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import refuse_below, refuse_not_positive
 from sae.trainable import (
     Entries,
     Penalties,
@@ -47,11 +46,8 @@ class JumpReLUConfig(TrainableConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.l0_coeff < math.inf:
-            raise InputError(f"l0_coeff must not be negative, got {self.l0_coeff}")
-        for name in ("bandwidth", "initial_threshold"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        refuse_below(0, l0_coeff=self.l0_coeff)
+        refuse_not_positive(bandwidth=self.bandwidth, initial_threshold=self.initial_threshold)
 
     @property
     def coefficients(self) -> dict[str, float]:

@@ -5,14 +5,13 @@ al. 2023, "Sparse Autoencoders Find Highly Interpretable Features" (arXiv 2309.0
     loss = |x - x_hat|^2 + l1_coeff * sum(acts)
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import refuse_below
 from sae.trainable import Entries, Penalties, Revival, TrainableConfig, TrainableSAE
 
 
@@ -27,8 +26,7 @@ class L1Config(TrainableConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.l1_coeff < math.inf:
-            raise InputError(f"l1_coeff must not be negative, got {self.l1_coeff}")
+        refuse_below(0, l1_coeff=self.l1_coeff)
 
     @property
     def coefficients(self) -> Mapping[str, float]:

@@ -5,14 +5,13 @@ autoencoders" (arXiv 2406.04093).
     loss = |x - x_hat|^2 + auxk_coeff * |error - what the dead features make of it|^2
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, refuse_below
 from sae.codes import Codes, top_k
 from sae.trainable import Entries, Penalties, Revival, TrainableConfig, TrainableSAE
 
@@ -33,8 +32,7 @@ class FixedL0Config(TrainableConfig):
         super().__post_init__()
         if not 1 <= self.k <= self.d_sae:
             raise InputError(f"k must be in 1..d_sae ({self.d_sae}), got {self.k}")
-        if not 0 <= self.auxk_coeff < math.inf:
-            raise InputError(f"auxk_coeff must not be negative, got {self.auxk_coeff}")
+        refuse_below(0, auxk_coeff=self.auxk_coeff)
 
     @property
     def coefficients(self) -> Mapping[str, float]:

@@ -41,7 +41,7 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_dir() and not path.is_file():  # a device has no end
-            raise InputError(f"no dictionary at {path}, which is no file and no folder; {PLACES}")
+            raise InputError(f"no dictionary at {path}: it is no file and no folder; {PLACES}")
         self.folder = path if path.is_dir() else path.parent
         self._read: dict[str, Any] = {}
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from activation_cache.common.errors import InputError, disk_errors_as_input_errors
+from activation_cache.common.errors import InputError, disk_errors_as_input_errors, refuse_below
 from activation_cache.common.files import remove_leftovers, write_file
 from activation_cache.common.lock import folder_lock
 from activation_cache.common.numbers import format_number
@@ -47,8 +47,7 @@ class SweepSettings:
     """Weights & Biases, where a sweep is a group; by default what the file says."""
 
     def __post_init__(self) -> None:
-        if self.members_per_pass is not None and self.members_per_pass < 1:
-            raise InputError(f"members_per_pass must be at least 1, got {self.members_per_pass}")
+        refuse_below(1, members_per_pass=self.members_per_pass)
 
 
 def sweep(settings: SweepSettings, console: Console | None = None) -> list[SweepRow]:

@@ -14,13 +14,14 @@ The loss of one model is the mean over tokens and features of importance * (outp
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import refuse_below
+from activation_cache.common.schema import convert
 
 Kind = Literal["linear", "relu_output", "relu_hidden", "absolute"]
 
@@ -39,11 +40,8 @@ class ToyConfig:
     kind: Kind = "relu_output"
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(Kind):
-            raise InputError(f"unknown kind {self.kind!r}: use one of {', '.join(get_args(Kind))}")
-        for name in ("n_features", "n_hidden"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        convert(Kind, self.kind, "kind")
+        refuse_below(1, n_features=self.n_features, n_hidden=self.n_hidden)
 
     @property
     def is_tied(self) -> bool:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, refuse_not_positive
 from sae.toy.features import Features
 from sae.toy.models import ToyModels
 
@@ -36,9 +36,7 @@ class ToyTrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("n_steps", "batch_tokens", "lr"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
+        refuse_not_positive(n_steps=self.n_steps, batch_tokens=self.batch_tokens, lr=self.lr)
 
     def learning_rate(self, step: int) -> float:
         progress = step / max(1, self.n_steps - 1)

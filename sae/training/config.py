@@ -2,9 +2,9 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import get_args
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import refuse_below, refuse_not_positive
+from activation_cache.common.schema import convert
 from activation_cache.common.types import OnNaN
 from sae.selection import Products
 from sae.trainable import TrainableConfig
@@ -51,19 +51,10 @@ class TrainConfig:
     """Seeds the initial weights and the resampling."""
 
     def __post_init__(self) -> None:
-        if self.products not in get_args(Products):
-            raise InputError(
-                f"unknown products {self.products!r}: use one of {', '.join(get_args(Products))}"
-            )
-        if self.on_nan not in get_args(OnNaN):
-            raise InputError(f"unknown on_nan {self.on_nan!r}: use stop or skip")
-        for name in ("n_tokens", "init_tokens"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("lr", "clip_grad_norm"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise InputError(f"{name} must be positive, got {value}")
+        convert(Products, self.products, "products")
+        convert(OnNaN, self.on_nan, "on_nan")
+        refuse_below(1, n_tokens=self.n_tokens, init_tokens=self.init_tokens)
+        refuse_not_positive(lr=self.lr, clip_grad_norm=self.clip_grad_norm)
 
     def learning_rate(self, d_sae: int) -> float:
         if self.lr is not None:

@@ -17,7 +17,7 @@ from cli import parse, refuse_unwritable, run_script
 from rich.console import Console
 from rich.table import Table
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.lock import folder_lock
 from activation_cache.model.loading import resolve_device
 from sae.pages.markdown import put_figures_beside, put_into_page
@@ -65,10 +65,8 @@ class Flags:
     the figures that it shows beside it."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "n", "m", "instances", "steps", "workers"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} must be at least 1, got {value}")
+        refuse_below(1, seeds=self.seeds, n=self.n, m=self.m, instances=self.instances)
+        refuse_below(1, steps=self.steps, workers=self.workers)
         for density in self.densities:
             if not 0 < density <= 1:
                 raise InputError(f"--densities must lie in (0, 1], got {density:g}")

@@ -80,7 +80,7 @@ def test_a_page_without_a_place_for_the_table_is_refused_by_name(tmp_path: Path)
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--m", 0), "--m must be at least 1, got 0"),
+        (("--m", 0), "m must be at least 1, got 0"),
         (("--densities", 1.5), "--densities must lie in (0, 1], got 1.5"),
     ],
 )

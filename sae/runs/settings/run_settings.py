@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from activation_cache import ActivationCache, HarvestConfig
 from activation_cache.common.dtypes import DtypeName
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, refuse_below, refuse_not_positive
 from activation_cache.common.schema import convert, listed
 from activation_cache.common.versions import git_commit, library_versions
 from sae.architectures import ARCHITECTURES, TopKConfig
@@ -85,13 +85,10 @@ class RunSettings:
     """A signal that ends the run like Ctrl-C does, with a checkpoint: USR1, say, under SLURM."""
 
     def __post_init__(self) -> None:
-        positive = ("n_tokens", "epochs", "eval_tokens", "log_every", "checkpoint_tokens")
-        for name in (*positive, "keep_checkpoints", "keep_every_tokens"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        if not self.checkpoint_minutes > 0:
-            raise InputError(f"checkpoint_minutes must be positive, got {self.checkpoint_minutes}")
+        counts = ("n_tokens", "epochs", "eval_tokens", "log_every", "checkpoint_tokens")
+        counts += ("keep_checkpoints", "keep_every_tokens")
+        refuse_below(1, **{name: getattr(self, name) for name in counts})
+        refuse_not_positive(checkpoint_minutes=self.checkpoint_minutes)
         if self.stop_signal is not None and signal_number(self.stop_signal) is None:
             raise InputError(
                 f"unknown stop_signal {self.stop_signal!r}: give the name of a signal, such as USR1"
