@@ -83,7 +83,7 @@ def test_where_a_dictionary_belongs_comes_back_with_all_that_its_file_says(tmp_p
 
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        sae.InputError, match=r"no dictionary at .*nowhere, which is no file and no folder; name"
+        sae.InputError, match=r"no dictionary at .*nowhere: it is no file and no folder; name"
     ):
         sae.load(tmp_path / "nowhere")
 
