@@ -11,9 +11,9 @@ import torch
 from sklearn.decomposition import PCA
 from torch import Tensor
 
+import sae
 from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
 from activation_cache.model.loading import TINY_FOLDER
-from sae.codes import Codes
 from sae.evaluation import evaluate_reconstruction
 from sae.evaluation.splice import Splice
 from sae.runs import RunSettings, SweepSettings, run, sweep
@@ -25,17 +25,16 @@ SITE = "blocks.2.hook_resid_pre"
 class PCADictionary:
     """The first n principal components: signed features, n of them always active."""
 
+    provenance = sae.Provenance()
+
     def __init__(self, x: Tensor, n: int) -> None:
         pca = PCA(n_components=n).fit(x.numpy())
         self.mean = torch.as_tensor(pca.mean_, dtype=torch.float32)
         self.components = torch.as_tensor(pca.components_, dtype=torch.float32)
 
-    def encode_sparse(self, x: Tensor) -> Tensor:
-        return (x - self.mean) @ self.components.T
-
-    def decode(self, acts: Tensor | Codes) -> Tensor:
-        assert isinstance(acts, Tensor)
-        return acts @ self.components + self.mean
+    def reconstruct(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        acts = (x - self.mean) @ self.components.T
+        return acts @ self.components + self.mean, acts
 
 
 @pytest.mark.slow
