@@ -29,7 +29,7 @@ def load(
     reconstruction of the original, in float32, and says in `metadata` what its files say of its
     model and site. `norm_scaling_factor` is for files that leave out what activations were scaled
     by; `index` chooses from a file of several. Raises `InputError` where there is no dictionary, or
-    one that cannot be had exactly, with the reason.
+    one that cannot be loaded exactly, with the reason.
     """
     hints = Hints(norm_scaling_factor=norm_scaling_factor, index=index)
     if not transfer.is_on_hub(path):

@@ -5,6 +5,7 @@ steps have the entries of the `support` alone, the dense reference has all; an a
 know which. All that changes over a training beside the weights is the trainer's (`sae.training`).
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar
@@ -52,8 +53,8 @@ class TrainableConfig(SAEConfig):
         """The weight of each penalty that the architecture adds to the reconstruction loss."""
         return {}
 
-    def build(self, d_in: int, *, seed: int = 0) -> "TrainableSAE[Any]":
-        raise NotImplementedError
+    @abstractmethod
+    def build(self, d_in: int, *, seed: int = 0) -> "TrainableSAE[Any]": ...
 
 
 @dataclass(frozen=True)
@@ -126,12 +127,12 @@ class TrainableSAE(SAE[Cfg]):
         """
         return chosen(pre_acts, pre_acts > 0)
 
+    @abstractmethod
     def activate_entries(
         self, entries: Entries, target: Float[Tensor, "batch d_in"]
     ) -> tuple[Float[Tensor, "batch k"], Penalties]:
         """The activations of a training step entry by entry, and what the architecture is trained
         to keep small beside the error, unweighted."""
-        raise NotImplementedError
 
     def offsets(self) -> list[Tensor]:
         """The parameters and buffers that are measured in the units of the input."""

@@ -1,4 +1,4 @@
-"""Locks of folders: one process writes, and another is told which."""
+"""Locks of folders: one process writes, and the refusal of another names it."""
 
 import fcntl
 import os

@@ -111,7 +111,7 @@ class Config(dict[str, Any]):
         default: str | None = None,
         reasons: Mapping[str, str] | None = None,
     ) -> Any:
-        """A value that is among those known; the reasons say why others cannot be had."""
+        """A value that is among those known; `reasons` say why others cannot be loaded."""
         value = self.said(name, str, default)
         if value not in known:
             reason = (reasons or {}).get(value, f"known are {', '.join(known)}")

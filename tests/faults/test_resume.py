@@ -33,7 +33,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "jumprelu": {"l0_coeff": 20.0, "lr": 0.05},
     "tied relu": {"l1_coeff": 200.0, "lr": 0.05, "tied": True},
 }
-"""The state of every other kind is told in test_states.py."""
+"""The state of every other kind is tested in test_states.py."""
 
 
 def kind(name: str) -> dict[str, Any]:

@@ -138,7 +138,7 @@ HUGE: Mapping[str, tuple[bytes, str]] = {
         "its pickle has more than 4,194,304 bytes",
     ),
 }
-"""Pickles that are damaged, or ask for far more than their file has, and what is said of them."""
+"""Pickles that are damaged, or ask for far more than their file has, with the refusals."""
 
 
 @contextmanager

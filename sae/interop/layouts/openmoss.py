@@ -57,7 +57,7 @@ REASONS = {
     "threshold to use instead; convert it to jumprelu with the program that trained it",
     "batch-wise": "features would depend on the other tokens of a batch",
 }
-"""Why other activations and normalizations cannot be had."""
+"""Why other activations and normalizations cannot be loaded."""
 
 WEIGHTS = tuple(
     f"{name}.{suffix}"
