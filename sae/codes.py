@@ -42,10 +42,6 @@ class Codes:
     def by_feature(self) -> ByFeature:
         return self.known or ByFeature(self.indices, self.d_sae)
 
-    def with_values(self, values: Float[Tensor, "batch k"]) -> "Codes":
-        """Other values for the same features; what is known of their order is kept."""
-        return Codes(self.indices, values, self.d_sae, self.by_feature)
-
     @property
     def counts(self) -> Int[Tensor, " batch"]:
         """Active features of each row."""

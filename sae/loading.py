@@ -10,8 +10,6 @@ from sae.base import SAE
 from sae.hub import releases, transfer
 from sae.interop.layout import Hints
 from sae.interop.sources import PLACES, Source
-from sae.serialization import is_native
-from sae.serialization import load as load_native
 
 
 def load(
@@ -45,8 +43,6 @@ def load(
 
 def _load_local(path: Path, hints: Hints) -> SAE:
     try:
-        if is_native(path):
-            return load_native(path)
         source = Source(path)
         return interop.layout_of(source).read(source, hints)
     except OSError as error:

@@ -11,8 +11,10 @@ from rich.console import Console
 import sae
 from sae.hub.card import model_card
 from sae.hub.transfer import SCHEME, HubPath, publish
+from sae.interop import layout_of
+from sae.interop.layouts import native
+from sae.interop.sources import Source
 from sae.pages.run_files import read_run
-from sae.serialization import CONFIG_FILE, WEIGHTS_FILE, is_native
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +40,13 @@ class UploadFlags:
 def files_of(path: Path, where: HubPath) -> dict[str, bytes | Path]:
     """What is published: weights, config, card, and of a run its evaluation."""
     dictionary = sae.load(path)  # which refuses what nobody else could load
-    if not is_native(path):
+    source = Source(path)
+    if layout_of(source) is not native:
         fail(f"{path} was not saved by this project: it is for those who made it to publish")
-    folder = path / "sae" if (path / "sae" / CONFIG_FILE).is_file() else path
-    files: dict[str, bytes | Path] = {n: folder / n for n in (CONFIG_FILE, WEIGHTS_FILE)}
+    names = (native.CONFIG_FILE, native.WEIGHTS_FILE)
+    files: dict[str, bytes | Path] = {name: source.folder / name for name in names}
     evaluated: dict[str, Any] = {}
-    if (path / "eval.json").is_file() and folder != path:
+    if (path / "eval.json").is_file() and source.folder != path:
         run = read_run(path)
         evaluated = {"metrics": run.metrics, "conventions": run.conventions}
         files["eval.json"] = path / "eval.json"

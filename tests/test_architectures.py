@@ -86,8 +86,7 @@ def test_jumprelu_gradients_are_the_papers_straight_through_estimates() -> None:
     dictionary = JumpReLUConfig(d_sae=3, bandwidth=0.5).build(2)
     _set(dictionary, threshold=[1.0, 1.0, 1.0])
     pre_acts = torch.tensor([[0.9, 2.0, 1.2]], requires_grad=True)
-    acts = dictionary.activate(pre_acts)
-    assert isinstance(acts, torch.Tensor)
+    acts, _ = dictionary.activate_entries(Entries(pre_acts), torch.zeros(1, 2))
     (acts * torch.tensor([1.0, 10.0, 100.0])).sum().backward()
     # Only active features pass a gradient to their pre-activation ...
     assert pre_acts.grad is not None

@@ -93,13 +93,6 @@ def test_the_thread_of_a_stream_that_nobody_has_any_more_ends() -> None:
     assert not thread.is_alive()
 
 
-def test_restoring_after_the_first_batch_is_refused() -> None:
-    with Prefetch(Counting(end=3)) as stream:
-        next(stream)
-        with pytest.raises(ValueError, match="before its first batch"):
-            stream.load_state_dict({"source": {"n": 0}, "ready": []})
-
-
 def test_activations_are_the_same_bits_when_prefetched(tiny: LanguageModel) -> None:
     cfg = HarvestConfig(
         hook_names=("blocks.1.hook_resid_pre",),

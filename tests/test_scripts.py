@@ -175,7 +175,7 @@ def test_bad_flags_are_refused_in_one_line_and_leave_nothing_behind(
         ({"d_sae": 8, "k": 9}, r"k must be in 1..d_sae \(8\), got 9"),
         ({"architecture": "relu", "l1_coeff": -1.0}, "l1_coeff must be at least 0, got -1"),
         ({"architecture": "jumprelu", "l0_coeff": -1.0}, "l0_coeff must be at least 0, got -1"),
-        ({"l1_coeff": 1.0}, "l1_coeff is no setting of the architecture topk"),
+        ({"l1_coeff": 1.0}, "unknown settings for the architecture topk: l1_coeff"),
         ({"n_tokens": 0}, "n_tokens must be at least 1, got 0"),
         ({"d_sae": 0}, "d_sae must be at least 1, got 0"),
         ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),

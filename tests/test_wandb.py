@@ -8,6 +8,7 @@ import pytest
 from offline_wandb import history_of
 
 from sae.runs import RunSettings, run
+from sae.runs.member import Member
 from sae.runs.sinks import wandb_sink
 from sae.runs.sinks.wandb_sink import WandBSink, default_mode
 
@@ -58,7 +59,7 @@ def test_closing_does_not_wait_for_a_client_that_never_comes_back(
     monkeypatch.setattr(wandb_sink, "_open", lambda *_: never.wait())
     monkeypatch.setattr(wandb_sink, "CLOSE_TIMEOUT", 0.1)
     told: list[str] = []
-    sink = WandBSink(tmp_path, "online", {}, "name", None, warn=told.append)
+    sink = WandBSink(Member("name", RunSettings.of(wandb="online"), tmp_path), 0, told.append)
     sink.log({"step": 0, "n_tokens": 10, "loss": 0.5})
     sink.close()
     assert len(told) == 1 and told[0].startswith("W&B: it was not done in time; the rows are kept")

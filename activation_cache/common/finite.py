@@ -3,7 +3,6 @@
 from collections.abc import Iterable
 
 import torch
-from jaxtyping import Bool
 from torch import Tensor
 
 
@@ -19,8 +18,3 @@ def all_finite(tensors: Iterable[Tensor]) -> bool:
 def _sum(x: Tensor) -> Tensor:
     """In float32 at the end; one of float16 would soon overflow, and casting others takes time."""
     return x.sum(dtype=torch.float32) if x.dtype == torch.float16 else x.sum().to(torch.float32)
-
-
-def finite_rows(x: Tensor) -> Bool[Tensor, " rows"]:
-    """Which rows of x [rows, width] hold neither NaN nor Inf."""
-    return torch.isfinite(x).all(dim=1)

@@ -61,8 +61,6 @@ class Prefetch:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Call it before the first batch is taken."""
-        if self._thread is not None:
-            raise ValueError("a prefetching stream is restored before its first batch is taken")
         self._queue.load_state_dict(state)
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from activation_cache.common.errors import InputError, refuse_below
-from activation_cache.common.finite import all_finite, finite_rows
+from activation_cache.common.finite import all_finite
 from activation_cache.common.types import OnNaN
 from activation_cache.model.language_model import LanguageModel
 from activation_cache.stream.shuffle import Rows
@@ -111,7 +111,7 @@ class ActivationSource:
         rows = {name: x.flatten(0, 1).index_select(0, on_device) for name, x in found.items()}
         if all_finite(rows.values()):
             return rows
-        finite = {name: finite_rows(x).cpu() for name, x in rows.items()}
+        finite = {name: torch.isfinite(x).all(dim=1).cpu() for name, x in rows.items()}
         if on_nan == "stop":
             raise self._refusal(finite, counted, batch)
         kept = torch.stack([*finite.values()]).all(dim=0).nonzero().squeeze(1)

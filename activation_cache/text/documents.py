@@ -21,7 +21,6 @@ from typing import Any, Literal
 from activation_cache.common.errors import InputError, described
 from activation_cache.common.memory import give_back_freed_memory
 from activation_cache.common.network import hub_is_reachable
-from activation_cache.text.dedup import Seen
 from activation_cache.text.retries import causes, patient_rows
 
 Split = Literal["train", "held_out"]
@@ -97,20 +96,20 @@ def docstring_documents(split: Split) -> Iterator[str]:
     if split == "held_out":
         yield from held_out
         return
-    seen = paragraphs.copy()
+    seen = set(paragraphs)
     for name, path in _module_files():
         if not is_held_out(name) and (text := _unseen_documentation(path, seen)):
             yield text
 
 
 @cache
-def _held_out_docstrings() -> tuple[list[str], Seen]:
-    """The held-out documents, about 1 MB, and their paragraphs."""
-    seen = Seen()
+def _held_out_docstrings() -> tuple[list[str], frozenset[int]]:
+    """The held-out documents, about 1 MB, and the hashes of their paragraphs."""
+    seen: set[int] = set()
     texts = [
         _unseen_documentation(path, seen) for name, path in _module_files() if is_held_out(name)
     ]
-    return [text for text in texts if text], seen
+    return [text for text in texts if text], frozenset(seen)
 
 
 @cache
@@ -130,8 +129,9 @@ def _module_files() -> list[tuple[str, Path]]:
     return sorted(modules, key=lambda module: hashlib.blake2b(module[0].encode()).digest())
 
 
-def _unseen_documentation(path: Path, seen: Seen) -> str:
-    """The docstrings of a module in source order, less the paragraphs that are in `seen`."""
+def _unseen_documentation(path: Path, seen: set[int]) -> str:
+    """The docstrings of a module in source order, less the paragraphs whose hashes are in `seen`:
+    theirs are added."""
     try:
         with warnings.catch_warnings(), _collector_paused():
             warnings.simplefilter("ignore")  # other people's invalid escapes
@@ -142,7 +142,8 @@ def _unseen_documentation(path: Path, seen: Seen) -> str:
     for node in _documentable(tree):
         for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
             words = " ".join(paragraph.split())
-            if words and seen.is_new(words):
+            if words and hash(words) not in seen:
+                seen.add(hash(words))
                 kept.append(paragraph.strip("\n"))
     if path.stat().st_size > LARGE_FILE:
         del tree

@@ -18,13 +18,6 @@ def cosines(
     return wanted @ found.T
 
 
-def max_cosines(
-    wanted: Float[Tensor, "G d_in"], found: Float[Tensor, "S d_in"]
-) -> Float[Tensor, " G"]:
-    """For every wanted direction its best cosine. The mean is MMCS (Sharkey et al. 2022)."""
-    return cosines(wanted, found).amax(dim=1)
-
-
 def matched_cosines(
     wanted: Float[Tensor, "G d_in"], found: Float[Tensor, "S d_in"]
 ) -> Float[Tensor, " n"]:

@@ -5,12 +5,12 @@ here. Another package names its configs under the entry point `featureloom.archi
 from typing import get_args
 
 from activation_cache.common.plugins import Registry
-from sae.architectures.batch_topk import BatchTopKConfig, BatchTopKSAE
-from sae.architectures.gated import GatedConfig, GatedSAE
-from sae.architectures.jumprelu import JumpReLUConfig, JumpReLUSAE
-from sae.architectures.matryoshka import MatryoshkaConfig, MatryoshkaSAE
-from sae.architectures.relu import ReLUConfig, ReLUSAE
-from sae.architectures.topk import TopKConfig, TopKSAE
+from sae.architectures.batch_topk import BatchTopKConfig
+from sae.architectures.gated import GatedConfig
+from sae.architectures.jumprelu import JumpReLUConfig
+from sae.architectures.matryoshka import MatryoshkaConfig
+from sae.architectures.relu import ReLUConfig
+from sae.architectures.topk import TopKConfig
 from sae.trainable import TrainableConfig
 
 AnySAEConfig = (
@@ -38,15 +38,9 @@ __all__ = [
     "ARCHITECTURES",
     "AnySAEConfig",
     "BatchTopKConfig",
-    "BatchTopKSAE",
     "GatedConfig",
-    "GatedSAE",
     "JumpReLUConfig",
-    "JumpReLUSAE",
     "MatryoshkaConfig",
-    "MatryoshkaSAE",
     "ReLUConfig",
-    "ReLUSAE",
     "TopKConfig",
-    "TopKSAE",
 ]

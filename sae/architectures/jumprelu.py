@@ -75,45 +75,34 @@ class JumpReLUSAE(TrainableSAE[JumpReLUConfig]):
         self.threshold.clamp_(min=0.0)  # below 0, features that say "no" would count as active
 
     def activate(self, pre_acts: Tensor) -> Tensor:
-        thresholds = self.threshold.expand_as(pre_acts)
-        return _JumpReLU.apply(pre_acts, thresholds, self.cfg.bandwidth)
+        return pre_acts * (pre_acts > self.threshold)
 
     def support(self, pre_acts: Tensor, slack: int = 1) -> tuple[Tensor, Tensor]:
         return chosen(pre_acts, pre_acts > self.threshold - self.cfg.bandwidth / 2)
 
     def activate_entries(self, entries: Entries, target: Tensor) -> tuple[Tensor, Penalties]:
         thresholds = entries.of(self.threshold)
-        acts = _JumpReLU.apply(entries.pre_acts, thresholds, self.cfg.bandwidth)
-        steps = _Step.apply(entries.pre_acts, thresholds, self.cfg.bandwidth)
+        acts, steps = _JumpReLU.apply(entries.pre_acts, thresholds, self.cfg.bandwidth)
         return acts, {"l0": steps.sum(dim=1).mean()}
 
 
 class _JumpReLU(torch.autograd.Function):
+    """The activations, and the steps that the L0 counts, with their estimated gradients."""
+
     @staticmethod
-    def forward(ctx: Any, pre_acts: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
+    def forward(
+        ctx: Any, pre_acts: Tensor, threshold: Tensor, bandwidth: float
+    ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(pre_acts, threshold)
         ctx.bandwidth = bandwidth
-        return pre_acts * (pre_acts > threshold)
+        is_active = pre_acts > threshold
+        return pre_acts * is_active, is_active.to(pre_acts.dtype)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
-        (grad,) = grads
+        of_acts, of_steps = grads
         pre_acts, threshold = ctx.saved_tensors
         near = (pre_acts - threshold).abs() < ctx.bandwidth / 2
-        grad_threshold = grad * near * (-threshold / ctx.bandwidth)
-        return grad * (pre_acts > threshold), grad_threshold, None
-
-
-class _Step(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, pre_acts: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(pre_acts, threshold)
-        ctx.bandwidth = bandwidth
-        return (pre_acts > threshold).to(pre_acts.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, None]:
-        (grad,) = grads
-        pre_acts, threshold = ctx.saved_tensors
-        near = (pre_acts - threshold).abs() < ctx.bandwidth / 2
-        return None, -(grad * near) / ctx.bandwidth, None
+        of_threshold = of_acts * near * (-threshold / ctx.bandwidth)
+        of_threshold -= of_steps * near / ctx.bandwidth
+        return of_acts * (pre_acts > threshold), of_threshold, None

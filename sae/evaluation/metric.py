@@ -12,6 +12,15 @@ Sum = Callable[[Seen], Any]
 Number = int | float
 
 
+def ratio(total: Number, of: Number) -> float:
+    """NaN where there is nothing to divide by."""
+    return total / of if of else float("nan")
+
+
+def mean(total: Number, n: int) -> float:
+    return total / max(n, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A number that an evaluation reports. One file in `metrics/` each, and a line in its list.
@@ -28,7 +37,7 @@ class Metric:
     """What it says, for a person."""
     sums: tuple[Sum, ...]
     """Each is taken once for all metrics that name it."""
-    result: Callable[..., Number]
+    result: Callable[..., Number] = mean
     """The number, from the totals of the sums in that order."""
     label: str = ""
     """On axes and at the heads of columns; by default the name."""
@@ -46,6 +55,14 @@ class Metric:
     @property
     def title(self) -> str:
         return self.label or self.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionMetric(Metric):
+    """A number of the model's predictions, in nats unless it says otherwise."""
+
+    needs_model: bool = True
+    unit: str = "nats"
 
 
 class Accumulator:
@@ -84,12 +101,3 @@ class Accumulator:
 
     def _measured(self, seen: Seen) -> list[Metric]:
         return [m for m in self.metrics if seen.predictions is not None or not m.needs_model]
-
-
-def ratio(total: Number, of: Number) -> float:
-    """NaN where there is nothing to divide by."""
-    return total / of if of else float("nan")
-
-
-def mean(total: Number, n: int) -> float:
-    return total / max(n, 1)

@@ -7,11 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from activation_cache.common.numbers import format_number
 from sae.base import SAE
 from sae.hub.transfer import HubPath
+from sae.pages.templates import template
 
 LONGEST_VALUE = 200
 
@@ -28,14 +27,8 @@ def model_card(
     settings = known | sae.provenance.to_metadata()
     numbers = {n: v for n, v in (metrics or {}).items() if _is_finite(v)}
     site = f"{sae.hook_name or 'an unnamed site'} of {sae.provenance.model_name or 'a model'}"
-    environment = Environment(  # Markdown, which `plain` makes safe
-        loader=FileSystemLoader(Path(__file__).parent),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    return environment.get_template("card.md.jinja").render(
+    card = template(Path(__file__).with_name("card.md.jinja"))  # which `plain` makes safe
+    return card.render(
         title=plain(f"{sae.d_sae:,} features of {site}"),
         summary=plain(f"A sparse dictionary ({sae.cfg.architecture}) for {site}.", longest=500),
         address="".join(c for c in str(where) if c.isprintable() and c not in '"\\`'),

@@ -1,4 +1,4 @@
-"""Dictionaries of other projects: read to the same features, and ours written for them.
+"""Dictionaries as files: ours, and those of other projects, read to the same features.
 
 One file for each layout; `LAYOUTS` is their registry. A layout is recognised by what is in the
 files, not by their names alone.
@@ -13,6 +13,7 @@ from sae.interop.layouts import (
     dictionary_learning,
     gemma_scope,
     hook_z,
+    native,
     openai,
     openmoss,
     saelens,
@@ -26,6 +27,7 @@ from sae.interop.sources import PLACES, Source
 __all__ = ["LAYOUTS", "Moments", "PretrainedConfig", "PretrainedSAE", "export", "layout_of"]
 
 LAYOUTS: tuple[Layout, ...] = (
+    native,
     saelens,
     saelens_legacy,
     openmoss,

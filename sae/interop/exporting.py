@@ -12,7 +12,6 @@ from activation_cache.common.errors import InputError
 from activation_cache.common.files import write_json, write_together
 from sae.base import SAE
 from sae.interop.pretrained import VECTORS, Activation, PretrainedConfig, PretrainedSAE
-from sae.serialization import contiguous
 
 ROWS_AT_ONCE = 4096
 
@@ -85,6 +84,11 @@ def write_files(
         config_file: lambda path: write_json(path, config),
     }
     write_together(folder, files)
+
+
+def contiguous(tensor: Tensor) -> Tensor:
+    """A tensor as files hold it: in memory of its own order, with nothing attached."""
+    return tensor.detach().cpu().contiguous()
 
 
 def has_equal_rows(W_dec: Tensor, norm: float | None = None) -> bool:

@@ -1,16 +1,17 @@
 """What a layout is, and what whoever loads a file can add to it."""
 
+import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import convert
 from sae.base import SAE
-from sae.interop.pretrained import PretrainedSAE
-from sae.interop.sources import Source
+from sae.interop.sources import Source, keys
 from sae.provenance import Provenance
 
 
@@ -49,7 +50,7 @@ class Layout(Protocol):
         """Whether the files are of this layout, by what is in them."""
         ...
 
-    def read(self, source: Source, hints: Hints) -> PretrainedSAE:
+    def read(self, source: Source, hints: Hints) -> SAE:
         """The dictionary in them; `InputError` with the reason where it cannot be had."""
         ...
 
@@ -65,6 +66,13 @@ class WritableLayout(Layout, Protocol):
 
 MODEL_NAMES = {"gpt2-small": "gpt2", "gpt2_small": "gpt2", "openai-community/gpt2": "gpt2"}
 """Hub ids of models that projects call otherwise."""
+
+
+@cache
+def harmless_keys(project: str) -> frozenset[str]:
+    """Keys of a project's configs that change nothing of what a trained dictionary computes."""
+    known = tomllib.loads(Path(__file__).with_name("harmless_keys.toml").read_text())
+    return keys(*known[project].values())
 
 
 def facts(**known: Any) -> Provenance:

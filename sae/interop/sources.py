@@ -15,12 +15,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from activation_cache.common.schema import convert, listed, shown
+from activation_cache.common.schema import convert, listed, parse_json, shown
 from sae.interop import restricted_pickle
-from sae.serialization import read_config
 
 PLACES = "name the --out of a run, or the folder or file of a dictionary"
-DOWNLOAD = "download it again from where it was published"
+AGAIN = "restore it from a copy, or download it again"
+LARGEST_CONFIG = 2**20
+"""Bytes of a config that are read; one that was saved has about a thousand."""
 MOST_COMPRESSION = 8
 """Times that weights can be larger than their file; more is no weights, but a bomb."""
 
@@ -36,10 +37,13 @@ LINEAR = {
 
 
 class Source:
-    """A folder, or one file in it, that may hold a dictionary. What was read once is kept."""
+    """A folder, or one file in it, that may hold a dictionary. What was read once is kept.
+
+    That of a run stands for the folder `sae` in it.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path = path / "sae" if (path / "sae" / "cfg.json").is_file() else path
         if not path.is_dir() and not path.is_file():  # a device has no end
             raise InputError(f"no dictionary at {path}: it is no file and no folder; {PLACES}")
         self.folder = path if path.is_dir() else path.parent
@@ -62,9 +66,9 @@ class Source:
 
     def tensors(self, name: str) -> "Tensors":
         """The tensors of a .safetensors or .npz file, or what a .pt file holds by name."""
-        content = self._once(name, read_tensors)
+        content = self.content(name)
         if not isinstance(content, Mapping):
-            raise InputError(f"{self.folder / name} holds no tensors by name; {DOWNLOAD}")
+            raise InputError(f"{self.folder / name} holds no tensors by name; {AGAIN}")
         return Tensors(self.folder / name, content)
 
     def content(self, name: str, classes: Collection[str] = ()) -> Any:
@@ -72,6 +76,8 @@ class Source:
 
         Objects of the `classes` are had as mappings of their attributes.
         """
+        if not self.has(name):
+            raise InputError(f"{self.folder / name} is missing; {PLACES}")
         return self._once(name, partial(read_tensors, classes=classes))
 
     def only(self, suffix: str) -> str | None:
@@ -156,16 +162,16 @@ class Tensors:
         """A tensor of finite numbers and of this shape, where None stands for any width."""
         tensor = self._left.pop(name, None)
         if tensor is None:
-            raise InputError(f"{self.path} lacks the tensor {name}; {DOWNLOAD}")
+            raise InputError(f"{self.path} lacks the tensor {name}; {AGAIN}")
         if not isinstance(tensor, Tensor) or tensor.dtype not in DTYPES:
-            raise InputError(f"{name} in {self.path} is no tensor of real numbers; {DOWNLOAD}")
+            raise InputError(f"{name} in {self.path} is no tensor of real numbers; {AGAIN}")
         found = tuple(tensor.shape)
         if len(found) != len(shape) or any(
             n not in (None, its) for n, its in zip(shape, found, strict=True)
         ):
             wanted = str(shape).replace("None", "any")
             raise InputError(
-                f"{name} in {self.path} is of shape {found}, expected {wanted}; {DOWNLOAD}"
+                f"{name} in {self.path} is of shape {found}, expected {wanted}; {AGAIN}"
             )
         if not torch.isfinite(tensor.to(torch.float32)).all():
             raise InputError(f"{name} in {self.path} holds NaN or Inf in float32: useless")
@@ -211,6 +217,18 @@ class Tensors:
 # Files -------------------------------------------------------------------------------------------
 
 
+def read_config(path: Path) -> dict[str, Any]:
+    """A JSON object; `InputError` where it is none."""
+    with path.open("rb") as file:
+        data = file.read(LARGEST_CONFIG + 1)
+    if len(data) > LARGEST_CONFIG:
+        raise InputError(f"{path} has more than {LARGEST_CONFIG:,} bytes: no config; {AGAIN}")
+    try:
+        return parse_json(data, path.name)
+    except InputError as error:
+        raise InputError(f"the dictionary at {path.parent} is damaged: {error}; {AGAIN}") from error
+
+
 def read_tensors(path: Path, classes: Collection[str] = ()) -> Any:
     """Tensors by name, or what else a .pt file holds. `InputError` where the file is unusable."""
     readers = {".safetensors": _read_safetensors, ".npz": _read_npz}
@@ -226,7 +244,7 @@ def read_tensors(path: Path, classes: Collection[str] = ()) -> Any:
         raise
     except Exception as error:  # no reader of these lists all that damaged files make it raise
         first = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise InputError(f"{path} cannot be read ({first}); {DOWNLOAD}") from error
+        raise InputError(f"{path} cannot be read ({first}); {AGAIN}") from error
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -238,16 +256,14 @@ def _read_npz(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as archive:
         _refuse_bomb(path, archive)
         if len(set(archive.namelist())) < len(archive.namelist()):
-            raise InputError(f"{path} holds an array twice; {DOWNLOAD}")
+            raise InputError(f"{path} holds an array twice; {AGAIN}")
         for info in archive.infolist():
             with archive.open(info) as file:
                 if np.lib.format.read_magic(file) != (1, 0):
                     raise ValueError(f"the format of {info.filename[:80]} is not known")
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file)
             if dtype.hasobject or math.prod(shape) * dtype.itemsize > info.file_size:
-                raise InputError(
-                    f"{info.filename[:80]} in {path} is no array of numbers; {DOWNLOAD}"
-                )
+                raise InputError(f"{info.filename[:80]} in {path} is no array of numbers; {AGAIN}")
     with np.load(path, allow_pickle=False) as arrays:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
@@ -256,7 +272,7 @@ def read_torch(path: Path, classes: Collection[str] = ()) -> Any:
     """A file of torch.save: tensors, numbers, texts, and lists and mappings of them."""
     with path.open("rb") as file:
         if not zipfile.is_zipfile(file):
-            raise InputError(f"{path} was not saved by torch 1.6 or later; {DOWNLOAD}")
+            raise InputError(f"{path} was not saved by torch 1.6 or later; {AGAIN}")
         with zipfile.ZipFile(file) as archive:
             _refuse_bomb(path, archive)
             restricted_pickle.refuse_strange_names(path, archive, classes)
@@ -270,7 +286,7 @@ def read_torch(path: Path, classes: Collection[str] = ()) -> Any:
         refuse_impossible(tensor, path)
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
     if sum(storages.values()) > stored:
-        raise InputError(f"{path} declares more numbers than it holds; {DOWNLOAD}")
+        raise InputError(f"{path} declares more numbers than it holds; {AGAIN}")
     return content
 
 
@@ -291,11 +307,11 @@ def refuse_impossible(tensor: Tensor, path: Path) -> None:
     if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise InputError(
             f"{path} declares a tensor of shape {tuple(tensor.shape)} and does not hold its "
-            f"numbers; {DOWNLOAD}"
+            f"numbers; {AGAIN}"
         )
 
 
 def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:
     declared = sum(info.file_size for info in archive.infolist())
     if declared > MOST_COMPRESSION * path.stat().st_size:
-        raise InputError(f"{path} declares {declared:,} bytes, far more than it has; {DOWNLOAD}")
+        raise InputError(f"{path} declares {declared:,} bytes, far more than it has; {AGAIN}")

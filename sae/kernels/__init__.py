@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from sae.kernels import chunked, reference
 from sae.kernels.contract import Backend, ByFeature
 
-__all__ = ["ByFeature", "backend_for", "dot_rows", "scatter_rows", "sum_rows", "values_at"]
+__all__ = ["ByFeature", "backend_for", "dot_rows", "sum_rows", "values_at"]
 
 HAS_TRITON = find_spec("triton") is not None
 
@@ -66,17 +66,6 @@ def values_at(
     constant.
     """
     return _ValuesAt.apply(values, rows, bias, x, features, backend_for(rows.device))
-
-
-def scatter_rows(
-    features: ByFeature, values: Float[Tensor, "batch k"], x: Float[Tensor, "batch d"]
-) -> Float[Tensor, "n d"]:
-    """For each feature, the sum over the tokens that name it of value times x. Without gradient.
-
-    The transpose of `sum_rows`.
-    """
-    with torch.no_grad():
-        return backend_for(x.device).scatter_rows(features, values, x)
 
 
 class _SumRows(torch.autograd.Function):

@@ -1,15 +1,20 @@
-"""Line charts and histograms as inline SVG. Numbers in, markup out; colours belong to the page."""
+"""Line charts and histograms as inline SVG, which chart.svg.jinja draws. Numbers in, markup out."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from markupsafe import Markup
 
 from activation_cache.common.numbers import Number, compact
+from sae.pages.templates import template
 
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MOST_TICKS = 6
+
+Label = Callable[[Number], str]
+"""What is written at a tick."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,63 +75,51 @@ def power_of_ten(exponent: Number) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Axis:
+class Axis:
     """Where a value lies on the page, in viewBox units."""
 
+    start: int
+    end: int
     low: Number
     high: Number
-    start: Number
-    end: Number
     ticks: Sequence[Number]
-    label: Callable[[Number], str] = compact
-    log: bool = False
+    label: Label = compact
+    is_log: bool = False
 
     def at(self, value: Number) -> float:
         low, high = self.low, self.high
-        if self.log:
+        if self.is_log:
             low, high, value = math.log10(low), math.log10(high), math.log10(value)
-        return self.start + (value - low) / (high - low) * (self.end - self.start)
+        return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Plot:
-    """A plot area of a given outer size, with room for labels around it."""
+class Chart:
+    """A plot area of a given outer size, with room for labels around it, and what is drawn."""
 
     width: int
     height: int
-    left: int = 44
-    right: int = 14
-    top: int = 22
-    bottom: int = 36
+    title: str
+    x_label: str
+    y_label: str
+    x: Axis
+    y: Axis
+    lines: Sequence[Sequence[tuple[Number, Number]]] = ()
+    bars: Sequence[tuple[Number, Number, Number]] = ()
+    """Each from here to there, and so high."""
 
-    def x_axis(self, low: Number, high: Number, target: int) -> _Axis:
-        ticks = [t for t in linear_ticks(low, high, target) if low <= t <= high]
-        return _Axis(low=low, high=high, start=self.left, end=self.width - self.right, ticks=ticks)
+    def draw(self) -> Markup:
+        return Markup(template(Path(__file__).with_name("chart.svg.jinja")).render(chart=self))
 
-    def y_axis(self, ticks: Sequence[Number], *, log: bool = False) -> _Axis:
-        start, end = self.height - self.bottom, self.top
-        low, high = ticks[0], ticks[-1]
-        return _Axis(low=low, high=high, start=start, end=end, ticks=ticks, log=log)
 
-    def draw(
-        self, x: _Axis, y: _Axis, *, title: str, x_label: str, y_label: str, marks: Markup
-    ) -> Markup:
-        parts = [_y_grid(tick, x, y) for tick in y.ticks]
-        parts += [_x_tick(tick, x, y) for tick in x.ticks]
-        parts.append(
-            Markup('<line class="axis" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(
-                x.start, y.start, x.end, y.start
-            )
-        )
-        parts.append(Markup('<text class="label" x="0" y="11">{}</text>').format(y_label))
-        parts.append(
-            Markup('<text class="label" x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>').format(
-                x.end, self.height - 4, x_label
-            )
-        )
-        return Markup(
-            '<svg class="chart" viewBox="0 0 {:g} {:g}" role="img"><title>{}</title>{}{}</svg>'
-        ).format(self.width, self.height, title, Markup("").join(parts), marks)
+def _x_axis(width: int, low: Number, high: Number, target: int, label: Label = compact) -> Axis:
+    ticks = [tick for tick in linear_ticks(low, high, target) if low <= tick <= high]
+    return Axis(start=44, end=width - 14, low=low, high=high, ticks=ticks, label=label)
+
+
+def _y_axis(height: int, ticks: Sequence[Number], *, is_log: bool = False) -> Axis:
+    low, high = ticks[0], ticks[-1]
+    return Axis(start=height - 36, end=22, low=low, high=high, ticks=ticks, is_log=is_log)
 
 
 def line_chart(
@@ -136,24 +129,21 @@ def line_chart(
 
     A logarithmic y-axis becomes linear, and says so, where a value is not positive.
     """
-    plot = _Plot(width=340, height=200)
-    points = [point for line in series for point in line.finite]
-    log_y = log_y and all(y > 0 for _, y in points)
-    high_x = max((x for x, _ in points), default=0.0)
-    x = plot.x_axis(0, high_x if high_x > 0 else 1.0, target=4)
-    values = [y for _, y in points] or [1.0]
-    if log_y:
-        y = plot.y_axis(log_ticks(min(values), max(values)), log=True)
-    else:
-        y = plot.y_axis(linear_ticks(min(0.0, *values), max(0.0, *values)))
-    marks = Markup("").join(_line(line, i, x, y) for i, line in enumerate(series))
-    if not points:
-        middle = (x.start + x.end) / 2
-        marks = Markup(
-            '<text class="label" x="{:.1f}" y="90" text-anchor="middle">no finite values</text>'
-        ).format(middle)
-    scale = f"{y_label}, log scale" if log_y else y_label
-    return plot.draw(x, y, title=title, x_label=x_label, y_label=scale, marks=marks)
+    lines = [line.finite for line in series]
+    points = [point for line in lines for point in line]
+    ys = [y for _, y in points] or [1.0]
+    is_log = log_y and all(y > 0 for _, y in points)
+    ticks = log_ticks(min(ys), max(ys)) if is_log else linear_ticks(min(0, *ys), max(0, *ys))
+    return Chart(
+        width=340,
+        height=200,
+        title=title,
+        x_label=x_label,
+        y_label=f"{y_label}, log scale" if is_log else y_label,
+        x=_x_axis(340, 0, max((x for x, _ in points), default=0) or 1, target=4),
+        y=_y_axis(200, ticks, is_log=is_log),
+        lines=lines if points else (),
+    ).draw()
 
 
 def histogram(
@@ -163,57 +153,16 @@ def histogram(
     title: str,
     x_label: str,
     y_label: str,
-    x_tick: Callable[[Number], str] = compact,
+    x_tick: Label = compact,
 ) -> Markup:
     """Bars of `counts[i]` between `edges[i]` and `edges[i + 1]`; hovering a bar names its range."""
-    if len(edges) != len(counts) + 1 or not counts:
-        raise ValueError(
-            f"a histogram needs one edge more than counts, got {len(edges)} edges "
-            f"and {len(counts)} counts"
-        )
-    plot = _Plot(width=420, height=220)
-    base = plot.x_axis(edges[0], edges[-1], target=8)
-    x = _Axis(
-        low=base.low, high=base.high, start=base.start, end=base.end, ticks=base.ticks, label=x_tick
-    )
-    y = plot.y_axis(linear_ticks(0, max(counts)))
-    bars = Markup("").join(
-        _bar(left, right, count, x, y)
-        for left, right, count in zip(edges, edges[1:], counts, strict=False)
-        if count > 0
-    )
-    return plot.draw(x, y, title=title, x_label=x_label, y_label=y_label, marks=bars)
-
-
-def _line(line: Series, index: int, x: _Axis, y: _Axis) -> Markup:
-    drawn = [(x.at(px), y.at(py)) for px, py in line.finite]
-    if not drawn:
-        return Markup("")
-    vertices = " ".join(f"{px:.1f},{py:.1f}" for px, py in drawn)
-    # The dot shows where a line ends, and is all there is to see of a line with one point.
-    return Markup(
-        '<g class="series-{}"><polyline points="{}"/><circle cx="{:.1f}" cy="{:.1f}" r="2.6"/></g>'
-    ).format(index + 1, vertices, *drawn[-1])
-
-
-def _bar(left: Number, right: Number, count: Number, x: _Axis, y: _Axis) -> Markup:
-    low, high = x.at(left), x.at(right)
-    gap = min(1.0, (high - low) / 5)
-    return Markup(
-        '<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}">'
-        "<title>{:g} to {:g}: {:,}</title></rect>"
-    ).format(low, y.at(count), high - low - gap, y.start - y.at(count), left, right, count)
-
-
-def _y_grid(tick: Number, x: _Axis, y: _Axis) -> Markup:
-    return Markup(
-        '<line class="grid" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
-        '<text x="{:.1f}" y="{:.1f}" text-anchor="end">{}</text>'
-    ).format(x.start, y.at(tick), x.end, y.at(tick), x.start - 6, y.at(tick) + 3.8, y.label(tick))
-
-
-def _x_tick(tick: Number, x: _Axis, y: _Axis) -> Markup:
-    return Markup(
-        '<line class="axis" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>'
-        '<text x="{:.1f}" y="{:.1f}" text-anchor="middle">{}</text>'
-    ).format(x.at(tick), y.start, x.at(tick), y.start + 4, x.at(tick), y.start + 15, x.label(tick))
+    return Chart(
+        width=420,
+        height=220,
+        title=title,
+        x_label=x_label,
+        y_label=y_label,
+        x=_x_axis(420, edges[0], edges[-1], target=8, label=x_tick),
+        y=_y_axis(220, linear_ticks(0, max(counts))),
+        bars=list(zip(edges[:-1], edges[1:], counts, strict=True)),
+    ).draw()

@@ -7,16 +7,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae.evaluation.metrics import DELTA_CE, FVU, L0
+from sae.evaluation.metrics import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FRONTS = {metric.title: metric for metric in (FVU, DELTA_CE)}
+FRONTS = {METRICS[name].title: METRICS[name] for name in ("fvu", "delta_ce")}
 """What is traded against L0, by the name in the table: less of both is better."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SweepRow:
     """One evaluated member of a sweep."""
 
@@ -25,9 +25,9 @@ class SweepRow:
     architecture: str
     point: Mapping[str, Any]
     """What is particular to it."""
-    metrics: Mapping[str, Any]
     fronts: tuple[str, ...] = ()
     """Of which of `FRONTS` it is a part, among the members of its site."""
+    metrics: Mapping[str, Any]
 
     def at(self, metric: str) -> tuple[float, float] | None:
         """L0 and the metric, where both were measured: of a diverged dictionary nothing is."""
@@ -35,14 +35,7 @@ class SweepRow:
         return point if all(map(math.isfinite, point)) else None
 
     def to_dict(self) -> dict[str, Any]:
-        return {
-            "name": self.name,
-            "hook_name": self.hook_name,
-            "architecture": self.architecture,
-            "point": dict(self.point),
-            "fronts": [FRONTS[front].name for front in self.fronts],
-            "metrics": dict(self.metrics),
-        }
+        return {**vars(self), "fronts": [FRONTS[front].name for front in self.fronts]}
 
 
 def mark_fronts(rows: Iterable[SweepRow]) -> list[SweepRow]:
@@ -94,7 +87,7 @@ def _draw(axes: "Axes", rows: Sequence[SweepRow], front: str) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter
 
     metric = FRONTS[front]
-    axes.set_xlabel(f"{L0.title}, {L0.meaning}")
+    axes.set_xlabel(f"{METRICS['l0'].title}, {METRICS['l0'].meaning}")
     axes.set_ylabel(f"{front}, {metric.unit}" if metric.unit else front)
     points = {row.name: point for row in rows if (point := row.at(metric.name)) is not None}
     if not points:

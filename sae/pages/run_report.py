@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from activation_cache.common.files import write_file
@@ -18,6 +17,7 @@ from sae.evaluation import METRICS
 from sae.pages.charts import Series, histogram, line_chart, power_of_ten
 from sae.pages.curves import OTHERS, PANELS, Panel
 from sae.pages.run_files import RunFiles, read_run
+from sae.pages.templates import template
 
 _ROW_AXES = {"step", "n_tokens"}
 
@@ -59,14 +59,7 @@ def render(run: RunFiles) -> str:
     """The page as text; everything that came from a file is escaped."""
     architecture = str(run.settings.get("architecture") or "Sparse")
     titles = {name: cls.title or name for name, cls in ARCHITECTURES.items()}
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.jinja").render(
+    return template(Path(__file__).with_name("report.html.jinja")).render(
         run=run,
         architecture=titles.get(architecture, architecture),
         finite={
@@ -77,7 +70,7 @@ def render(run: RunFiles) -> str:
         bars=_bars(run.metrics),
         curves=_curves(run.rows),
         density_chart=_density_chart(run.density),
-        metric_rows=_metric_rows(run),
+        metric_names=[name for name in {**run.metrics, **run.conventions} if name != "density"],
         exact=exact,
         rounded=rounded,
         short=short,
@@ -177,17 +170,3 @@ def _density_chart(density: Mapping[str, Any]) -> Markup | None:
         y_label="features",
         x_tick=power_of_ten,
     )
-
-
-def _metric_rows(run: RunFiles) -> list[tuple[str, str, str, str]]:
-    names = dict.fromkeys([*run.metrics, *run.conventions])
-    names.pop("density", None)  # said under its histogram
-    return [
-        (
-            name,
-            rounded(run.metrics[name]) if name in run.metrics else "not measured",
-            exact(run.metrics.get(name, "")),
-            str(run.conventions.get(name, "")),
-        )
-        for name in names
-    ]

@@ -6,38 +6,31 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from activation_cache.common.errors import InputError
 from activation_cache.common.files import remove_leftovers
+from sae.runs.settings import RunSettings
 from sae.training.checkpoint import DamagedCheckpoint, read_state, write_state
 
 DIGITS = 12
 """Of the token count that is a checkpoint's name, so that names sort as numbers do."""
-Warn = Callable[[str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class CheckpointPolicy:
-    """When checkpoints are written, and which of them are kept; every number is positive."""
-
-    every_tokens: int | None = None
-    every_minutes: float = 10.0
-    keep: int = 2
-    """The newest so many are kept."""
-    keep_every_tokens: int | None = None
-    """Beyond these, the first one at or after each multiple of so many tokens."""
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: in it, a folder for each, named by its tokens."""
+    """The folder `checkpoints/` of a run or a sweep: in it, a folder for each, named by its tokens.
 
-    def __init__(self, folder: Path, policy: CheckpointPolicy, warn: Warn) -> None:
-        self.folder = folder
-        self.policy = policy
-        self._warn = warn
+    Settings say when one is due. Kept are the newest few, the best one, and the first at or after
+    each multiple of `keep_every_tokens`.
+    """
+
+    def __init__(self, out: Path, settings: RunSettings, console: Console) -> None:
+        self.folder = out / "checkpoints"
+        self._settings = settings
+        self._console = console
         self._written_at = time.monotonic()
         self._tokens_then = 0
         self._path: Path | None = None
@@ -45,10 +38,10 @@ class Checkpoints:
 
     def is_due(self, n_tokens: int) -> bool:
         """Whether the policy asks for one now."""
-        every = self.policy.every_tokens
+        every = self._settings.checkpoint_tokens
         by_tokens = every is not None and n_tokens // every > self._tokens_then // every
         minutes = (time.monotonic() - self._written_at) / 60
-        return by_tokens or minutes >= self.policy.every_minutes
+        return by_tokens or minutes >= self._settings.checkpoint_minutes
 
     def write(
         self, n_tokens: int, state: Mapping[str, Any], also: Callable[[Path], None]
@@ -90,6 +83,9 @@ class Checkpoints:
             return path, state
         return None
 
+    def _warn(self, message: str) -> None:
+        self._console.print(f"warning: {message}", markup=False, soft_wrap=True)
+
     @property
     def last(self) -> str:
         """Where the newest one is, in words."""
@@ -109,7 +105,7 @@ class Checkpoints:
         assert self._path is not None
         paths = [path for path in self.paths() if path <= self._path]
         best = min(paths, key=_mean_delta_ce, default=None)  # none where the folder has just gone
-        for i, path in enumerate(paths[: -self.policy.keep]):
+        for i, path in enumerate(paths[: -self._settings.keep_checkpoints]):
             is_best = path == best and _mean_delta_ce(path) < math.inf
             if not is_best and not self._is_milestone(path, paths[i - 1] if i else None):
                 shutil.rmtree(path, ignore_errors=True)
@@ -119,18 +115,15 @@ class Checkpoints:
         remove_leftovers(self.folder)
 
     def _is_milestone(self, path: Path, before: Path | None) -> bool:
-        every = self.policy.keep_every_tokens
+        every = self._settings.keep_every_tokens
         earlier = int(before.name) if before else 0
         return every is not None and int(path.name) // every > earlier // every
 
 
 def _mean_delta_ce(checkpoint: Path) -> float:
-    """Over its dictionaries; infinite where they were not evaluated, or that cannot be read."""
-    try:
-        found = [json.loads(path.read_text())["metrics"] for path in checkpoint.rglob("eval.json")]
-        return statistics.fmean(m.get("delta_ce", math.inf) for m in found) if found else math.inf
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return math.inf
+    """Over its dictionaries; infinite where they were not evaluated."""
+    found = [json.loads(path.read_text())["metrics"] for path in checkpoint.rglob("eval.json")]
+    return statistics.fmean(m.get("delta_ce", math.inf) for m in found) if found else math.inf
 
 
 def refuse_gone(folder: Path) -> None:

@@ -18,13 +18,13 @@ from activation_cache.common.dtypes import DTYPES
 from activation_cache.common.errors import InputError
 from activation_cache.model.loading import TINY
 from activation_cache.stream.prefetch import Prefetch
-from sae.base import refuse_more_than_memory
+from sae.base import SAE, refuse_more_than_memory
 from sae.evaluation.evaluate import TextBatch
+from sae.loading import load
 from sae.provenance import Provenance
 from sae.runs.evaluation import held_out_batches
 from sae.runs.settings import RunSettings
-from sae.serialization import load
-from sae.trainable import TrainableConfig, TrainableSAE
+from sae.trainable import TrainableSAE
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,7 @@ class Inputs:
         """A dictionary for the one site of these settings: fresh, or as another was left."""
         (hook_name,) = settings.hook_names
         sae = settings.dictionary.build(self.model.width(hook_name), seed=settings.seed)
-        if settings.start_from is not None:
-            start = load(settings.start_from)
-            _refuse_other_kind(sae.cfg, sae.d_in, start, settings)
+        if (start := _start_of(settings, sae.d_in)) is not None:
             sae.load_state_dict(start.state_dict())
             sae.is_fresh = False
         sae.provenance = self.provenance(settings)
@@ -67,9 +65,7 @@ class Inputs:
         """`InputError` for a dictionary that cannot be built at its site, without building it."""
         (hook_name,) = settings.hook_names
         refuse_more_than_memory(settings.dictionary.d_sae, self.model.width(hook_name))
-        if settings.start_from is not None:
-            start = load(settings.start_from)
-            _refuse_other_kind(settings.dictionary, self.model.width(hook_name), start, settings)
+        _start_of(settings, self.model.width(hook_name))
 
     @cached_property
     def held_out(self) -> list[TextBatch]:
@@ -113,15 +109,18 @@ class Inputs:
         )
 
 
-def _refuse_other_kind(
-    cfg: TrainableConfig, d_in: int, start: TrainableSAE, settings: RunSettings
-) -> None:
+def _start_of(settings: RunSettings, d_in: int) -> SAE | None:
+    """The dictionary whose weights are the start; `InputError` where it is of another kind."""
+    if settings.start_from is None:
+        return None
+    start = load(settings.start_from)
     ours, theirs = (
         f"{of.architecture}{', tied' if of.tied else ''}, {width} to {of.d_sae}"
-        for of, width in ((cfg, d_in), (start.cfg, start.d_in))
+        for of, width in ((settings.dictionary, d_in), (start.cfg, start.d_in))
     )
     if ours != theirs:
         raise InputError(
             f"start_from {settings.start_from} is a dictionary of another kind ({theirs}) than "
             f"what is to be trained ({ours}): start from one of the same architecture and size"
         )
+    return start

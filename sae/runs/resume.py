@@ -1,6 +1,5 @@
 """Resume a run exactly where it was: what a checkpoint holds, and whether it is of this run."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from rich.console import Console
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import parse_json
 from activation_cache.common.versions import library_versions
 from sae.runs.member import Member
 from sae.runs.plan import Plan, State
@@ -18,25 +18,30 @@ from sae.runs.sinks.logs import Positions
 from sae.trainable import TrainableSAE
 from sae.training import NotFinite
 
-FILES_OF_A_RUN = ("eval.json", "report.html", "sae/cfg.json", "sae/sae_weights.safetensors")
+FILES_OF_A_RUN = (
+    "config.json",
+    "eval.json",
+    "report.html",
+    "sae/cfg.json",
+    "sae/sae_weights.safetensors",
+)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json says; nothing where it is damaged, or the run was killed before."""
-    try:
-        content = json.loads((folder / "config.json").read_text())
-        is_whole = all(isinstance(content[part], dict) for part in ("settings", "versions"))
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return content if is_whole else {}
+    """What config.json says; nothing where the run was killed before it was written."""
+    path = folder / "config.json"
+    return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
+
+
+def is_evaluated(member: Member) -> bool:
+    """Whether a training of it came to its end, with evaluation and report."""
+    return all((member.folder / name).is_file() for name in FILES_OF_A_RUN)
 
 
 def is_complete(member: Member) -> bool:
-    """Whether it was trained for its tokens, evaluated and reported; the settings were compared."""
-    then = read_config(member.folder).get("settings", {}).get("n_tokens")
-    return then == member.settings.n_tokens and all(
-        (member.folder / name).is_file() for name in FILES_OF_A_RUN
-    )
+    """Whether that was a training of so many tokens; the other settings were compared."""
+    then = read_config(member.folder).get("settings", {})
+    return is_evaluated(member) and then["n_tokens"] == member.settings.n_tokens
 
 
 def refuse_changes(settings: RunSettings, console: Console) -> None:
@@ -85,36 +90,23 @@ def state_of(plan: Plan, positions: Mapping[str, Positions]) -> State:
 def restore(plan: Plan, state: State) -> None:
     """Be where a checkpoint of these members, and perhaps of others, was written.
 
-    `InputError` where it is of another run: nothing has been touched then.
+    `InputError` where it was with other settings or another model: nothing has been touched then.
     """
     members, training = plan.members, plan.training
-    try:
-        keys = list(state["members"])
-        for member, sae in zip(members, plan.saes, strict=True):
-            _refuse_others(member, sae, state["members"].get(member.key))
-        trainers = [state["training"]["trainers"][keys.index(m.key)] for m in members]
-        training.load_state_dict({**state["training"], "trainers": trainers})
-        _set_random_state(state["random"])
-    except (LookupError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f"the checkpoint of {members[0].folder} does not fit the run: "
-            f"{' '.join(str(error).split())}"
-        ) from error
+    keys = list(state["members"])
+    for member, sae in zip(members, plan.saes, strict=True):
+        _refuse_others(member, sae, state["members"][member.key])
+    trainers = [state["training"]["trainers"][keys.index(m.key)] for m in members]
+    training.load_state_dict({**state["training"], "trainers": trainers})
+    _set_random_state(state["random"])
     failed = dict(state["failures"])
     found = {i: failed[member.key] for i, member in enumerate(members) if member.key in failed}
     training.failures |= {i: NotFinite(failure) for i, failure in found.items()}
     plan.positions = {m.name: state["members"][m.key]["logs"] for m in members}
 
 
-def _refuse_others(member: Member, sae: TrainableSAE, then: Mapping[str, Any] | None) -> None:
+def _refuse_others(member: Member, sae: TrainableSAE, then: Mapping[str, Any]) -> None:
     """`InputError` where a checkpoint is not about this member."""
-    if then is None:
-        raise InputError(
-            f"the checkpoint of {member.folder} is of another run, without {member.key}: remove "
-            f"it, or train into another --out"
-        )
     changed = changed_setting(then["settings"], member.settings)
     if changed is not None:
         raise _other_setting(f"the run in {member.folder}", *changed, member.settings)

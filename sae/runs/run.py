@@ -1,10 +1,8 @@
 """From settings to run folders: prepare, train, evaluate, report. Reads from top to bottom."""
 
 import errno
-import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,23 +10,24 @@ import torch
 from rich.console import Console
 
 from activation_cache.common.dtypes import DTYPES, emulation_warning
-from activation_cache.common.errors import InputError, disk_errors_as_input_errors
-from activation_cache.common.files import TEMPORARY, remove_leftovers, write_file
-from activation_cache.common.lock import folder_lock
+from activation_cache.common.errors import InputError
+from activation_cache.common.files import write_file
 from sae.base import SAE
 from sae.evaluation import EvalReport
+from sae.interop.layouts.native import write as save
+from sae.loading import load
 from sae.pages.run_report import write_report
-from sae.runs.checkpoints import CheckpointPolicy, Checkpoints, refuse_gone
+from sae.runs.checkpoints import Checkpoints, refuse_gone
 from sae.runs.evaluation import evaluate_on_held_out_text
+from sae.runs.folder import claimed
 from sae.runs.inputs import Inputs
 from sae.runs.member import Member
 from sae.runs.plan import Plan, prepare
 from sae.runs.resume import is_complete, refuse_changes, restore, state_of
 from sae.runs.settings import RunSettings
 from sae.runs.settings.run_settings import describe
-from sae.runs.signals import Interrupted, deferred, with_resume_hint
+from sae.runs.signals import Interrupted, deferred
 from sae.runs.sinks.logs import Logs
-from sae.serialization import load, save
 from sae.training import NotFinite
 
 
@@ -53,7 +52,7 @@ def run(
     result as if it had not been interrupted, or begins it where there is none.
     """
     console = console or Console(quiet=True)
-    with _run_folder(settings, resume=resume):
+    with claimed(settings.out, resume=resume, stop_signal=settings.stop_signal):
         inputs = Inputs.open(settings, console)
         settings = inputs.settings
         if resume:
@@ -62,7 +61,7 @@ def run(
         if all(is_complete(member) for member in members):
             console.print(f"the run in {settings.out} is complete: evaluating it", markup=False)
             return [_evaluated_again(member, inputs) for member in members]
-        checkpoints = checkpoints_of(settings, settings.out, console)
+        checkpoints = Checkpoints(settings.out, settings, console)
         found = checkpoints.newest() if resume else None
         state = found[1] if found else None
         if state is None and any((member.folder / "eval.json").exists() for member in members):
@@ -169,71 +168,6 @@ def write_checkpoint(
             (places[i] / "eval.json").write_text(report.to_json() + "\n")
 
     return checkpoints.write(plan.training.n_tokens, state, save_dictionaries)
-
-
-def checkpoints_of(settings: RunSettings, folder: Path, console: Console) -> Checkpoints:
-    """The checkpoints of a run or a sweep, in its folder."""
-    policy = CheckpointPolicy(
-        every_tokens=settings.checkpoint_tokens,
-        every_minutes=settings.checkpoint_minutes,
-        keep=settings.keep_checkpoints,
-        keep_every_tokens=settings.keep_every_tokens,
-    )
-
-    def warn(message: str) -> None:
-        console.print(f"warning: {message}", markup=False, soft_wrap=True)
-
-    return Checkpoints(folder / "checkpoints", policy, warn)
-
-
-# The folder --------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _run_folder(settings: RunSettings, *, resume: bool) -> Iterator[None]:
-    """The folder of the run, for this process alone; none is left where the run is refused."""
-    out, is_new = settings.out, not os.path.lexists(settings.out)
-    if not is_new and not resume:
-        raise InputError(
-            f"the run folder {out} exists: resume it with --resume, or name another one with --out"
-        )
-    with (
-        folder_lock(out),
-        _removed_if_refused(out, is_new),
-        disk_errors_as_input_errors(out),
-        with_resume_hint(settings.stop_signal),
-    ):
-        remove_leftovers(out)
-        _refuse_foreign(out)
-        yield
-
-
-def _refuse_foreign(out: Path) -> None:
-    """A folder with other things in it, a cache, say, is not begun in by --resume either."""
-    found = {path.name for path in out.iterdir() if path.suffix not in (".lock", TEMPORARY)}
-    if found and not found & {"config.json", "checkpoints"}:
-        raise InputError(
-            f"{out} is not the folder of a run: it holds {min(found)} and no config.json; name "
-            f"another one with --out"
-        )
-
-
-@contextmanager
-def _removed_if_refused(out: Path, is_new: bool) -> Iterator[None]:
-    """Leave no new folder behind where nothing was trained in it."""
-    try:
-        yield
-    except InputError:
-        if is_new and not _holds_work(out):
-            shutil.rmtree(out, ignore_errors=True)
-        raise
-
-
-def _holds_work(out: Path) -> bool:
-    """Whether a run has left anything there."""
-    return any((out / "checkpoints").glob("*")) or any(
-        path.stat().st_size for path in out.rglob("metrics.jsonl")
-    )
 
 
 # The members -------------------------------------------------------------------------------------

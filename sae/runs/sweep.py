@@ -1,7 +1,6 @@
 """Train a grid of dictionaries on one stream, and lay their results side by side."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,22 +10,22 @@ from typing import Any, Literal
 from rich.console import Console
 from rich.table import Table
 
-from activation_cache.common.errors import InputError, disk_errors_as_input_errors, refuse_below
-from activation_cache.common.files import remove_leftovers, write_file
-from activation_cache.common.lock import folder_lock
+from activation_cache.common.errors import InputError, refuse_below
+from activation_cache.common.files import write_file
 from activation_cache.common.numbers import format_number
 from activation_cache.stream.prefetch import Prefetch
-from sae.evaluation.metrics import DEAD_FRACTION, DELTA_CE, FVU, L0
+from sae.evaluation.metrics import METRICS
 from sae.pages.pareto import SweepRow, mark_fronts, write_plot
+from sae.runs.checkpoints import Checkpoints
+from sae.runs.folder import claimed
 from sae.runs.inputs import Inputs
 from sae.runs.member import Member
 from sae.runs.plan import State, prepare
-from sae.runs.resume import read_config, restore
-from sae.runs.run import carry_out, checkpoints_of
+from sae.runs.resume import is_evaluated, read_config, restore
+from sae.runs.run import carry_out
 from sae.runs.settings import RunSettings
 from sae.runs.settings.grid import Grid, member_settings, read_grid
 from sae.runs.settings.run_settings import changed_setting
-from sae.runs.signals import with_resume_hint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +56,15 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     to the last bit on a CPU. What cannot be trained is refused (`InputError`) before anything is.
     """
     console = console or Console(quiet=True)
-    if os.path.lexists(settings.out) and not settings.resume:
-        raise InputError(
-            f"the sweep folder {settings.out} exists: resume it with --resume, or name another "
-            f"one with --out"
-        )
     grid = read_grid(settings.grid)
     flags = {name: getattr(settings, name) for name in ("device", "wandb")}
     given = {name: value for name, value in flags.items() if value is not None}
     by_name = member_settings(grid, given, where=f"the grid file {settings.grid}")
-    inputs = Inputs.open(next(iter(by_name.values())), console)
-    members = [_member(name, member, inputs, settings.out) for name, member in by_name.items()]
-    _refuse_unfit(members, inputs)
-    stop_signal = inputs.settings.stop_signal
-    with (
-        folder_lock(settings.out),
-        disk_errors_as_input_errors(settings.out),
-        with_resume_hint(stop_signal),
-    ):
-        remove_leftovers(settings.out)
+    first = next(iter(by_name.values()))
+    with claimed(settings.out, resume=settings.resume, stop_signal=first.stop_signal):
+        inputs = Inputs.open(first, console)
+        members = [_member(name, its, inputs, settings.out) for name, its in by_name.items()]
+        _refuse_unfit(members, inputs)
         _train(settings, members, inputs, console)
         return _write_results(settings.out, grid, members)
 
@@ -87,7 +76,7 @@ def _train(
     waiting = [member for member in members if not _is_done(member)]
     if len(waiting) < len(members):
         console.print(f"{len(members) - len(waiting)} of {len(members)} members are trained")
-    checkpoints = checkpoints_of(inputs.settings, settings.out, console)
+    checkpoints = Checkpoints(settings.out, inputs.settings, console)
     found = checkpoints.newest() if settings.resume else None
     state: State = found[1] if found else {"members": {}}
     begun = [member for member in waiting if _is_resumed(member, state)]
@@ -147,17 +136,10 @@ def _member(name: str, settings: RunSettings, inputs: Inputs, out: Path) -> Memb
 
 
 def _is_done(member: Member) -> bool:
-    """Whether it was trained and evaluated; `InputError` where that was with other settings.
-
-    A folder in which anything is missing or damaged is not done.
-    """
-    try:
-        _metrics(member)
-    except (OSError, ValueError, KeyError, TypeError):
+    """Whether it was trained and evaluated; `InputError` where that was with other settings."""
+    if not is_evaluated(member):
         return False
-    then = read_config(member.folder).get("settings")
-    if then is None or not (member.folder / "report.html").is_file():
-        return False
+    then = read_config(member.folder)["settings"]
     changed = changed_setting(then, member.settings)
     if changed is None and then["n_tokens"] != member.settings.n_tokens:
         changed = "n_tokens", then["n_tokens"]
@@ -172,20 +154,18 @@ def _is_done(member: Member) -> bool:
 
 
 def _metrics(member: Member) -> dict[str, Any]:
-    """What its evaluation found: at least how many features are dead."""
-    metrics = json.loads((member.folder / "eval.json").read_text())["metrics"]
-    metrics[DEAD_FRACTION.name]
-    return metrics
+    """What its evaluation found."""
+    return json.loads((member.folder / "eval.json").read_text())["metrics"]
 
 
 def _write_results(out: Path, grid: Grid, members: Sequence[Member]) -> list[SweepRow]:
     rows = mark_fronts(
         SweepRow(
-            member.name,
-            member.hook_name,
-            member.settings.dictionary.architecture,
-            point,
-            _metrics(member),
+            name=member.name,
+            hook_name=member.hook_name,
+            architecture=member.settings.dictionary.architecture,
+            point=point,
+            metrics=_metrics(member),
         )
         for member, point in zip(members, grid.points, strict=True)
     )
@@ -200,16 +180,17 @@ def results_table(rows: Iterable[SweepRow]) -> Table:
     table = Table(title_justify="left", caption_justify="left")
     table.caption = "on a front: no other member of the site has less of both"
     table.add_column("member", overflow="fold", min_width=20)
-    for metric in (L0, FVU, DELTA_CE):
-        table.add_column(metric.title, justify="right")
+    shown = ("l0", "fvu", "delta_ce")
+    for name in shown:
+        table.add_column(METRICS[name].title, justify="right")
     table.add_column("dead", justify="right")
     table.add_column("front of L0 and")
     for row in rows:
         metrics = row.metrics
         table.add_row(
             row.name,
-            *(format_number(metrics.get(metric.name)) for metric in (L0, FVU, DELTA_CE)),
-            f"{metrics[DEAD_FRACTION.name]:.1%}",
+            *(format_number(metrics.get(name)) for name in shown),
+            f"{metrics['dead_fraction']:.1%}",
             ", ".join(row.fronts),
         )
     return table

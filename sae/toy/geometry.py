@@ -81,11 +81,6 @@ class Component:
         size = len(self.features), self.n_dimensions
         return SHAPES.get(size, f"{size[0]} features in {size[1]} dimensions")
 
-    @property
-    def dimensionality(self) -> float:
-        """What each feature has of a dimension, where they share fairly."""
-        return self.n_dimensions / len(self.features)
-
 
 def geometry_graph(W: Float[Tensor, "m n"], threshold: float = 0.1) -> Float[Tensor, "n n"]:
     """Edges |W_f . W_j| between represented features with a cosine beyond the threshold, else 0."""

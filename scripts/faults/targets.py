@@ -31,9 +31,9 @@ from faults.mutate import (
     to_bytes,
 )
 from sae.architectures import GatedConfig, JumpReLUConfig, MatryoshkaConfig, ReLUConfig, TopKConfig
+from sae.interop.layouts.native import CONFIG_FILE, WEIGHTS_FILE
 from sae.runs.settings.grid import member_settings, read_grid
 from sae.runs.settings.run_settings import RunSettings, settings_from_file
-from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 from sae.training.checkpoint import (
     CHECKSUMS_FILE,
     STATE_FILE,

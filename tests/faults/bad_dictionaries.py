@@ -84,8 +84,8 @@ def again(shop: Workshop) -> None:
 
 OVERLAPPING = header_of(W_dec=("F32", [8, 192], [0, 6144]), b_enc=("F32", [8], [6140, 6172]))
 SMALLER = header_of(W_dec=("F32", [8, 192], [0, 8]))
-DAMAGED = f"is damaged: sae_weights.safetensors: .*{AGAIN}"
-NO_FIT = "sae_weights.safetensors does not fit its config: "
+FILE = "d/sae_weights.safetensors"
+DAMAGED = f"{FILE} cannot be read .*{AGAIN}"
 MISSING = "is missing; name the --out of a run"
 NO_DICTIONARY = "no dictionary at d: .*; name the --out of a run"
 
@@ -122,9 +122,12 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
     "of another project": (top(metadata={}), "does not say its model_name.*give it as a flag"),
     "of an unknown architecture": (
         own(architecture="magic"),
-        "unknown architecture 'magic': known",
+        "architecture 'magic': known are",
     ),
-    "without settings": (own(config=None), "not saved by this project.*load it with"),
+    "without settings": (
+        own(config=None),
+        f"cfg.json cannot be used: its config must be a mapping, got None; {AGAIN}",
+    ),
     "without its size": (
         own(config={"k": 2}),
         f"cfg.json cannot be used: its config lacks d_sae; {AGAIN}",
@@ -136,7 +139,7 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
     "of -8 features": (settings(d_sae=-8), f"d_sae must be at least 1, got -8; {AGAIN}"),
     "of 10**12 features": (
         settings(d_sae=10**12),
-        rf"W_dec is of shape \(8, 192\), expected \({10**12}, 192\); {AGAIN}",
+        rf"W_dec in {FILE} is of shape \(8, 192\), expected \({10**12}, 192\); {AGAIN}",
     ),
     "of 2**63 features": (settings(d_sae=2**63), f"its config.d_sae {WHOLE} {2**63}; {AGAIN}"),
     "with a weight that is no number": (
@@ -144,7 +147,7 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
         f"its config.auxk_coeff must be a finite number, got nan; {AGAIN}",
     ),
     "with 1 for tied": (settings(tied=1), f"its config.tied must be true or false, got 1; {AGAIN}"),
-    "with '192' for d_in": (top(d_in="192"), f"has '192' for d_in, .*no whole number; {AGAIN}"),
+    "with '192' for d_in": (top(d_in="192"), f"d_in in cfg.json {WHOLE} '192'"),
     "with another width": (top(d_in=191), rf"\(8, 192\), expected \(8, 191\); {AGAIN}"),
     "that says two sizes": (
         top(d_sae=16),
@@ -161,19 +164,25 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
     "with weights cut off": (lambda shop: shop.weights(lambda data: data[:-10]), DAMAGED),
     "without a tensor": (
         without("b_dec"),
-        rf"{NO_FIT}b_dec is missing, expected \(192,\); {AGAIN}",
+        f"{FILE} lacks the tensor b_dec; {AGAIN}",
     ),
-    "with a tensor more": (tensor(x=torch.zeros(1)), f"{NO_FIT}it has unknown tensors x; {AGAIN}"),
+    "with a tensor more": (
+        tensor(x=torch.zeros(1)),
+        f"{FILE} holds x, which this layout does not have",
+    ),
     "with whole numbers for weights": (
         tensor(b_enc=torch.zeros(8, dtype=torch.int32)),
-        f"{NO_FIT}b_enc is of the type I32 .*{AGAIN}",
+        f"b_enc in {FILE} is no tensor of real numbers; {AGAIN}",
     ),
     "with its matrices swapped": (
         lambda shop: shop.tensors(swapped),
-        rf"{NO_FIT}W_dec is of shape \(192, 8\), expected \(8, 192\); {AGAIN}",
+        rf"W_dec in {FILE} is of shape \(192, 8\), expected \(8, 192\); {AGAIN}",
     ),
-    "with NaN in its decoder": (filled("W_dec", math.nan), "W_dec holds NaN or Inf; train.*again"),
-    "with an encoder that is not the decoder's": (tied, f"{NO_FIT}.*is tied, and W_enc.*{AGAIN}"),
+    "with NaN in its decoder": (filled("W_dec", math.nan), f"W_dec in {FILE} holds NaN or Inf"),
+    "with an encoder that is not the decoder's": (
+        tied,
+        f"{FILE} is of a tied dictionary, and W_enc is not .*{AGAIN}",
+    ),
     # What an evaluation needs
     "of a site above the folder": (
         metadata(hook_name="../../x"),
@@ -194,7 +203,10 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
         metadata(dataset_path="/no/x.txt"),
         "no text file at /no/x.txt",
     ),
-    "of a context of no tokens": (metadata(context_size=0), "context_size of.*cannot be 0: give"),
+    "of a context of no tokens": (
+        metadata(context_size=0),
+        "context_size must be at least 1, got 0",
+    ),
     "of 'no' for an answer": (metadata(prepend_bos="no"), "prepend_bos.*true or false, got 'no'"),
     "that clears the screen": (metadata(model_name="\x1b[2J"), r"the model '\\x1b\[2J'"),
 }

@@ -19,7 +19,10 @@ TRAIN = {
     "more active features than all": ("--d-sae 8 --k 9", r"k must be in 1..d_sae \(8\), got 9"),
     "no learning rate": ("--lr 0", "lr must be positive, got 0"),
     "a learning rate that is no number": ("--lr nan", "--lr must be a finite number, got 'nan'"),
-    "a weight of another architecture": ("--l1-coeff 1", "l1_coeff is no setting.*topk: leave it"),
+    "a weight of another architecture": (
+        "--l1-coeff 1",
+        "unknown settings for.*topk: l1_coeff; docs",
+    ),
     "screening without a k": (
         "--architecture relu --products screened",
         "products 'screened' needs.*relu has none: use float32 or bfloat16",
@@ -108,12 +111,12 @@ EVALUATE = {
     "two dictionaries": ("d e", "unrecognized arguments: e.*--help"),
     "a path of 5000 letters": ("x" * 5000, "cannot read the dictionary at xxx.*too long.*name"),
     "a device for a path": ("/dev/null", "no dictionary at /dev/null: .*; name the --out"),
-    "no tokens": ("d --eval-tokens 0", "eval_tokens of the dictionary cannot be 0: give"),
+    "no tokens": ("d --eval-tokens 0", "eval_tokens must be at least 1, got 0"),
     "a site of another width": (
         "d --hook-name blocks.1.mlp.hook_post",
         "takes activations of width 192.*mlp.hook_post of tiny has width 768: choose",
     ),
-    "a model without a name": ("d --model ''", "model_name of the dictionary cannot be ''"),
+    "a model without a name": ("d --model ''", "does not say its model_name: give it"),
     "an --out below a file": ("d --out d/cfg.json/x", "d/cfg.json is no folder.*name a file"),
     "an --out of 300 letters": (f"d --out {'x' * 300}", "xxx.*too long; name a file in"),
 }

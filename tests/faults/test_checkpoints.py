@@ -22,13 +22,14 @@ from resuming import (
     sit,
     told,
 )
+from rich.console import Console
 from safetensors import SafetensorError
 from sweeps import MLP, RESID, listed
 
 import sae
 from sae.evaluation import EvalReport
-from sae.runs import run
-from sae.runs.checkpoints import CheckpointPolicy, Checkpoints
+from sae.runs import RunSettings, run
+from sae.runs.checkpoints import Checkpoints
 from sae.training.checkpoint import read_state
 
 
@@ -93,20 +94,20 @@ def test_the_best_is_kept_beside_the_newest(make: Maker, monkeypatch: pytest.Mon
 
 
 def clocked(
-    monkeypatch: pytest.MonkeyPatch, folder: Path, policy: CheckpointPolicy
+    monkeypatch: pytest.MonkeyPatch, folder: Path, settings: RunSettings
 ) -> tuple[Checkpoints, list[float]]:
     """Checkpoints, and a list whose last number is the time in seconds."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[-1])
     monkeypatch.setattr(time, "time", lambda: -now[-1])  # which may jump in any direction
-    return Checkpoints(folder, policy, pytest.fail), now
+    return Checkpoints(folder, settings, Console(quiet=True)), now
 
 
 def test_one_is_due_every_so_many_minutes_or_tokens(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy = CheckpointPolicy(every_minutes=2.0, every_tokens=1000)
-    checkpoints, now = clocked(monkeypatch, tmp_path, policy)
+    settings = RunSettings.of(checkpoint_minutes=2.0, checkpoint_tokens=1000)
+    checkpoints, now = clocked(monkeypatch, tmp_path, settings)
     assert not checkpoints.is_due(999) and checkpoints.is_due(1000)
     now.append(1119.9)
     assert not checkpoints.is_due(10)
@@ -131,16 +132,16 @@ def test_one_is_due_every_so_many_minutes_or_tokens(
 def test_what_is_kept_is_the_newest_and_the_first_behind_each_multiple(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], keep: int, every: int | None
 ) -> None:
-    folder = tmp_path_factory.mktemp("kept") / "checkpoints"
-    policy = CheckpointPolicy(keep=keep, keep_every_tokens=every)
-    checkpoints = Checkpoints(folder, policy, pytest.fail)
+    folder = tmp_path_factory.mktemp("kept")
+    settings = RunSettings.of(keep_checkpoints=keep, keep_every_tokens=every)
+    checkpoints = Checkpoints(folder, settings, Console(quiet=True))
     names = list(itertools.accumulate(steps))
     for n in names:
         checkpoints.write(n, {"n": n}, lambda _folder: None)
     first = {n // every: n for n in reversed(names) if n >= every} if every else {}
     expected = sorted({*names[-keep:], *first.values()})
     assert [int(path.name) for path in checkpoints.paths()] == expected
-    assert checkpoints.newest() == (folder / f"{names[-1]:012}", {"n": names[-1]})
+    assert checkpoints.newest() == (checkpoints.folder / f"{names[-1]:012}", {"n": names[-1]})
 
 
 # Left over, and not written ----------------------------------------------------------------------

@@ -17,7 +17,7 @@ from resuming import (
     sit,
     told,
 )
-from sweeps import MLP, listed
+from sweeps import listed
 
 from activation_cache import LanguageModel
 from sae.runs import RunSettings, run
@@ -146,21 +146,10 @@ def sit_on(settings: RunSettings, n: int) -> None:
         run(settings, resume=True)
 
 
-def test_a_best_one_that_is_damaged_ends_no_training(make: Maker) -> None:
-    settings = make(keep_best=True, checkpoint_tokens=64)
-
-    def harm() -> None:
-        for path in checkpoints_in(settings.out):
-            (path / "eval.json").write_text('{"metrics": [')
-
-    assert not sit(settings, in_step(5, harm), resume=False)
-    assert int(checkpoints_in(settings.out)[-1].name) == 512
-
-
 def test_one_of_another_run_is_refused_in_one_line_and_nothing_is_touched(
     died: RunSettings, make: Maker
 ) -> None:
-    for change in ({"d_sae": 48}, {"hook_name": (MLP,)}, {"lr": 0.5}):
+    for change in ({"d_sae": 48}, {"lr": 0.5}):
         other = make("strange/run", checkpoint_tokens=64, **change)
         sit(other, in_step(8), resume=False)
         strange = died.out / "checkpoints" / f"{448:012}"

@@ -19,9 +19,9 @@ from activation_cache import ActivationCache, LanguageModel
 from activation_cache.common.files import write_file
 from sae.architectures import ARCHITECTURES
 from sae.evaluation import evaluate_reconstruction
+from sae.interop.layouts.native import CONFIG_FILE, WEIGHTS_FILE
 from sae.pages.run_report import write_report
 from sae.runs.sinks.summary import summary_table
-from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 pytestmark = pytest.mark.usefixtures("as_installed", "no_more_memory")
 
@@ -58,7 +58,9 @@ def test_weights_that_are_not_finite_are_refused_by_name(
         weights = {of: its.clone() for of, its in valid.items()}
         weights[tensor].view(-1)[-1] = value
         save_file(weights, tmp_path / WEIGHTS_FILE)
-        assert f"{tensor} holds NaN or Inf" in refusal(lambda: sae.load(tmp_path))
+        assert f"{tensor} in {tmp_path / WEIGHTS_FILE} holds NaN or Inf" in refusal(
+            lambda: sae.load(tmp_path)
+        )
 
 
 # Places ------------------------------------------------------------------------------------------

@@ -11,8 +11,8 @@ from workshop import MakesFolder, Workshop, pickled, refusal
 import sae
 from activation_cache import ActivationCache, load_model
 from activation_cache.text.documents import documents
+from sae.interop.layouts.native import CONFIG_FILE, WEIGHTS_FILE
 from sae.runs.settings.run_settings import settings_from_file
-from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 from sae.training.checkpoint import read_state, write_state
 
 pytestmark = pytest.mark.usefixtures("as_installed", "no_more_memory")

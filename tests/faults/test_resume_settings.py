@@ -90,7 +90,7 @@ def test_a_longer_run_that_cannot_be_gone_on_with_leaves_the_complete_one(make: 
         assert listed(settings.out) == before
 
 
-CONFIGS = [None, b'{"settings": ', b'{"settings": 4}', b'{"settings": {"n_tokens": "x"}}']
+CONFIGS = [None, b'{"settings": ']
 
 
 @pytest.mark.parametrize("content", CONFIGS, ids=lambda content: str(content)[:40])

@@ -21,17 +21,22 @@ KEY = "0123456789abcdef" * 3
 TRAINING = """
 import json, sys, types
 from pathlib import Path
-for name in ("sae", "sae.runs"):  # without what they import
+for name in ("sae", "sae.runs", "sae.runs.member"):  # without what they import
     sys.modules[name] = types.ModuleType(name)
     sys.modules[name].__path__ = [name.replace(".", "/")]
+sys.modules["sae.runs.member"].Member = object
 from sae.runs.sinks import wandb_sink
 
 given = json.loads(sys.argv[1])
 vars(wandb_sink).update(given["patience"])
 sinks = [
     wandb_sink.WandBSink(
-        Path(folder), given["mode"], {"k": 4}, "name", given["group"],
-        mirrored_until=given["mirrored_until"],
+        types.SimpleNamespace(
+            name="name", folder=Path(folder), group=given["group"],
+            settings=types.SimpleNamespace(wandb=given["mode"], to_dict=lambda: {"k": 4}),
+        ),
+        given["mirrored_until"],
+        lambda line: print(line, file=sys.stderr),
     )
     for folder in given["folders"]
 ]

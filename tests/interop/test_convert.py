@@ -71,7 +71,9 @@ def test_nothing_is_written_over(dictionary: Path, tmp_path: Path) -> None:
 
 
 def test_an_unknown_layout_is_refused(dictionary: Path, tmp_path: Path) -> None:
-    with pytest.raises(sae.InputError, match="as 'gguf': use saelens, dictionary_learning, spars"):
+    with pytest.raises(
+        sae.InputError, match="as 'gguf': use featureloom, saelens, dictionary_learning, spars"
+    ):
         export(sae.load(dictionary), tmp_path / "copy", to="gguf")
 
 

@@ -23,7 +23,7 @@ from sae.runs.sweep import results_table
 def row(name: str, l0: float, fvu: float, delta_ce: float, site: str = RESID) -> SweepRow:
     metrics = {"l0": float(l0), "fvu": float(fvu), "delta_ce": float(delta_ce)}
     metrics["dead_fraction"] = 0.0
-    return SweepRow(name, site, "topk", {}, metrics)
+    return SweepRow(name=name, hook_name=site, architecture="topk", point={}, metrics=metrics)
 
 
 def fronts(rows: Sequence[SweepRow]) -> dict[str, tuple[str, ...]]:
@@ -168,7 +168,10 @@ def test_the_table_shows_whole_names_and_numbers(width: int) -> None:
 def test_the_table_shows_what_was_not_measured_as_nothing_or_nan() -> None:
     rows = mark_fronts([row("diverged", 3, NAN, NAN), row("fine", 2, 0.5, 0.3)])
     assert column(printed(rows, 80), 0) == "finediverged"
-    bare = SweepRow("diverged", RESID, "topk", {}, {"l0": 3.0, "dead_fraction": 0.5})
+    measured = {"l0": 3.0, "dead_fraction": 0.5}
+    bare = SweepRow(
+        name="diverged", hook_name=RESID, architecture="topk", point={}, metrics=measured
+    )
     assert "diverged" in printed(mark_fronts([bare]), 80)
 
 

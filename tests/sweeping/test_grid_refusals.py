@@ -62,7 +62,7 @@ BAD_VALUES = {
     "{lr: .nan}": "lr must be a finite number, got nan",
     "{k: 65}": r"k must be in 1..d_sae \(64\), got 65",
     # What does not belong together
-    "{architecture: [topk, relu], k: 4}": "k is no setting of the architecture relu",
+    "{architecture: [topk, relu], k: 4}": "unknown settings for the architecture relu: k",
     "{architecture: relu, products: screened}": "products 'screened'",
     # Twice the same
     "{k: [4, 4.0]}": "twice",
@@ -84,8 +84,8 @@ def test_a_member_that_cannot_be_is_refused_with_the_setting_named(
 
 
 BAD_SHARED = {
-    "kk: 4": "unknown settings: kk",
-    "true: 4": "unknown settings: True",
+    "kk: 4": "unknown settings for the architecture topk: kk",
+    "true: 4": "unknown settings for the architecture topk: True",
     "log_every: 0": "log_every must be at least 1, got 0",
     "epochs: 2": "epochs are passes over a cache",
     "out: 5": "out",

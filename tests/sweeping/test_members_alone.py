@@ -8,8 +8,8 @@ import pytest
 from sweeps import MLP, RESID, Grid, assert_each_is_as_if_alone, differences, logged, member
 
 from activation_cache import ActivationCache
+from sae import load
 from sae.runs import SweepSettings, evaluate_dictionary, inputs, sweep
-from sae.serialization import load
 
 VARIED: Grid = [
     {"architecture": "topk", "k": 4, "seed": 1},

@@ -46,7 +46,7 @@ def test_known_shapes_have_their_name_and_share_of_a_dimension(
 ) -> None:
     (component,) = geometry.components(W)
     assert component.name == name
-    assert component.dimensionality == pytest.approx(share)
+    assert component.n_dimensions / len(component.features) == pytest.approx(share)
     D = geometry.feature_dimensionality(W)
     assert D.tolist() == pytest.approx([share] * W.shape[1], abs=5e-3)
 

@@ -1,6 +1,6 @@
 """What the dictionary saves of the cost of zero ablation."""
 
-from sae.evaluation.metric import Metric, mean, ratio
+from sae.evaluation.metric import PredictionMetric, mean, ratio
 from sae.evaluation.seen import clean_loss, n_predictions, spliced_loss, zero_loss
 
 
@@ -10,12 +10,12 @@ def recovered(ablated: float, spliced: float, clean: float, n: int) -> float:
     return ratio(ce_ablated - ce_spliced, ce_ablated - ce_clean)
 
 
-CE_RECOVERED = Metric(
+METRIC = PredictionMetric(
     name="ce_recovered",
     convention="(ce_zero - ce_spliced) / (ce_zero - ce_clean)",
     meaning="share of the cost of zero ablation that is avoided",
     sums=(zero_loss, spliced_loss, clean_loss, n_predictions),
     result=recovered,
+    unit="",
     better="higher",
-    needs_model=True,
 )

@@ -1,6 +1,6 @@
 """The direction of the reconstruction."""
 
-from sae.evaluation.metric import Metric, mean
+from sae.evaluation.metric import Metric
 from sae.evaluation.seen import Seen, n_with_norm
 
 
@@ -9,11 +9,10 @@ def cosines(seen: Seen) -> float:
     return (seen.dot / lengths)[seen.has_norm].sum().item()
 
 
-COSINE = Metric(
+METRIC = Metric(
     name="cosine",
     convention="mean over tokens of the cosine of x and x_hat; without tokens of |x| < 1e-4",
     meaning="of activation and reconstruction",
     sums=(cosines, n_with_norm),
-    result=mean,
     better="higher",
 )

@@ -3,7 +3,7 @@
 from sae.evaluation.metric import Metric
 from sae.evaluation.seen import fires
 
-D_SAE = Metric(
+METRIC = Metric(
     name="d_sae",
     convention="number of features",
     meaning="number of features",

@@ -3,7 +3,7 @@
 from sae.evaluation.metric import Metric
 from sae.evaluation.seen import fires
 
-DEAD = Metric(
+METRIC = Metric(
     name="dead",
     convention="features that fired on none of the n_tokens",
     meaning="features that never fired",

@@ -3,7 +3,7 @@
 from sae.evaluation.metric import Metric
 from sae.evaluation.seen import fires
 
-DEAD_FRACTION = Metric(
+METRIC = Metric(
     name="dead_fraction",
     convention="dead / d_sae",
     meaning="share of the features that never fired",

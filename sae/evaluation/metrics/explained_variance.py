@@ -3,7 +3,7 @@
 from sae.evaluation.metric import Metric, ratio
 from sae.evaluation.seen import squared_deviation, squared_error
 
-EXPLAINED_VARIANCE = Metric(
+METRIC = Metric(
     name="explained_variance",
     convention="1 - fvu",
     meaning="1 - fvu",

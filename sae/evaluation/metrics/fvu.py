@@ -3,7 +3,7 @@
 from sae.evaluation.metric import Metric, ratio
 from sae.evaluation.seen import squared_deviation, squared_error
 
-FVU = Metric(
+METRIC = Metric(
     name="fvu",
     label="FVU",
     convention="sum |x - x_hat|^2 / sum |x - mean|^2, both sums over all tokens, divided once "

@@ -3,7 +3,7 @@
 from sae.evaluation.metric import Metric, mean
 from sae.evaluation.seen import fires, n_tokens
 
-L0 = Metric(
+METRIC = Metric(
     name="l0",
     label="L0",
     convention="mean number of features that are not 0",

@@ -3,7 +3,7 @@
 import torch
 
 from sae.codes import Codes
-from sae.evaluation.metric import Metric, mean
+from sae.evaluation.metric import Metric
 from sae.evaluation.seen import Seen, n_tokens
 
 
@@ -12,11 +12,10 @@ def absolute_values(seen: Seen) -> float:
     return values.abs().to(torch.float64).sum().item()
 
 
-L1 = Metric(
+METRIC = Metric(
     name="l1",
     convention="mean sum of the features' absolute values; decoder rows have unit norm",
     meaning="sum of the features of a token",
     sums=(absolute_values, n_tokens),
-    result=mean,
     in_table=False,
 )

@@ -1,6 +1,6 @@
 """The length of the reconstruction."""
 
-from sae.evaluation.metric import Metric, mean
+from sae.evaluation.metric import Metric
 from sae.evaluation.seen import Seen, n_with_norm
 
 
@@ -8,10 +8,9 @@ def ratios(seen: Seen) -> float:
     return (seen.norm_hat / seen.norm)[seen.has_norm].sum().item()
 
 
-L2_RATIO = Metric(
+METRIC = Metric(
     name="l2_ratio",
     convention="mean over tokens of |x_hat| / |x|; without tokens of |x| < 1e-4",
     meaning="norm of the reconstruction over the norm of the activation",
     sums=(ratios, n_with_norm),
-    result=mean,
 )

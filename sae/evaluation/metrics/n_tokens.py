@@ -3,7 +3,7 @@
 from sae.evaluation.metric import Metric
 from sae.evaluation.seen import n_tokens
 
-N_TOKENS = Metric(
+METRIC = Metric(
     name="n_tokens",
     convention="counted tokens: held-out text, without position 0 and special tokens unless asked",
     meaning="tokens that were counted",

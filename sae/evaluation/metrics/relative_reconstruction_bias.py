@@ -12,7 +12,7 @@ def products(seen: Seen) -> float:
     return seen.dot.sum().item()
 
 
-RELATIVE_RECONSTRUCTION_BIAS = Metric(
+METRIC = Metric(
     name="relative_reconstruction_bias",
     convention="E|x_hat|^2 / E[x . x_hat] (Rajamanoharan et al. 2024, eq. 10); below 1 is "
     "shrinkage",

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import shown
-from sae.architectures import MatryoshkaSAE
 from sae.architectures.batch_topk import BatchTopK
+from sae.architectures.matryoshka import MatryoshkaSAE
 from sae.base import SAE
 from sae.interop.exporting import (
     as_pretrained,
@@ -27,7 +27,7 @@ from sae.interop.exporting import (
 )
 from sae.interop.layout import Hints, facts, positive, processing
 from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, LINEAR, PLAIN, Source, Tensors
+from sae.interop.sources import AGAIN, LINEAR, PLAIN, Source, Tensors
 from sae.provenance import Provenance
 
 NAME = "dictionary_learning"
@@ -168,7 +168,7 @@ def _tensors(
         if trainer.get("k", k) != k:
             raise InputError(
                 f"{state.path} has k {k}, and {CONFIG_FILE} {shown(trainer['k'])}: they must "
-                f"agree; {DOWNLOAD}"
+                f"agree; {AGAIN}"
             )
     state.finish(*of.needs, *of.may_have)  # encoding takes k, and all groups, by default
     return tensors, k

@@ -15,7 +15,7 @@ from activation_cache.common.schema import shown
 from sae.interop import layout as layouts
 from sae.interop.layout import Hints
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, Config, Source, Tensors
+from sae.interop.sources import AGAIN, Config, Source, Tensors
 from sae.provenance import Provenance
 
 NAME = "openai"
@@ -55,7 +55,7 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
         tensors["W_dec"] = tensors.pop("W_enc").T
         if not torch.equal(file.take("decoder.linear.weight", None, None), tensors["W_dec"]):
             raise InputError(
-                f"{file.path} has a tied decoder whose weights are not the encoder's; {DOWNLOAD}"
+                f"{file.path} has a tied decoder whose weights are not the encoder's; {AGAIN}"
             )
     cfg = _config(file, d_sae=tensors["W_dec"].shape[0], tied=tied)
     file.finish(*STATISTICS)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from sae.interop.layout import Hints, facts, positive
+from sae.interop.layout import Hints, facts, harmless_keys, positive
 from sae.interop.pretrained import Normalization, PretrainedConfig, PretrainedSAE
-from sae.interop.sources import DOWNLOAD, LINEAR, Config, Source, Tensors, keys
+from sae.interop.sources import AGAIN, LINEAR, Config, Source, Tensors, keys
 
 NAME = "openmoss"
 
@@ -35,16 +35,6 @@ USED = keys(
     "sparsity_include_decoder_norm use_decoder_bias apply_decoder_bias_to_pre_encoder",
     "use_glu_encoder",
 )
-HARMLESS = keys(
-    "device dtype seed sae_pretrained_name_or_path strict_loading exp_name exp_series",
-    "exp_result_path exp_result_dir tp_size ddp_size use_ddp bias_init_method init_decoder_norm",
-    "init_encoder_norm init_search initial_k init_encoder_with_decoder_transpose k_warmup_steps",
-    "lp l1_coefficient l1_coefficient_warmup_steps use_batch_norm_mse use_ghost_grads",
-    "decoder_exactly_fixed_norm force_unit_decoder_norm promote_act_fn_dtype circuit_tracing_mode",
-    "jumprelu_threshold_grad_scale jumprelu_threshold_window use_triton_kernel",
-    "sparsity_threshold_for_triton_spmm_kernel sparsity_threshold_for_csr",
-)
-"""Settings of training and of how it is computed, not of what."""
 
 NORMALIZATIONS: dict[str, Normalization] = {
     **{"none": "none", "inference": "none", "dataset-wise": "none"},
@@ -115,7 +105,7 @@ def config_of(source: Source) -> Config:
     """A config of either name, of which every key is understood."""
     config = source.config(config_name(source))
     config.one_of("sae_type", ("sae",), "sae", UNUSABLE)
-    config.refuse_unknown(USED | HARMLESS)
+    config.refuse_unknown(USED | harmless_keys(NAME))
     if config.said("use_glu_encoder", bool, False):
         raise InputError(f"{config.file} says use_glu_encoder: products of encoders are not read")
     config["act_fn"] = config.said("act_fn", str).lower()
@@ -176,7 +166,7 @@ def _weights(source: Source) -> Tensors:
     name = next((name for name in names if source.has(name)), None)
     if name is None:
         raise InputError(
-            f"there are no weights at {source.folder}: none of {', '.join(WEIGHTS)}; {DOWNLOAD}"
+            f"there are no weights at {source.folder}: none of {', '.join(WEIGHTS)}; {AGAIN}"
         )
     if not name.endswith(".pt"):
         return source.tensors(name)

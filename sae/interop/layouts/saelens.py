@@ -11,13 +11,13 @@ from torch import Tensor
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import shown
 from sae.interop.folding import Whitening, fold_decoder_norms_, fold_scale_, fold_whitening_
-from sae.interop.layout import Hints, facts, positive, processing
+from sae.interop.layout import Hints, facts, harmless_keys, positive, processing
+from sae.interop.layouts.native import CONFIG_FILE, WEIGHTS_FILE
 from sae.interop.layouts.saelens_export import write
-from sae.interop.layouts.saelens_keys import ACTIVATIONS, COMPUTED, HARMLESS, NORMALIZATIONS
+from sae.interop.layouts.saelens_keys import ACTIVATIONS, COMPUTED, NORMALIZATIONS
 from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
 from sae.interop.sources import PLAIN, Config, Source, Tensors
 from sae.provenance import Provenance
-from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 __all__ = ["NAME", "read", "recognises", "write"]
 
@@ -108,7 +108,7 @@ def assemble(
     `scale` and `whitening` are what is known beside the config of how those were normalised.
     """
     architecture = config.one_of("architecture", ACTIVATIONS, reasons=REFUSED)
-    config.refuse_unknown(COMPUTED | HARMLESS)
+    config.refuse_unknown(COMPUTED | harmless_keys(NAME))
     config.one_of("reshape_activations", ("none", "hook_z"), "none")
     activation = ACTIVATIONS[architecture]
     kind = config.one_of("normalize_activations", NORMALIZATIONS, "none")

@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import Tensor
 
-from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError
 from sae.base import SAE
 from sae.interop.exporting import as_pretrained, biases, refuse_inexpressible, write_files
+from sae.interop.layouts import native
+from sae.interop.layouts.native import CONFIG_FILE, LAYOUT_VERSION, WEIGHTS_FILE
 from sae.interop.layouts.saelens_keys import ACTIVATIONS, NORMALIZATIONS
 from sae.interop.pretrained import Activation, PretrainedSAE
 from sae.provenance import Provenance
-from sae.serialization import CONFIG_FILE, LAYOUT_VERSION, WEIGHTS_FILE, save
 
 
 def write(sae: SAE, folder: Path) -> None:
@@ -23,21 +23,14 @@ def write(sae: SAE, folder: Path) -> None:
         as_pretrained(sae)  # refuses what no other project has a word for
         named = copy.copy(sae)
         named.provenance = Provenance.from_metadata(metadata)
-        save(named, folder)
+        native.write(named, folder)
         return
     architecture = _architecture(sae)
-    subtracts = sae.cfg.subtracts_b_dec and "transcoder" not in architecture
     normalizations = {ours: theirs for theirs, ours in NORMALIZATIONS.items()} | {"none": "none"}
-    config: dict[str, Any] = {
-        "architecture": architecture,
-        "d_in": sae.d_in,
-        "d_sae": sae.d_sae,
-        "dtype": name_of(sae.dtype),
-        "device": "cpu",
-        "apply_b_dec_to_input": subtracts,
+    config = native.saelens_config(sae, architecture, metadata) | {
+        "apply_b_dec_to_input": sae.cfg.subtracts_b_dec and "transcoder" not in architecture,
         "normalize_activations": normalizations[sae.cfg.normalization],
         "reshape_activations": metadata.pop("reshape_activations", "none"),
-        "metadata": metadata,
     }
     if "topk" in architecture:
         config |= {"k": sae.cfg.k, "rescale_acts_by_decoder_norm": False}

@@ -7,13 +7,13 @@ from torch import Tensor
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import shown
-from sae.interop.layout import Hints, facts, processing
+from sae.interop.layout import Hints, facts, harmless_keys, processing
+from sae.interop.layouts.native import CONFIG_FILE, WEIGHTS_FILE
 from sae.interop.layouts.saelens import assemble, holds_files
-from sae.interop.layouts.saelens_keys import COMPUTED, HARMLESS
+from sae.interop.layouts.saelens_keys import COMPUTED
 from sae.interop.pretrained import PretrainedSAE
 from sae.interop.sources import Config, Source, Tensors, keys
 from sae.provenance import Provenance
-from sae.serialization import CONFIG_FILE, WEIGHTS_FILE
 
 NAME = "saelens-legacy"
 
@@ -32,7 +32,7 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
     config = source.config(CONFIG_FILE)
-    config.refuse_unknown(COMPUTED | HARMLESS | OWN_KEYS)
+    config.refuse_unknown(COMPUTED | OWN_KEYS | harmless_keys("saelens"))
     activation, k = _activation(config)
     tensors = source.tensors(WEIGHTS_FILE)
     scaling = _scaling(config, tensors)

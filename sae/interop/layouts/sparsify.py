@@ -12,6 +12,7 @@ from sae.base import SAE
 from sae.interop.exporting import (
     as_pretrained,
     biases,
+    contiguous,
     has_equal_rows,
     refuse_inexpressible,
     write_files,
@@ -20,7 +21,6 @@ from sae.interop.layout import Hints, facts, processing
 from sae.interop.pretrained import Activation, PretrainedConfig, PretrainedSAE
 from sae.interop.sources import LINEAR, Source, keys
 from sae.provenance import Provenance
-from sae.serialization import contiguous
 
 NAME = "sparsify"
 WEIGHTS_FILE = "sae.safetensors"

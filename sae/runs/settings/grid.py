@@ -1,7 +1,5 @@
 """The members of a sweep: what its YAML file says all share, and what it says varies."""
 
-import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -9,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from activation_cache.common.errors import InputError
-from activation_cache.common.schema import listed, shown
+from activation_cache.common.schema import listed
 from sae.architectures import ARCHITECTURES
 from sae.runs.settings.fields import settings_of
 from sae.runs.settings.files import read_settings_file
@@ -25,9 +23,6 @@ MAY_VARY = (
     *(s.name for s in settings_of(TrainConfig) if s.name not in SHARED),
 )
 """Settings of the dictionary and its training. What concerns the stream is shared."""
-
-MOST_MEMBERS = 4096
-"""A few lists of a few hundred values each would ask for more than memory can even list."""
 
 
 @dataclass(frozen=True)
@@ -52,24 +47,13 @@ def read_grid(path: Path) -> Grid:
         raise InputError(f"the grid file {path} needs a list under `grid`, one entry at least")
     points: list[dict[str, Any]] = []
     for block in blocks:
-        if not isinstance(block, Mapping):
-            raise InputError(
-                f"the grid file {path} has {shown(block)} under `grid`: map names to values"
-            )
+        if not isinstance(block, Mapping) or [] in block.values():
+            raise InputError(f"the grid file {path} has {block} under `grid`: map names to values")
         fixed = [name for name in block if name not in MAY_VARY]
         if fixed:
             raise InputError(
                 f"the grid file {path} varies {listed(fixed)}: members share one stream, only "
                 f"{', '.join(MAY_VARY)} may differ"
-            )
-        empty = [name for name, value in block.items() if value == []]
-        if empty:
-            raise InputError(f"the grid file {path} has no value for {', '.join(empty)}")
-        n_members = len(points) + math.prod(map(len, _choices(block)))
-        if n_members > MOST_MEMBERS:
-            raise InputError(
-                f"the grid file {path} asks for {n_members:,} members, more than {MOST_MEMBERS:,}: "
-                f"name fewer values, or sweep in several files"
             )
         points += combinations(block)
     return Grid(content, points)
@@ -77,28 +61,21 @@ def read_grid(path: Path) -> Grid:
 
 def combinations(block: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Every choice of one value for each name."""
-    for values in product(*_choices(block)):
+    choices = [value if isinstance(value, list) else [value] for value in block.values()]
+    for values in product(*choices):
         yield dict(zip(block, values, strict=True))
-
-
-def _choices(block: Mapping[str, Any]) -> list[list[Any]]:
-    return [value if isinstance(value, list) else [value] for value in block.values()]
 
 
 def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[str, RunSettings]:
     """The settings of each member by its name; `given` are flags, which go before the file's.
 
-    Raises `InputError` where two members are the same, or a name is no name of a folder.
+    Raises `InputError` where two members are the same.
     """
     members: dict[str, RunSettings] = {}
     trained_by: set[tuple[Any, ...]] = set()
     for point in grid.points:
         settings = settings_from({**grid.shared, **point, **given}, where=where)
         name = member_name(settings, tuple(point))
-        if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}", name) is None:
-            raise InputError(
-                f"{where} has a member that no folder can be named after: {shown(name)}"
-            )
         if name in members or _trained_by(settings) in trained_by:
             raise InputError(f"{where} has the member {name} twice: leave one of them out")
         members[name] = settings

@@ -152,21 +152,10 @@ class RunSettings:
 SHARED = ("d_sae", "tied")
 """Settings that dictionaries of all architectures have."""
 
-_PARTS = (HarvestConfig, TrainConfig)
-
 
 def settings_from(content: Mapping[str, Any], *, where: str = "") -> RunSettings:
     """Settings from flat names with values as people type them; `where` names their source."""
     given = {name: value for name, value in content.items() if value is not None}
-    unknown = set(given) - {
-        "architecture",
-        *names_of(*_PARTS, RunSettings, *ARCHITECTURES.values()),
-    }
-    if unknown:
-        raise InputError(
-            f"unknown settings: {listed(unknown)}; train.py --help names those that there are"
-            f"{f' (in {where})' if where else ''}"
-        )
     try:
         architecture = convert(
             Literal[tuple(ARCHITECTURES)],  # type: ignore[valid-type]
@@ -174,8 +163,13 @@ def settings_from(content: Mapping[str, Any], *, where: str = "") -> RunSettings
             "architecture",
             lenient=True,
         )
-        _refuse_others(given, architecture)
-        return _assembled(given, ARCHITECTURES[architecture])
+        its_class = ARCHITECTURES[architecture]
+        if unknown := set(given) - names_of(its_class, HarvestConfig, TrainConfig, RunSettings):
+            raise InputError(
+                f"unknown settings for the architecture {architecture}: {listed(unknown)}; "
+                f"docs/settings.md has those that there are"
+            )
+        return _assembled(given, its_class)
     except InputError as error:
         raise InputError(f"{error} (in {where})" if where else str(error)) from error
 
@@ -213,15 +207,6 @@ def _is_default(cfg: TrainableConfig, setting: Setting) -> bool:
     with suppress(InputError):
         return replace(cfg, **{setting.field: setting.default}) == cfg
     return False
-
-
-def _refuse_others(given: Mapping[str, Any], architecture: str) -> None:
-    """`InputError` for a setting that only other architectures have."""
-    for name in given:
-        if name not in names_of(ARCHITECTURES[architecture], *_PARTS, RunSettings):
-            raise InputError(
-                f"{name} is no setting of the architecture {architecture}: leave it out"
-            )
 
 
 def _assembled(given: Mapping[str, Any], architecture: type[TrainableConfig]) -> RunSettings:

@@ -1,7 +1,5 @@
 """The console: a progress bar and the latest numbers."""
 
-from types import TracebackType
-
 from rich.console import Console
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -33,12 +31,7 @@ class ConsoleSink:
         self._live.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._live.stop()
 
     def show(self, name: str, row: Row) -> None:

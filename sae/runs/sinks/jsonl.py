@@ -6,7 +6,6 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from activation_cache.common.errors import InputError
 from sae.runs.sinks.sink import Row
 
 
@@ -20,23 +19,14 @@ class JsonLinesSink:
     """
 
     def __init__(self, path: Path, keep_bytes: int = 0) -> None:
-        self._path = path
         self._file = path.open("r+b" if path.exists() else "w+b")
         self._file.truncate(min(keep_bytes, path.stat().st_size))
         self._file.seek(0, os.SEEK_END)
 
     def log(self, row: Row) -> None:
         strict = {name: value if math.isfinite(value) else None for name, value in row.items()}
-        try:
-            self._file.write(json.dumps(strict, allow_nan=False).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise InputError(
-                f"cannot write to {self._path}: {error.strerror}; fix that and resume with --resume"
-            ) from error
-
-    def finish(self, metrics: Row) -> None:
-        pass  # the evaluation has a file of its own
+        self._file.write(json.dumps(strict, allow_nan=False).encode() + b"\n")
+        self._file.flush()
 
     def position(self) -> int:
         """Bytes so far, which are on the disk once this returns."""

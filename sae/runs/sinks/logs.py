@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +10,6 @@ from threading import Lock
 
 from rich.console import Console
 
-from activation_cache.common.errors import InputError
 from sae.pages.run_files import METRICS_FILE, THROUGHPUT_FILE
 from sae.runs.member import Member
 from sae.runs.sinks.console import ConsoleSink
@@ -51,7 +50,8 @@ class Logs:
         self._warned: set[str] = set()
         self._warn_lock = Lock()
         self._closing = ExitStack()
-        self._live = ConsoleSink(console, [member.name for member in members], n_tokens)
+        self.live = ConsoleSink(console, [member.name for member in members], n_tokens)
+        """What shows the training while it lasts: a context manager."""
         self._since, self._tokens_then, self._tokens_per_s = time.perf_counter(), 0, 0.0
         self._logs: list[_MemberLog] = []
         try:
@@ -62,7 +62,6 @@ class Logs:
             raise
 
     def _open(self, member: Member, positions: Positions) -> _MemberLog:
-        _refuse_gap(member.folder / METRICS_FILE, positions.get(METRICS_FILE, 0))
         mirrored = last_tokens(member.folder / METRICS_FILE)
         files = {
             name: JsonLinesSink(member.folder / name, positions.get(name, 0))
@@ -72,7 +71,9 @@ class Logs:
         for file in files.values():
             self._closing.callback(file.close)
         if member.settings.wandb != "off":
-            mirrors.append(_wandb(member, mirrored, self._warn))
+            from sae.runs.sinks.wandb_sink import WandBSink
+
+            mirrors.append(WandBSink(member, mirrored, self._warn))
             self._closing.callback(mirrors[-1].close)
         return _MemberLog(files, mirrors)
 
@@ -90,11 +91,6 @@ class Logs:
     def __exit__(self, *exception: object) -> None:
         self._closing.close()
 
-    @property
-    def live(self) -> ConsoleSink:
-        """What shows the training while it lasts: a context manager."""
-        return self._live
-
     def log(self, records: Sequence[StepRecord]) -> None:
         """Log every `log_every`-th step; only then are its tensors read."""
         for record in records:
@@ -107,7 +103,7 @@ class Logs:
                 self._tokens_per_s = (record.n_tokens - self._tokens_then) / (now - self._since)
                 self._since, self._tokens_then = now, record.n_tokens
             row = to_row(record)
-            self._live.show(member.name, {**row, "tokens_per_s": self._tokens_per_s})
+            self.live.show(member.name, {**row, "tokens_per_s": self._tokens_per_s})
             self._logs[record.dictionary].log(row, self._tokens_per_s)
 
     def measure_from(self, n_tokens: int) -> None:
@@ -125,23 +121,6 @@ class Logs:
         """Log what the evaluation of a dictionary found."""
         for mirror in self._logs[dictionary].mirrors:
             mirror.finish(metrics)
-
-
-def _wandb(member: Member, mirrored_until: int, warn: Callable[[str], None]) -> Sink:
-    from sae.runs.sinks.wandb_sink import WandBSink, default_mode
-
-    asked = member.settings.wandb
-    mode = default_mode() if asked in (None, "off") else asked
-    name = member.name if member.group is None else f"{member.group}/{member.name}"
-    return WandBSink(
-        member.folder,
-        mode,
-        member.settings.to_dict(),
-        name,
-        member.group,
-        mirrored_until=mirrored_until,
-        warn=warn,
-    )
 
 
 def to_row(record: StepRecord) -> Row:
@@ -162,26 +141,10 @@ def to_row(record: StepRecord) -> Row:
     }
 
 
-def _refuse_gap(path: Path, n_bytes: int) -> None:
-    """`InputError` where a log has lost rows that a checkpoint counts on."""
-    found = path.stat().st_size if path.exists() else 0
-    if found < n_bytes:
-        raise InputError(
-            f"{path} has lost rows since its checkpoint was written ({found:,} of {n_bytes:,} "
-            f"bytes are there): bring them back, or train into another --out"
-        )
-
-
 def last_tokens(path: Path) -> int:
     """The token count of the last row that the file holds whole; 0 where it holds none."""
     if not path.is_file():
         return 0
     lines = path.read_bytes().splitlines(keepends=True)
     whole = [line for line in lines if line.endswith(b"\n")]
-    try:
-        return int(json.loads(whole[-1])["n_tokens"]) if whole else 0
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{path} is damaged in its last row ({error}): bring it back, or train into another "
-            f"--out"
-        ) from error
+    return json.loads(whole[-1])["n_tokens"] if whole else 0

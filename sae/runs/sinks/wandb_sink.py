@@ -5,7 +5,6 @@ import os
 import secrets
 import shlex
 import ssl
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.client import HTTPException
@@ -17,9 +16,11 @@ from typing import Any, ClassVar, Literal
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
+from activation_cache.common.errors import described
 from activation_cache.common.files import write_file
 from sae.evaluation import METRICS
 from sae.pages.curves import section_of
+from sae.runs.member import Member
 from sae.runs.sinks.sink import Row
 
 Mode = Literal["offline", "online"]
@@ -48,10 +49,6 @@ def default_mode() -> Mode:
     return "online" if os.environ.get("WANDB_API_KEY") else "offline"
 
 
-def to_stderr(line: str) -> None:
-    sys.stderr.write(f"{line}\n")
-
-
 class WandBSink:
     """One W&B run. The x-axis of every panel is the number of tokens seen.
 
@@ -72,18 +69,10 @@ class WandBSink:
     _patience: ClassVar[float] = CLOSE_TIMEOUT
     """Short once a server has let a run down: a sweep closes one sink after the other."""
 
-    def __init__(
-        self,
-        folder: Path,
-        mode: Mode,
-        settings: dict[str, Any],
-        name: str,
-        group: str | None,
-        *,
-        mirrored_until: int = 0,
-        warn: Callable[[str], None] = to_stderr,
-    ) -> None:
+    def __init__(self, member: Member, mirrored_until: int, warn: Callable[[str], None]) -> None:
         WandBSink._patience = CLOSE_TIMEOUT
+        folder, group = member.folder, member.group
+        mode = default_mode() if member.settings.wandb is None else member.settings.wandb
         self._folder = folder
         self._mirrored_until = mirrored_until
         self._on_fault: Callable[[str], None] | None = warn
@@ -91,6 +80,8 @@ class WandBSink:
         self._upload = f"wandb sync {shlex.quote(str(folder / 'wandb'))}"
         self._n_tokens: int | float = mirrored_until
         self._waiting: SimpleQueue[Values | None] = SimpleQueue()
+        name = member.name if group is None else f"{group}/{member.name}"
+        settings = member.settings.to_dict()
         about = {"name": name, "group": group, "config": settings, "dir": str(folder)}
         self._thread = Thread(target=self._mirror, args=(mode, about), daemon=True)
         self._thread.start()
@@ -127,7 +118,7 @@ class WandBSink:
             WandBSink._patience = 1.0
             self._warn(f"the server did not take all rows within {FINISH_TIMEOUT:.0f} s")
         except Exception as error:
-            self._warn(f"its client failed ({_first_line(error)}), metrics.jsonl alone continues")
+            self._warn(f"its client failed ({described(error)}), metrics.jsonl alone continues")
             _forget_dead_client(error)
 
     def _open(self, mode: Mode, about: dict[str, Any]) -> tuple[Any, str | None]:
@@ -166,7 +157,7 @@ def _open(mode: Mode, run_id: str, about: dict[str, Any]) -> tuple[Any, str | No
         try:
             return _init("online", id=run_id, **about), None
         except wandb.Error as error:
-            fault = f"cannot open a run on {url} ({_first_line(error)})"
+            fault = f"cannot open a run on {url} ({described(error)})"
             if "error 401" in str(error):
                 fault = f"{url} refuses the API key"
             run_id = secrets.token_hex(8)  # W&B holds the other until the process ends
@@ -245,11 +236,6 @@ def _forget_dead_client(error: Exception) -> None:
     if isinstance(error, ConnectionError | HandleAbandonedError):
         with suppress(Exception):
             wandb.teardown()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0][:200] if lines else type(error).__name__
 
 
 def _rows_until(n_tokens: int, path: Path) -> Iterator[Values]:

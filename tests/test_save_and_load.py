@@ -97,7 +97,7 @@ def test_missing_weights_are_refused(folder: Path) -> None:
 def test_truncated_weights_are_refused(folder: Path) -> None:
     path = folder / "sae_weights.safetensors"
     path.write_bytes(path.read_bytes()[:-10])
-    with pytest.raises(sae.InputError, match="damaged"):
+    with pytest.raises(sae.InputError, match=r"cannot be read .*; restore it"):
         sae.load(folder)
 
 
@@ -110,13 +110,13 @@ def test_a_config_that_is_not_json_is_refused(folder: Path) -> None:
 def test_weights_that_do_not_fit_the_config_are_refused_by_name(folder: Path) -> None:
     tensors = load_file(folder / "sae_weights.safetensors")
     save_file({**tensors, "b_enc": torch.zeros(7)}, folder / "sae_weights.safetensors")
-    with pytest.raises(sae.InputError, match=r"b_enc is of shape \(7,\), expected \(8,\)"):
+    with pytest.raises(sae.InputError, match=r"b_enc in .* is of shape \(7,\), expected \(8,\)"):
         sae.load(folder)
 
 
 def test_an_unknown_architecture_is_refused_by_name(folder: Path) -> None:
     _edit_config(folder, metadata={"featureloom": {"architecture": "magic", "config": {}}})
-    with pytest.raises(sae.InputError, match="unknown architecture 'magic'"):
+    with pytest.raises(sae.InputError, match="architecture 'magic': known are"):
         sae.load(folder)
 
 
@@ -166,7 +166,9 @@ def test_a_tied_dictionary_with_another_encoder_is_refused(tmp_path: Path) -> No
     sae.save(ReLUConfig(d_sae=8, tied=True).build(4), tmp_path)
     tensors = load_file(tmp_path / "sae_weights.safetensors")
     save_file({**tensors, "W_enc": 2 * tensors["W_enc"]}, tmp_path / "sae_weights.safetensors")
-    with pytest.raises(sae.InputError, match="is tied, and W_enc is not the transpose of W_dec"):
+    with pytest.raises(
+        sae.InputError, match="is of a tied dictionary, and W_enc is not the transpose of W_dec"
+    ):
         sae.load(tmp_path)
 
 
