@@ -4,17 +4,13 @@ import json
 import os
 import secrets
 import shlex
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from http.client import HTTPException
 from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, ClassVar, Literal
-from urllib.error import HTTPError, URLError
-from urllib.request import Request, urlopen
 
 from activation_cache.common.errors import described
 from activation_cache.common.files import write_file
@@ -31,8 +27,6 @@ QUIET = {
     "WANDB_CORE_DEBUG": "false",
 }
 
-ANSWER_TIMEOUT = 5.0
-"""Seconds for the server's first answer."""
 INIT_TIMEOUT = 8.0
 """Seconds to open a run on it."""
 FINISH_TIMEOUT = 20.0
@@ -152,16 +146,17 @@ def _open(mode: Mode, run_id: str, about: dict[str, Any]) -> tuple[Any, str | No
     import wandb
 
     url = wandb.setup(wandb.Settings(silent=True)).settings.base_url  # silent: prompts for nothing
-    fault = _fault_of(url) if mode == "online" else None
-    if mode == "online" and fault is None:
-        try:
-            return _init("online", id=run_id, **about), None
-        except wandb.Error as error:
-            fault = f"cannot open a run on {url} ({described(error)})"
-            if "error 401" in str(error):
-                fault = f"{url} refuses the API key"
-            run_id = secrets.token_hex(8)  # W&B holds the other until the process ends
-    return _init("offline", id=run_id, **about), fault
+    if mode == "offline":
+        return _init("offline", id=run_id, **about), None
+    try:
+        return _init("online", id=run_id, **about), None
+    except wandb.Error as error:
+        reason = described(error).replace(f" for run {run_id}", "")  # the same for all of a group
+        fault = f"cannot open a run on {url} ({reason})"
+        if "error 401" in str(error):
+            fault = f"{url} refuses the API key"
+    other_id = secrets.token_hex(8)  # W&B holds the first until the process ends
+    return _init("offline", id=other_id, **about), fault
 
 
 def _init(mode: Mode, **about: Any) -> Any:
@@ -190,25 +185,6 @@ def _init(mode: Mode, **about: Any) -> Any:
             best = "min" if metric.better == "lower" else "max"
             run.define_metric(f"eval/{metric.name}", step_metric="train/tokens", summary=best)
     return run
-
-
-def _fault_of(url: str) -> str | None:
-    """What keeps a W&B server from being used, or None. Its answer is not looked at."""
-    headers = {"Content-Type": "application/json"}
-    request = Request(f"{url}/graphql", b'{"query": "{ viewer { id } }"}', headers)
-    try:
-        urlopen(request, timeout=ANSWER_TIMEOUT).close()
-    except HTTPError as error:
-        error.close()
-        return f"{url} answers with status {error.code}" if error.code >= 500 else None
-    except (OSError, HTTPException) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        if isinstance(reason, ssl.SSLError):
-            return None  # which certificates are good is for W&B's own client to say
-        if isinstance(reason, TimeoutError):
-            return f"{url} did not answer within {ANSWER_TIMEOUT:.0f} s"
-        return f"{url} cannot be reached ({reason})"
-    return None
 
 
 def _upload_command(run: Any, run_id: str, group: Path | None) -> str:
