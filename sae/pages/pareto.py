@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,22 +39,18 @@ class SweepRow:
 
 def mark_fronts(rows: Iterable[SweepRow]) -> list[SweepRow]:
     """The rows site by site; of each, those on most fronts first, and in the order of L0."""
+    rows = list(rows)
     marked: list[SweepRow] = []
-    for _, at_site in groupby(sorted(rows, key=_site), key=_site):
-        members = list(at_site)
-        for row in members:
-            fronts = tuple(name for name in FRONTS if _is_on_front(row, members, FRONTS[name].name))
-            marked.append(replace(row, fronts=fronts))
+    for row in rows:
+        members = [other for other in rows if other.hook_name == row.hook_name]
+        fronts = tuple(name for name in FRONTS if _is_on_front(row, members, FRONTS[name].name))
+        marked.append(replace(row, fronts=fronts))
     return sorted(marked, key=_order)
-
-
-def _site(row: SweepRow) -> str:
-    return row.hook_name
 
 
 def _order(row: SweepRow) -> tuple[str, int, float]:
     l0 = row.metrics.get("l0", math.inf)
-    return _site(row), -len(row.fronts), math.inf if math.isnan(l0) else l0
+    return row.hook_name, -len(row.fronts), math.inf if math.isnan(l0) else l0
 
 
 def _is_on_front(row: SweepRow, members: Sequence[SweepRow], metric: str) -> bool:

@@ -62,10 +62,11 @@ class Inputs:
         return sae.to(self.model.device)
 
     def refuse_unfit(self, settings: RunSettings) -> None:
-        """`InputError` for a dictionary that cannot be built at its site, without building it."""
+        """`InputError` for what cannot be trained, without building a dictionary."""
         (hook_name,) = settings.hook_names
         refuse_more_than_memory(settings.dictionary.d_sae, self.model.width(hook_name))
         _start_of(settings, self.model.width(hook_name))
+        close(self.stream((hook_name,), settings.training.n_tokens))
 
     @cached_property
     def held_out(self) -> list[TextBatch]:
@@ -107,6 +108,12 @@ class Inputs:
             loss_reduction=settings.training.loss_reduction,
             seed=settings.seed,
         )
+
+
+def close(stream: ActivationStream | Prefetch) -> None:
+    """Let go of a stream that nobody reads any more."""
+    if isinstance(stream, Prefetch):
+        stream.close()
 
 
 def _start_of(settings: RunSettings, d_in: int) -> SAE | None:

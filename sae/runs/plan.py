@@ -10,7 +10,7 @@ from activation_cache.stream.prefetch import Prefetch
 from sae.base import SAE
 from sae.evaluation import EvalReport
 from sae.runs.evaluation import evaluate_on_held_out_text
-from sae.runs.inputs import Inputs
+from sae.runs.inputs import Inputs, close
 from sae.runs.member import Member
 from sae.runs.settings import RunSettings
 from sae.runs.sinks.logs import Positions
@@ -71,8 +71,7 @@ class Plan:
             with self.training:
                 yield
         finally:
-            if isinstance(self.stream, Prefetch):
-                self.stream.close()
+            close(self.stream)
 
 
 def prepare(members: Sequence[Member], inputs: Inputs, sites: Sequence[str] = ()) -> Plan:

@@ -13,7 +13,6 @@ from rich.table import Table
 from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.files import write_file
 from activation_cache.common.numbers import format_number
-from activation_cache.stream.prefetch import Prefetch
 from sae.evaluation.metrics import METRICS
 from sae.pages.pareto import SweepRow, mark_fronts, write_plot
 from sae.runs.checkpoints import Checkpoints
@@ -64,7 +63,9 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     with claimed(settings.out, resume=settings.resume, stop_signal=first.stop_signal):
         inputs = Inputs.open(first, console)
         members = [_member(name, its, inputs, settings.out) for name, its in by_name.items()]
-        _refuse_unfit(members, inputs)
+        for member in members:  # dictionaries of a pass are built when it begins
+            inputs.refuse_unfit(member.settings)
+        _ = inputs.held_out  # reads the text
         _train(settings, members, inputs, console)
         return _write_results(settings.out, grid, members)
 
@@ -104,17 +105,6 @@ def _is_resumed(member: Member, state: State) -> bool:
     then = state["members"][member.name]["settings"]
     is_as_long = then["n_tokens"] == member.settings.n_tokens
     return is_as_long and changed_setting(then, member.settings) is None
-
-
-def _refuse_unfit(members: Sequence[Member], inputs: Inputs) -> None:
-    """`InputError` for what the model, the text, the cache or a dictionary does not allow, before
-    anything is trained. Dictionaries of a pass are built when it begins."""
-    for member in members:
-        inputs.refuse_unfit(member.settings)
-        stream = inputs.stream((member.hook_name,), member.n_tokens)
-        if isinstance(stream, Prefetch):
-            stream.close()
-    _ = inputs.held_out  # reads the text
 
 
 def _make_folders(members: Sequence[Member]) -> None:

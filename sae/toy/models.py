@@ -156,9 +156,7 @@ class ToyModels(nn.Module):
         x, target, W, W_out, b = _at((x, target, self.W, self.W_out, self.b), s, r)
         h = _hidden(x, W, self.cfg)
         out = _output(h, W_out, b, self.cfg)
-        grad = (out - target).mul_(importance * (2.0 / target[0, 0].numel()))
-        if self.cfg.relu_output:
-            grad.mul_(out.sign_())
+        grad = self._output_gradients(out, target, importance * (2.0 / target[0, 0].numel()))
         grad_h = W_out.mT @ grad
         if l1 is not None:
             grad_h.add_(h.sign() * l1)
@@ -179,13 +177,16 @@ class ToyModels(nn.Module):
         """How each token's weighted squared error changes with what the model sees."""
         h = self.hidden(x)
         out = _output(h, self.W_out, self.b, self.cfg)
-        grad = (out - self.cfg.target(x)) * (2.0 * _column(importance, slice(None)))
-        if self.cfg.relu_output:
-            grad.mul_(out.sign_())
-        grad_h = self.W_out.mT @ grad
+        weight = 2.0 * _column(importance, slice(None))
+        grad_h = self.W_out.mT @ self._output_gradients(out, self.cfg.target(x), weight)
         if self.cfg.relu_hidden:
             grad_h.mul_(h.sign())
         return self.W.mT @ grad_h
+
+    def _output_gradients(self, out: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+        """Of the weighted squared errors, before the ReLU."""
+        grad = (out - target).mul_(weight)
+        return grad.mul_(out.sign_()) if self.cfg.relu_output else grad
 
     def _parts(self, n_tokens: int) -> Iterator[tuple[slice, slice]]:
         """Settings and restarts that are computed together."""
