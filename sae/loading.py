@@ -49,10 +49,9 @@ def _load_local(path: Path, hints: Hints) -> SAE:
         raise InputError(
             f"cannot read the dictionary at {path} ({error.strerror or error}): {PLACES}"
         ) from error
-    except InputError as error:  # which may not know the file
-        if str(path) in str(error):
-            raise
-        raise InputError(f"{path} cannot be loaded: {error}") from error
+    except InputError as error:  # which may repeat an untrusted file's words, and not know the file
+        text = str(error) if str(path) in str(error) else f"{path} cannot be loaded: {error}"
+        raise InputError("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)) from error
 
 
 def load_release(release: str, hook_name: str, *, device: str | torch.device = "cpu") -> SAE:
