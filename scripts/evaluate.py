@@ -14,7 +14,7 @@ from activation_cache.text.documents import DOCSTRINGS
 from sae.hub.releases import locate
 from sae.loading import load_release
 from sae.provenance import Provenance
-from sae.runs import evaluate_dictionary
+from sae.runs.evaluation import evaluate_dictionary
 from sae.runs.sinks.summary import summary_table
 
 UNSAID: dict[str, Any] = {"dataset_path": DOCSTRINGS, "eval_tokens": 65_536, "context_size": 128}

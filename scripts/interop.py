@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 import torch
 from cli import fail, parse, run_script
+from docs_pages import put_into_page
 from peers.environments import ENVIRONMENTS, environment
 from rich.console import Console
 from rich.table import Table
@@ -27,7 +28,6 @@ from safetensors.torch import load_file, save_file
 import sae
 from sae.architectures import ARCHITECTURES
 from sae.interop import export
-from sae.pages.markdown import put_into_page
 
 PROGRAMS = Path(__file__).parent / "peers" / "exchange"
 LAYOUTS = {

@@ -6,11 +6,11 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 
 from cli import parse, run_script
+from docs_pages import put_into_page
 from rich.console import Console
 
 from sae.architectures import ARCHITECTURES
 from sae.evaluation import METRICS
-from sae.pages.markdown import put_into_page
 from sae.runs.settings.fields import settings_of
 from sae.runs.settings.groups import setting_groups
 from sae.runs.settings.run_settings import SHARED

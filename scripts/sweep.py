@@ -10,8 +10,7 @@ import sys
 from cli import parse, run_script
 from rich.console import Console
 
-from sae.runs import SweepSettings, sweep
-from sae.runs.sweep import results_table
+from sae.runs.sweep import SweepSettings, results_table, sweep
 
 
 def main() -> None:

@@ -10,14 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from cli import given_flags, run_script
-from rich.console import Console
 
-from sae.runs import RunSettings, run
-from sae.runs.dry_run import dry_run
-from sae.runs.settings import settings_from_file
+from sae.runs.settings import RunSettings, settings_from_file
 from sae.runs.settings.fields import settings_of
 from sae.runs.settings.groups import setting_groups
-from sae.runs.sinks.summary import summary_table
 
 
 @dataclass(frozen=True)
@@ -37,7 +33,16 @@ def main() -> None:
     given = given_flags(groups, sys.argv[1:], str(__doc__))
     names = [setting.field for setting in settings_of(Command)]
     command = Command(**{name: given.pop(name) for name in names if name in given})
-    settings = _start(command, given).but(**given)
+    train(_start(command, given).but(**given), command)
+
+
+def train(settings: RunSettings, command: Command) -> None:
+    from rich.console import Console  # here, as what follows: --help needs none of it
+
+    from sae.runs.dry_run import dry_run
+    from sae.runs.run import run
+    from sae.runs.sinks.summary import summary_table
+
     console = Console()
     if command.dry_run:
         console.print(dry_run(settings, console))

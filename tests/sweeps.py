@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from activation_cache import LanguageModel
-from sae.runs import SweepSettings, run, sweep
+from sae.runs.run import run
 from sae.runs.settings.run_settings import settings_from_file
+from sae.runs.sweep import SweepSettings, sweep
 from sae.training.trainer import Trainer
 
 RESID, MLP = "blocks.1.hook_resid_pre", "blocks.0.mlp.hook_post"

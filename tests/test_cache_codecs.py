@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ from caches import (
 from torch import Tensor
 
 from activation_cache import ActivationCache, HarvestConfig, LanguageModel, harvest, load_model
-from activation_cache.cache.codec import CODECS, CodecName
+from activation_cache.cache.codec import CodecName
 from activation_cache.cache.manifest import SPLITS, Manifest
 from activation_cache.stream.shuffle import Rows, ShuffleBuffer
 from sae import SAE, TrainConfig, train
@@ -47,7 +47,7 @@ def by_codec(
         codec: ActivationCache.create(
             folder / codec, tiny, config(dataset, codec=codec, hook_names=(RESID,), **sizes)
         )
-        for codec in CODECS
+        for codec in get_args(CodecName)
     }
 
 

@@ -16,8 +16,10 @@ from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
 from activation_cache.model.loading import TINY_FOLDER
 from sae.evaluation import evaluate_reconstruction
 from sae.evaluation.splice import Splice
-from sae.runs import RunSettings, SweepSettings, run, sweep
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 from sae.runs.settings.run_settings import settings_from_file
+from sae.runs.sweep import SweepSettings, sweep
 
 SITE = "blocks.2.hook_resid_pre"
 

@@ -17,7 +17,8 @@ from sae.architectures import ARCHITECTURES, ReLUConfig, TopKConfig
 from sae.evaluation.metric import Accumulator
 from sae.evaluation.metrics import METRICS
 from sae.evaluation.seen import Seen
-from sae.runs import RunSettings, run
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 from sae.toy import Independent, SparseFeatures
 from sae.training import TrainConfig, train
 

@@ -20,7 +20,7 @@ from refusals import refusal_of
 
 import sae
 from activation_cache.model.loading import TINY_FOLDER
-from sae.runs import RunSettings
+from sae.runs.settings import RunSettings
 
 SMALL = [
     *("--n-tokens", "2048", "--batch-tokens", "256", "--buffer-tokens", "1024"),

@@ -13,8 +13,9 @@ from activation_cache import ActivationCache, CacheConfig, InputError, LanguageM
 from activation_cache.cache.manifest import FILE
 from activation_cache.cache.storage import Storage
 from activation_cache.model.loading import TINY_FOLDER
-from sae.runs import RunSettings, run
 from sae.runs.evaluation import evaluate_dictionary
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 
 RESID, MLP = "blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out"
 SMALL = RunSettings.of(

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from offline_wandb import history_of
 
-from sae.runs import RunSettings, run
 from sae.runs.member import Member
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 from sae.runs.sinks import wandb_sink
 from sae.runs.sinks.wandb_sink import WandBSink, default_mode
 

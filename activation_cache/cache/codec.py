@@ -1,7 +1,7 @@
 """How rows are stored: as float32, bfloat16 or float16, or as int8 with scales."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,8 +14,6 @@ from activation_cache.common.finite import all_finite
 
 CodecName = Literal["float32", "bfloat16", "float16", "int8"]
 """`int8` standardises every channel, then scales each row so that its largest entry is 127."""
-
-CODECS: tuple[CodecName, ...] = get_args(CodecName)
 
 Encoded = dict[str, Tensor]
 """Rows as they are stored: the tensors of one site in one shard, by the names of these parts."""

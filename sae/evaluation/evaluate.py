@@ -92,7 +92,6 @@ class _Batch:
 
     @torch.no_grad()
     def seen_by(self, sae: Dictionary) -> Seen:
-        seen = Seen(self.x, *sae.reconstruct(self.x), self.mean)
         spliced = self.splice.log_probs(lambda rows: sae.reconstruct(rows)[0])
         predictions = Predictions(
             clean=self.splice.loss(self.clean),
@@ -101,7 +100,7 @@ class _Batch:
             mean=self.mean_loss,
             kl=kl_divergence(self.clean, spliced),
         )
-        return Seen(seen.x, seen.x_hat, seen.acts, seen.mean, predictions)
+        return Seen(self.x, *sae.reconstruct(self.x), self.mean, predictions)
 
 
 def _walk(model: SpliceableModel, batches: Sequence[TextBatch], hook_name: str) -> Iterator[_Batch]:

@@ -84,8 +84,7 @@ class _SumRows(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, None, None]:
         (grad,) = grads
         values, table = ctx.saved_tensors
-        features: ByFeature = ctx.features
-        backend: Backend = ctx.backend
+        features, backend = ctx.features, ctx.backend
         of_values = of_table = None
         if ctx.needs_input_grad[0]:
             of_values = backend.dot_rows(features, grad, table).to(values.dtype)
@@ -116,8 +115,7 @@ class _ValuesAt(torch.autograd.Function):
     ) -> tuple[None, Tensor, Tensor, None, None, None]:
         (grad,) = grads
         (x,) = ctx.saved_tensors
-        features: ByFeature = ctx.features
-        backend: Backend = ctx.backend
+        features, backend = ctx.features, ctx.backend
         # The bias is a row of width 1, so that its sums too have the same order every time.
         of_bias = backend.scatter_rows(features, grad, x.new_ones(len(x), 1)).squeeze(1)
         return None, backend.scatter_rows(features, grad, x), of_bias, None, None, None

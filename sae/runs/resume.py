@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from activation_cache.common.errors import InputError
@@ -83,7 +82,6 @@ def state_of(plan: Plan, positions: Mapping[str, Positions]) -> State:
         },
         "failures": [[plan.members[i].key, str(error)] for i, error in failures.items()],
         "hook_names": plan.hook_names,
-        "random": _random_state(),
     }
 
 
@@ -98,7 +96,6 @@ def restore(plan: Plan, state: State) -> None:
         _refuse_others(member, sae, state["members"][member.key])
     trainers = [state["training"]["trainers"][keys.index(m.key)] for m in members]
     training.load_state_dict({**state["training"], "trainers": trainers})
-    _set_random_state(state["random"])
     failed = dict(state["failures"])
     found = {i: failed[member.key] for i, member in enumerate(members) if member.key in failed}
     training.failures |= {i: NotFinite(failure) for i, failure in found.items()}
@@ -123,15 +120,3 @@ def _other_setting(what: str, name: str, before: Any, settings: RunSettings) -> 
         f"{what} was begun with {name} {before!r}, and {settings.to_dict().get(name)!r} is asked "
         f"for now: give that, or name another --out"
     )
-
-
-def _random_state() -> dict[str, Any]:
-    """Of torch's own generators. Nothing here draws from them, but a user's stream may."""
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
-
-
-def _set_random_state(state: Mapping[str, Any]) -> None:
-    torch.set_rng_state(state["cpu"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

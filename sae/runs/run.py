@@ -55,14 +55,13 @@ def run(
     with claimed(settings.out, resume=resume, stop_signal=settings.stop_signal):
         inputs = Inputs.open(settings, console)
         settings = inputs.settings
-        if resume:
-            refuse_changes(settings, console)
+        refuse_changes(settings, console)
         members = members_of(settings)
         if all(is_complete(member) for member in members):
             console.print(f"the run in {settings.out} is complete: evaluating it", markup=False)
             return [_evaluated_again(member, inputs) for member in members]
         checkpoints = Checkpoints(settings.out, settings, console)
-        found = checkpoints.newest() if resume else None
+        found = checkpoints.newest()
         state = found[1] if found else None
         if state is None and any((member.folder / "eval.json").exists() for member in members):
             raise InputError(

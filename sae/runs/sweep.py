@@ -78,7 +78,7 @@ def _train(
     if len(waiting) < len(members):
         console.print(f"{len(members) - len(waiting)} of {len(members)} members are trained")
     checkpoints = Checkpoints(settings.out, inputs.settings, console)
-    found = checkpoints.newest() if settings.resume else None
+    found = checkpoints.newest()
     state: State = found[1] if found else {"members": {}}
     begun = [member for member in waiting if _is_resumed(member, state)]
     if not begun:  # of a pass that is done, or whose members have changed: later by their names
@@ -92,7 +92,9 @@ def _train(
             restore(plan, state)
         else:
             plan = prepare(its_members, inputs)
-            _make_folders(its_members)
+            for member in its_members:
+                shutil.rmtree(member.folder, ignore_errors=True)  # of a pass that was interrupted
+                member.folder.mkdir(parents=True)
         for result in carry_out(plan, checkpoints, console):
             console.print(f"evaluated {result.folder.name}", markup=False)
         checkpoints.remove()  # the members are done, and the next pass has others
@@ -100,17 +102,10 @@ def _train(
 
 def _is_resumed(member: Member, state: State) -> bool:
     """Whether the checkpoint has this very member, whose settings have not changed since."""
-    if member.name not in state["members"]:
+    its_state = state["members"].get(member.name)
+    if its_state is None or its_state["settings"]["n_tokens"] != member.settings.n_tokens:
         return False
-    then = state["members"][member.name]["settings"]
-    is_as_long = then["n_tokens"] == member.settings.n_tokens
-    return is_as_long and changed_setting(then, member.settings) is None
-
-
-def _make_folders(members: Sequence[Member]) -> None:
-    for member in members:
-        shutil.rmtree(member.folder, ignore_errors=True)  # of a pass that was interrupted
-        member.folder.mkdir(parents=True)
+    return changed_setting(its_state["settings"], member.settings) is None
 
 
 def _member(name: str, settings: RunSettings, inputs: Inputs, out: Path) -> Member:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass, field
 
-from activation_cache.common.errors import refuse_below, refuse_not_positive
+from activation_cache.common.errors import InputError, refuse_below, refuse_not_positive
 from activation_cache.common.schema import convert
 from activation_cache.common.types import OnNaN
 from sae.selection import Products
@@ -68,10 +68,10 @@ class TrainConfig:
             return self.dead_after_tokens
         return max(1, min(10_000_000, self.n_tokens // 50))
 
-
-def needs_fixed_l0(cfg: TrainableConfig) -> str:
-    """Why features of this architecture cannot be screened."""
-    return (
-        f"products 'screened' needs an architecture with a fixed number of features, and "
-        f"{cfg.architecture} has none: use float32 or bfloat16"
-    )
+    def refuse_unfit(self, dictionary: TrainableConfig) -> None:
+        """`InputError` for a screen of features whose number is not fixed."""
+        if self.products == "screened" and not dictionary.is_sparse_from_the_start:
+            raise InputError(
+                f"products 'screened' needs an architecture with a fixed number of features, and "
+                f"{dictionary.architecture} has none: use float32 or bfloat16"
+            )

@@ -14,7 +14,7 @@ from activation_cache.common.errors import InputError
 from sae.codes import fire_counts
 from sae.selection import Shadow
 from sae.trainable import TrainableSAE, TrainingPass
-from sae.training.config import TrainConfig, needs_fixed_l0
+from sae.training.config import TrainConfig
 from sae.training.dead import FiringTracker, resample_
 from sae.training.forward import forward
 from sae.training.health import Health, not_finite
@@ -62,8 +62,7 @@ class Trainer:
         reduce: Reduce = lambda tensors: None,
     ) -> None:
         """`reduce` is called between backward and update with the gradients and the loss."""
-        if cfg.products == "screened" and not sae.cfg.is_sparse_from_the_start:
-            raise InputError(needs_fixed_l0(sae.cfg))
+        cfg.refuse_unfit(sae.cfg)
         self.sae = sae
         self.cfg = cfg
         self.position = dictionary

@@ -14,13 +14,13 @@ from typing import Literal, get_args
 sys.path.append(str(Path(__file__).parents[1]))  # the folder of scripts, where `cli` is
 
 from cli import parse, refuse_unwritable, run_script
+from docs_pages import put_figures_beside, put_into_page
 from rich.console import Console
 from rich.table import Table
 
 from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.lock import folder_lock
 from activation_cache.model.loading import resolve_device
-from sae.pages.markdown import put_figures_beside, put_into_page
 from sae.papers.claims import Claim, markdown_table, read_claims, write_result
 from sae.papers.toy_models.section import Scale
 from sae.papers.toy_models.work import Finished, Section, finished_sections

@@ -12,7 +12,8 @@ from resuming import Maker, in_step, quick, sit
 from workshop import Workshop, make_cache
 
 from activation_cache import LanguageModel
-from sae.runs import RunSettings, run
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 
 MB = 2**20
 

@@ -29,7 +29,8 @@ from torch import Tensor
 import sae.training.checkpoint as checkpoint_module
 from activation_cache import LanguageModel
 from activation_cache.common.errors import InputError
-from sae.runs import RunSettings, run
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 from sae.training.trainer import Trainer
 
 STEPS = 8

@@ -28,8 +28,9 @@ from sweeps import MLP, RESID, listed
 
 import sae
 from sae.evaluation import EvalReport
-from sae.runs import RunSettings, run
 from sae.runs.checkpoints import Checkpoints
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 from sae.training.checkpoint import read_state
 
 

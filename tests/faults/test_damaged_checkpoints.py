@@ -20,7 +20,8 @@ from resuming import (
 from sweeps import listed
 
 from activation_cache import LanguageModel
-from sae.runs import RunSettings, run
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 from sae.training.checkpoint import DamagedCheckpoint, read_state
 
 

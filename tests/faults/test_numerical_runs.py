@@ -6,7 +6,7 @@ from resuming import Maker, assert_same, bad_steps, checkpoints_in, refused, sit
 from sweeps import MLP, RESID, SMALL, logged
 
 import sae
-from sae.runs import run
+from sae.runs.run import run
 
 
 def test_a_run_that_stopped_goes_on_without_the_bad_batch_as_if_that_had_been_asked_at_once(

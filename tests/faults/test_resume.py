@@ -24,7 +24,8 @@ from resuming import (
 from sweeps import MLP, RESID, differences, logged
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
-from sae.runs import RunSettings, run
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 from sae.training.trainer import Trainer
 
 KINDS: dict[str, dict[str, Any]] = {

@@ -20,7 +20,8 @@ from sweeps import MLP, RESID, SMALL, listed
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
 from activation_cache.common.errors import InputError
-from sae.runs import RunSettings, run
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 from sae.runs.settings.groups import setting_groups
 from sae.runs.settings.run_settings import MAY_CHANGE
 

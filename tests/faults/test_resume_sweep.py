@@ -31,7 +31,7 @@ from sweeps import (
 )
 
 from activation_cache import LanguageModel
-from sae.runs import SweepSettings, sweep
+from sae.runs.sweep import SweepSettings, sweep
 
 Grid = Sequence[Mapping[str, Any]]
 Make = Callable[..., SweepSettings]

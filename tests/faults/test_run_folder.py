@@ -28,7 +28,8 @@ from sweeps import listed
 
 from activation_cache.cache.storage import Storage
 from activation_cache.common.errors import InputError
-from sae.runs import RunSettings, run
+from sae.runs.run import run
+from sae.runs.settings import RunSettings
 
 # Others in the folder ----------------------------------------------------------------------------
 

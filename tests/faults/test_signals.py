@@ -27,7 +27,7 @@ from rich.live import Live
 from sweeps import listed
 
 import sae
-from sae.runs import run
+from sae.runs.run import run
 from sae.runs.signals import Interrupted, deferred
 from sae.training.checkpoint import read_state
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 import sae
 from activation_cache import ActivationCache
 from sae.pages.run_report import write_report
-from sae.runs import evaluate_dictionary, run
+from sae.runs.evaluation import evaluate_dictionary
+from sae.runs.run import run
 from sae.runs.settings.run_settings import settings_from_file
 
 BEFORE = Path(__file__).with_name("before")

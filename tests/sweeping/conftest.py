@@ -20,7 +20,7 @@ from sweeps import (
 )
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
-from sae.runs import SweepSettings, sweep
+from sae.runs.sweep import SweepSettings, sweep
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,9 @@ from sweeps import MLP, RESID, Grid, assert_each_is_as_if_alone, differences, lo
 
 from activation_cache import ActivationCache
 from sae import load
-from sae.runs import SweepSettings, evaluate_dictionary, inputs, sweep
+from sae.runs import inputs
+from sae.runs.evaluation import evaluate_dictionary
+from sae.runs.sweep import SweepSettings, sweep
 
 VARIED: Grid = [
     {"architecture": "topk", "k": 4, "seed": 1},

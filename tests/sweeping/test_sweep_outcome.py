@@ -14,7 +14,7 @@ from sweeps import MLP, member
 
 from activation_cache.common.errors import InputError
 from sae.pages.pareto import write_plot
-from sae.runs import SweepSettings, sweep
+from sae.runs.sweep import SweepSettings, sweep
 
 
 def test_a_sweep_shows_and_writes_what_it_found(

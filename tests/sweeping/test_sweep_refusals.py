@@ -13,7 +13,7 @@ from in_process import called
 from sweeps import MLP, RESID, TWO, Grid, count_steps, listed
 
 from activation_cache import ActivationCache
-from sae.runs import SweepSettings
+from sae.runs.sweep import SweepSettings
 
 
 def assert_refused(settings: SweepSettings, message: str, *flags: str) -> None:

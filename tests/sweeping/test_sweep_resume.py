@@ -15,7 +15,7 @@ import sweep as sweep_script
 from sweeps import MLP, NAMES, RESID, TWO, count_steps, differences, grid_file, interrupt, member
 
 from activation_cache.common.errors import InputError
-from sae.runs import SweepSettings, sweep
+from sae.runs.sweep import SweepSettings, sweep
 
 
 def times(folder: Path) -> dict[str, int]:

@@ -9,7 +9,7 @@ import pytest
 from offline_wandb import history_of, records_of
 from sweeps import interrupt, member
 
-from sae.runs import SweepSettings, sweep
+from sae.runs.sweep import SweepSettings, sweep
 
 
 def assert_mirrored(folder: Path, group: str) -> None:

@@ -18,7 +18,6 @@ from sae.runs.settings.files import read_settings_file
 from sae.runs.signals import signal_number
 from sae.trainable import TrainableConfig
 from sae.training import TrainConfig
-from sae.training.config import needs_fixed_l0
 
 N_TOKENS = 1_200_000
 MAY_CHANGE = (
@@ -95,8 +94,7 @@ class RunSettings:
             )
         if self.epochs > 1 and self.cache is None:
             raise InputError("epochs are passes over a cache: name one with --cache")
-        if self.training.products == "screened" and not self.dictionary.is_sparse_from_the_start:
-            raise InputError(needs_fixed_l0(self.dictionary))
+        self.training.refuse_unfit(self.dictionary)
         empty = [name for name, value in self.to_dict().items() if value == ""]
         if empty:
             raise InputError(f"{empty[0]} is empty: name something, or leave it out")
@@ -164,7 +162,9 @@ def settings_from(content: Mapping[str, Any], *, where: str = "") -> RunSettings
             lenient=True,
         )
         its_class = ARCHITECTURES[architecture]
-        if unknown := set(given) - names_of(its_class, HarvestConfig, TrainConfig, RunSettings):
+        classes = (its_class, HarvestConfig, TrainConfig, RunSettings)
+        known = {setting.name for cls in classes for setting in settings_of(cls)}
+        if unknown := set(given) - known:
             raise InputError(
                 f"unknown settings for the architecture {architecture}: {listed(unknown)}; "
                 f"docs/settings.md has those that there are"
@@ -196,11 +196,6 @@ def changed_setting(then: Mapping[str, Any], now: RunSettings) -> tuple[str, Any
         if name not in MAY_CHANGE and was != now_is and not is_longer:
             return name, was
     return None
-
-
-def names_of(*classes: type) -> set[str]:
-    """The flat names of all settings that these classes declare."""
-    return {setting.name for cls in classes for setting in settings_of(cls)}
 
 
 def _is_default(cfg: TrainableConfig, setting: Setting) -> bool:

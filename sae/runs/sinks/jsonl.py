@@ -34,5 +34,5 @@ class JsonLinesSink:
         return self._file.tell()
 
     def close(self) -> None:
-        with suppress(OSError):  # of a disk that is full, which `log` has reported
+        with suppress(OSError):  # of a disk that is full, which writing a row has found
             self._file.close()
