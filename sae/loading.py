@@ -22,12 +22,12 @@ def load(
     """Load a dictionary: one of ours, of a run, or of another project in any layout of `LAYOUTS`.
 
     `path` is a folder, a file or an address on the hub, hf://user/repo[@revision]/path; of what was
-    fetched, `provenance` says the `source` and the commit as `revision`.
+    fetched, `provenance` has the `source` and the commit as `revision`.
     One of ours comes back bit for bit. One of another project computes the features and the
-    reconstruction of the original, in float32, and says in `metadata` what its files say of its
-    model and site. `norm_scaling_factor` is for files that leave out what activations were scaled
-    by; `index` chooses from a file of several. Raises `InputError` where there is no dictionary, or
-    one that cannot be loaded exactly, with the reason.
+    reconstruction of the original, in float32, and its `provenance` has what its files record of
+    its model and site. `norm_scaling_factor` is for files that leave out what activations were
+    scaled by; `index` chooses from a file of several. Raises `InputError` where there is no
+    dictionary, or one that cannot be loaded exactly, with the reason.
     """
     hints = Hints(norm_scaling_factor=norm_scaling_factor, index=index)
     if not transfer.is_on_hub(path):

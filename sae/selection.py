@@ -46,7 +46,7 @@ class Shadow:
     """
 
     PADDING = 8
-    """Columns behind the weights: the bias, and as many zeros as make rows begin at 16 bytes."""
+    """Columns after the weights: the bias, and as many zeros as make rows begin at 16 bytes."""
 
     def __init__(self) -> None:
         self._rows = torch.empty(0)
@@ -82,7 +82,7 @@ def select(
     """The support of each token with its pre-activations x @ rows.T + bias; padding comes last.
 
     `in_parts` is for supports that look at one token alone. A screen proposes `SLACK` times as many
-    features as are wanted, and misses one only if rounding moves it behind all of these.
+    features as are wanted, and misses one only if rounding ranks it below all of these.
     """
     slack = SLACK if products == "screened" else 1
     n_parts = math.ceil(len(x) * len(rows) / PRE_ACTS_AT_ONCE[x.device.type]) if in_parts else 1

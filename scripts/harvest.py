@@ -1,6 +1,6 @@
 """Harvest a language model's activations into a cache on disk or in object storage.
 
-The same command goes on where an earlier one was interrupted. Under torchrun, every process
+The same command resumes where an earlier one was interrupted. Under torchrun, every process
 harvests its share. With --verify or --repair nothing is added: every byte of the cache is checked,
 and what is damaged is named, or harvested again.
 """
@@ -162,7 +162,7 @@ def main() -> None:
     console.print(summary(cache))
     rows = f"{cache.n_rows():,} of {cache.config.n_tokens:,} training rows"
     if not cache.manifest.complete:
-        console.print(f"unfinished: {rows}; the command that began it goes on")
+        console.print(f"unfinished: {rows}; the command that began it resumes it")
     elif cache.n_rows() < cache.config.n_tokens:
         console.print(f"the text ended after {rows}")
     console.print(f"cache  {cache.folder}", soft_wrap=True, markup=False)

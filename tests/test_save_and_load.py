@@ -157,7 +157,7 @@ def test_what_saelens_would_read_must_be_what_is_read_here(
     folder: Path, name: str, value: object
 ) -> None:
     _edit_config(folder, **{name: value})
-    with pytest.raises(sae.InputError, match=f"says {name} {value!r}, and the dictionary in it"):
+    with pytest.raises(sae.InputError, match=f"has {name} {value!r}, and the dictionary in it"):
         sae.load(folder)
 
 

@@ -1,4 +1,4 @@
-"""What a cache says about itself: manifest.json, with a checksum against accidents."""
+"""The description of a cache: manifest.json, with a checksum against accidents."""
 
 import json
 import re
@@ -68,7 +68,7 @@ class ShardEntry:
 class SplitEntry:
     shards: tuple[ShardEntry, ...] = ()
     cursor: dict[str, int] | None = None
-    """Of the token blocks, behind the last shard."""
+    """Of the token blocks, after the last shard."""
     complete: bool = False
     """Whether all rows asked for are there, or the text has ended."""
 

@@ -89,7 +89,7 @@ class CacheReader:
     """An iterator of batches {hook name: [batch_tokens, width]}; the last one may be shorter.
 
     Holds one window of rows in memory, allocated once. `state_dict` is a count of the rows served:
-    a reader of the same cache with the same settings goes on exactly behind it.
+    a reader of the same cache with the same settings continues exactly after it.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class CacheReader:
         return parts
 
     def _windows_from(self, n_served: int) -> Iterator[Tensor]:
-        """Load window after window, epoch after epoch, from behind the rows that were served."""
+        """Load window after window, epoch after epoch, after the rows that were served."""
         epoch, skip = divmod(n_served, sum(self._order.shard_rows))
         while True:
             for number, window in enumerate(self._order.windows(epoch)):

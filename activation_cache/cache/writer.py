@@ -34,7 +34,7 @@ from activation_cache.text.documents import Split
 class Progress:
     """What has just been done: rows that went through the model, or bytes that were written.
 
-    A harvest that goes on begins with the rows that are there.
+    A harvest that is resumed begins with the rows that are there.
     """
 
     split: Split
@@ -55,17 +55,17 @@ class ShardPlan:
     n_rows: int
     cursor: dict[str, int]
     """Of the token blocks, before the shard."""
-    cursor_behind: dict[str, int]
+    cursor_after: dict[str, int]
 
 
 HarvestedShard = tuple[ShardEntry, dict[str, dict[str, Any]]]
-"""What the manifest says of a shard, and the statistics of its rows by site."""
+"""What the manifest records of a shard, and the statistics of its rows by site."""
 
 
 def plan_shards(
     source: ActivationSource, cfg: CacheConfig, split: Split, done: SplitEntry
 ) -> Iterator[ShardPlan]:
-    """The shards of a split behind those that are done, until there are enough rows or no text."""
+    """The shards of a split after those that are done, until there are enough rows or no text."""
     blocks = source.token_blocks(split, repeat=False)
     if done.cursor is not None:
         blocks.load_state_dict(done.cursor)
@@ -89,7 +89,7 @@ def plan_shards(
 def harvest_shard(
     source: ActivationSource, cfg: CacheConfig, plan: ShardPlan, on_progress: OnProgress
 ) -> tuple[bytes, HarvestedShard]:
-    """Run the model over the shard's text: the shard's file, and what the manifest says of it."""
+    """Run the model over the text of a shard: its file, and what the manifest records of it."""
     rows, origins = _forward(source, plan, on_progress)
     encoded = {site: encode(x, cfg.codec, site) for site, x in rows.items()}
     data, checksums = pack(origins, encoded)
@@ -122,7 +122,7 @@ def _forward(
 def fill(
     storage: Storage, source: ActivationSource, manifest: Manifest, on_progress: OnProgress
 ) -> Manifest:
-    """Harvest the shards that are missing behind those that are there.
+    """Harvest the shards that are missing after those that are there.
 
     Under torch.distributed every rank plans all shards, which takes tokenising alone, and harvests
     each world-size-th of them: the shards are those that one process would have written.
@@ -168,7 +168,7 @@ def _with_shard(
     the same bits as one that was not.
     """
     split = manifest.splits[plan.split]
-    split = replace(split, shards=(*split.shards, entry), cursor=plan.cursor_behind)
+    split = replace(split, shards=(*split.shards, entry), cursor=plan.cursor_after)
     manifest = manifest.with_split(plan.split, split)
     if plan.split != "train":
         return manifest

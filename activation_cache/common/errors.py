@@ -17,7 +17,7 @@ class InputError(ValueError):
 
 
 def described(error: BaseException) -> str:
-    """The kind of an error and the first line of what it says."""
+    """The kind of an error and the first line of its message."""
     message = next(iter(str(error).strip().splitlines()), "no message")
     return f"{type(error).__name__}: {message[:LONGEST_CAUSE]}"
 

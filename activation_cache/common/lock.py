@@ -15,7 +15,7 @@ LOCK_FILE = "writer.lock"
 
 
 def signature() -> str:
-    """What a lock file says: the host, the process, and when it was started."""
+    """The content of a lock file: the host, the process, and when it was started."""
     return f"{socket.gethostname()} {os.getpid()} {psutil.Process().create_time():.2f}"
 
 

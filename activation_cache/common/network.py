@@ -12,7 +12,7 @@ def hub_is_reachable(timeout_s: float = 3.0) -> bool:
     """Whether something listens at the hub's address.
 
     The hub's own clients retry for the better part of a minute before they say that there is no
-    network. Behind a proxy nothing can be said, and the answer is yes.
+    network. Behind a proxy that cannot be known, and the answer is yes.
     """
     from huggingface_hub import constants
 

@@ -59,7 +59,7 @@ class ActivationStream:
         self.cfg = cfg
         self._source = ActivationSource(model, cfg)
         self._blocks = self._source.token_blocks(cfg.split, repeat=True)
-        self._ahead: TokenBatch | None = None  # behind the cursor, and not in the buffer yet
+        self._ahead: TokenBatch | None = None  # after the cursor, and not in the buffer yet
         self._cursor: dict[str, int] = {}
         self._n_rows = 0
         self.n_skipped_rows = 0

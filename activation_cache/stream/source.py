@@ -132,7 +132,7 @@ class ActivationSource:
         )
 
     def _quoted(self, tokens: Int[Tensor, " pos"], position: int) -> str:
-        """A token, marked, behind those in front of it: a line of bounded length."""
+        """A token, marked, after those before it: a line of bounded length."""
         decode = self.model.tokenizer.decode
         before = str(decode(tokens[max(0, position - CONTEXT_TOKENS) : position]))
         token = str(decode(tokens[position : position + 1]))

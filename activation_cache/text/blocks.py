@@ -28,7 +28,7 @@ class TokenBatch(NamedTuple):
 
     tokens: Int[Tensor, "batch pos"]
     documents: Int[Tensor, "batch pos"]
-    """The number of each token's document in its pass; BOS has that of the token behind it."""
+    """The number of each token's document in its pass; BOS has that of the token after it."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class _Document:
 class TokenBlocks:
     """Packs documents without padding into blocks of `context_size` tokens, an iterator.
 
-    Documents follow each other with the tokenizer's EOS behind each; one that does not fit is
+    Documents follow each other with the tokenizer's EOS after each; one that does not fit is
     continued in the next block. With `prepend_bos`, every block opens with BOS. After the last
     document the text starts again, or ends where `repeat` is false; the unfinished block at that
     point is carried over or dropped.

@@ -46,8 +46,8 @@ _ever_read: set[str] = set()
 def patient_rows(source: str, open_rows: OpenRows) -> Iterator[Row]:
     """Every row of the dataset `source` once and in order, whatever fails on the way.
 
-    After a failure or a stall the dataset is opened again, and read from behind the rows that were
-    taken; that is told in a line of the log. Raises `InputError` after the last try, and at once
+    After a failure or a stall the dataset is opened again, and read after the rows that were
+    taken; a line of the log reports it. Raises `InputError` after the last try, and at once
     where another try cannot help.
     """
     last: Row | None = None
@@ -55,7 +55,7 @@ def patient_rows(source: str, open_rows: OpenRows) -> Iterator[Row]:
     while True:
         reading = _Reading(open_rows)
         try:
-            for row in _behind(reading, source, n_taken, last):
+            for row in _after(reading, source, n_taken, last):
                 last, n_taken, n_failed = row, n_taken + 1, 0
                 _ever_read.add(source)
                 yield row
@@ -68,8 +68,8 @@ def patient_rows(source: str, open_rows: OpenRows) -> Iterator[Row]:
         sleep(pause_s)
 
 
-def _behind(reading: "_Reading", source: str, n_taken: int, last: Row | None) -> Iterator[Row]:
-    """The rows behind the first `n_taken`, of which `last` was the last one."""
+def _after(reading: "_Reading", source: str, n_taken: int, last: Row | None) -> Iterator[Row]:
+    """The rows after the first `n_taken`, of which `last` was the last one."""
     rows = iter(reading)
     for _ in range(n_taken - 1):
         next(rows, None)
@@ -129,7 +129,7 @@ def _abandon(queue: Queue[Row | BaseException | None], left: Event, thread: Thre
 
 
 def _pause_s(source: str, error: Exception, n_taken: int, n_failed: int) -> float:
-    """How long to wait for the next try, which is told; `InputError` where there is none."""
+    """How long to wait for the next try, which is logged; `InputError` where there is none."""
     if isinstance(error, InputError):
         raise error
     cause = described(causes(error)[-1])
@@ -138,10 +138,10 @@ def _pause_s(source: str, error: Exception, n_taken: int, n_failed: int) -> floa
             f"cannot read the dataset {source!r} ({cause}): check its name, and that you may read "
             f"it (`hf auth login`), or give 'docstrings' or a local .txt, .json or .parquet file"
         ) from error
-    where = f"the dataset {source!r} behind row {n_taken:,} ({cause})"
+    where = f"the dataset {source!r} after row {n_taken:,} ({cause})"
     if n_failed > len(RETRY_AFTER_S):
         raise InputError(
-            f"cannot read {where}, in {n_failed} tries: go on once the network and the hub are "
+            f"cannot read {where}, in {n_failed} tries: resume once the network and the hub are "
             f"well, or give a copy on this machine (.txt, .jsonl or .parquet)"
         ) from error
     pause_s = RETRY_AFTER_S[n_failed - 1]
@@ -164,10 +164,10 @@ def _is_unreachable(error: Exception) -> bool:
     """Whether the hub's client means no connection where it speaks of a file that is not there."""
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    behind: BaseException | None = error
-    while behind is not None and not isinstance(behind, LocalEntryNotFoundError):
-        behind = behind.__cause__ or behind.__context__
-    return behind is not None
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, LocalEntryNotFoundError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
 
 
 def _http_status(error: BaseException) -> int | None:

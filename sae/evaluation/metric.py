@@ -34,7 +34,7 @@ class Metric:
     convention: str
     """How exactly it is defined."""
     meaning: str
-    """What it says, for a person."""
+    """What it means, for a person."""
     sums: tuple[Sum, ...]
     """Each is taken once for all metrics that name it."""
     result: Callable[..., Number] = mean
@@ -48,7 +48,7 @@ class Metric:
     in_table: bool = True
     """Whether the table of an evaluation has a row for it."""
     intervention: str = ""
-    """Of a cross-entropy: what was done to the model, beside whose bar the report says so."""
+    """Of a cross-entropy: what was done to the model, named beside its bar in the report."""
     text: Callable[[Mapping[str, Number]], str] | None = None
     """How the table shows it, from all numbers by name; by default with four digits."""
 
@@ -59,7 +59,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictionMetric(Metric):
-    """A number of the model's predictions, in nats unless it says otherwise."""
+    """A number of the model's predictions, in nats unless `unit` is another."""
 
     needs_model: bool = True
     unit: str = "nats"

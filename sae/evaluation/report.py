@@ -22,7 +22,7 @@ LOG10_DENSITY_EDGES = [edge / 4 for edge in range(-28, 1)]
 class EvalReport:
     """What an evaluation found: every metric is an attribute by its name (`report.fvu`).
 
-    `conventions` says how each number is defined. Those that need a model are NaN where none was
+    `conventions` has how each number is defined. Those that need a model are NaN where none was
     given.
     """
 

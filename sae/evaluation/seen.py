@@ -1,6 +1,6 @@
 """What an evaluation sees of a batch, and what it adds up of it, in float64.
 
-Shapes: rows are counted tokens; predictions are those of the model behind counted tokens.
+Shapes: rows are counted tokens; predictions are those of the model after counted tokens.
 """
 
 from dataclasses import dataclass

@@ -13,6 +13,7 @@ from sae.hub.transfer import HubPath
 from sae.pages.templates import template
 
 LONGEST_VALUE = 200
+PLAIN = (str, int, float)
 
 
 def model_card(
@@ -33,7 +34,7 @@ def model_card(
         summary=plain(f"A sparse dictionary ({sae.cfg.architecture}) for {site}.", longest=500),
         address="".join(c for c in str(where) if c.isprintable() and c not in '"\\`'),
         d_in=sae.d_in,
-        settings=[(plain(name), plain(v)) for name, v in settings.items() if _is_plain(v)],
+        settings=[(plain(n), plain(v)) for n, v in settings.items() if isinstance(v, PLAIN)],
         numbers=[
             (plain(n), format_number(v), plain((conventions or {}).get(n, ""), longest=500))
             for n, v in numbers.items()
@@ -46,10 +47,6 @@ def plain(value: Any, *, longest: int = LONGEST_VALUE) -> str:
     text = " ".join(str(value)[:longest].split())
     text = "".join(c if c.isprintable() else "?" for c in text)
     return re.sub(r"([\\`*_{}\[\]<>|#!~$])", r"\\\1", text)
-
-
-def _is_plain(value: Any) -> bool:
-    return value is not None and isinstance(value, str | int | float)
 
 
 def _is_finite(value: Any) -> bool:

@@ -37,8 +37,8 @@ class Published:
     def __str__(self) -> str:
         """The figures for a reader; empty where there are none."""
         named = {"l0": self.l0, "variance explained": self.variance_explained}
-        told = ", ".join(f"{name} {value:g}" for name, value in named.items() if value is not None)
-        return f"{told} ({self.figures})" if told and self.figures else told
+        text = ", ".join(f"{name} {value:g}" for name, value in named.items() if value is not None)
+        return f"{text} ({self.figures})" if text and self.figures else text
 
 
 @dataclass(frozen=True, kw_only=True)

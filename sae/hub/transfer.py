@@ -88,7 +88,7 @@ def fetch(address: str) -> Fetched:
 def _snapshot(wanted: HubPath, revision: str | None, allow: list[str], ignore: list[str]) -> Path:
     from huggingface_hub import snapshot_download
 
-    with _told(wanted, DOWNLOAD):
+    with _described(wanted, DOWNLOAD):
         folder = snapshot_download(
             wanted.repo, revision=revision, allow_patterns=allow, ignore_patterns=ignore
         )
@@ -102,7 +102,7 @@ def publish(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     prefix = f"{to.path}/" if to.path else ""
-    with _told(to, ""):
+    with _described(to, ""):
         api = HfApi()
         api.create_repo(to.repo, private=private or None, exist_ok=True)
         if to.revision:
@@ -120,7 +120,7 @@ def publish(
 
 
 @contextmanager
-def _told(wanted: HubPath, otherwise: str) -> Iterator[None]:
+def _described(wanted: HubPath, otherwise: str) -> Iterator[None]:
     """Say in one line what the hub's client raises; its warnings say nothing more."""
     from huggingface_hub import errors
     from huggingface_hub.utils import logging

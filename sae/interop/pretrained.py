@@ -1,6 +1,6 @@
 """A dictionary that somebody else trained: every way of encoding that published files know.
 
-    z = the input, normalised where the file says so
+    z = the input, normalised where the file asks for it
     h = (z - b_dec) W_enc + b_enc            (b_dec only where `subtracts_b_dec`)
     acts = activation(h)
     x_hat = acts W_dec + b_dec, with the normalisation undone, and x W_skip added where there is one

@@ -99,13 +99,13 @@ def keys(*words: str) -> frozenset[str]:
 
 
 class Config(dict[str, Any]):
-    """What a config says. `InputError` for what it cannot say, with the file, key and value."""
+    """The content of a config. `InputError` for values it cannot have, with file, key and value."""
 
     def __init__(self, file: str, content: Mapping[str, Any]) -> None:
         super().__init__(content)
         self.file = file
 
-    def said(self, name: str, kind: Any, default: Any = None) -> Any:
+    def value(self, name: str, kind: Any, default: Any = None) -> Any:
         """The value of a key as this type has it, or the default for none and null."""
         value = self.get(name)
         return convert(kind, default if value is None else value, f"{name} in {self.file}")
@@ -118,10 +118,10 @@ class Config(dict[str, Any]):
         reasons: Mapping[str, str] | None = None,
     ) -> Any:
         """A value that is among those known; `reasons` say why others cannot be loaded."""
-        value = self.said(name, str, default)
+        value = self.value(name, str, default)
         if value not in known:
             reason = (reasons or {}).get(value, f"known are {', '.join(known)}")
-            raise InputError(f"{self.file} says {name} {shown(value)}: {reason}")
+            raise InputError(f"{self.file} has {name} {shown(value)}: {reason}")
         return value
 
     def name(self, name: str) -> str | None:
@@ -186,7 +186,7 @@ class Tensors:
     ) -> dict[str, Tensor]:
         """Weights by our names, given theirs. Those of linear layers, NAME.weight, are transposed.
 
-        The widths are what a config says, where it does.
+        The widths are those of a config, where it has them.
         """
         shapes = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_out), "b_dec": (d_out,)}
         found: dict[str, Tensor] = {}
@@ -206,7 +206,7 @@ class Tensors:
         return convert(kind, found, f"{name} in {self.path}")
 
     def finish(self, *ignored: str) -> None:
-        """`InputError` where something was not taken that says what the dictionary computes."""
+        """`InputError` where something is left that may change what is computed."""
         if left := set(self._left) - set(ignored):
             raise InputError(
                 f"{self.path} holds {listed(left)}, which this layout does not have: what the "
@@ -283,8 +283,11 @@ def read_torch(path: Path, classes: Collection[str] = ()) -> Any:
             content = restricted_pickle.load(file, classes)
     storages: dict[int, int] = {}
     for tensor in tensors_in(content):
-        refuse_impossible(tensor, path)
-        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        storage = tensor.untyped_storage()
+        if tensor.nbytes > storage.nbytes():
+            shape = tuple(tensor.shape)
+            raise InputError(f"{path} does not hold all numbers of a tensor of {shape}; {AGAIN}")
+        storages[storage.data_ptr()] = storage.nbytes()
     if sum(storages.values()) > stored:
         raise InputError(f"{path} declares more numbers than it holds; {AGAIN}")
     return content
@@ -300,15 +303,6 @@ def tensors_in(content: Any) -> Iterator[Tensor]:
         elif isinstance(part, Mapping | list | tuple) and id(part) not in seen:
             seen.add(id(part))  # a file may hold a list that holds itself
             waiting.extend(part.values() if isinstance(part, Mapping) else part)
-
-
-def refuse_impossible(tensor: Tensor, path: Path) -> None:
-    """`InputError` for a tensor that says it is larger than what the file has stored of it."""
-    if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        raise InputError(
-            f"{path} declares a tensor of shape {tuple(tensor.shape)} and does not hold its "
-            f"numbers; {AGAIN}"
-        )
 
 
 def _refuse_bomb(path: Path, archive: zipfile.ZipFile) -> None:

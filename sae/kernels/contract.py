@@ -1,4 +1,4 @@
-"""What a backend computes, and what it is told of the features that each token names.
+"""What a backend computes, and what it knows of the features that each token names.
 
 A token's features are a row of `indices` [batch, k], int32 or int64, each in [0, n), k at least 1;
 one may occur twice in a row. Results are exact up to rounding; sums run in float32 or better, also
@@ -17,7 +17,7 @@ from torch import Tensor
 class ByFeature:
     """The entries of `indices`, also grouped by feature; found when first needed, then kept.
 
-    `sizes` says how many entries of each row count; those after them are padding. Rows of very
+    `sizes` is how many entries of each row count; those after them are padding. Rows of very
     different sizes are mostly padding, so a backend may leave it out. Without `sizes` every entry
     counts, and nothing here waits for the device.
     """

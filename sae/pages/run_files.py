@@ -1,4 +1,4 @@
-"""What the files of a run folder say, for its report."""
+"""The files of a run folder, for its report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ THROUGHPUT_FILE = "throughput.jsonl"
 
 @dataclass(frozen=True, kw_only=True)
 class RunFiles:
-    """What a run folder says, as read: nothing is computed here."""
+    """The content of a run folder, as read: nothing is computed here."""
 
     settings: Mapping[str, Any]
     versions: Mapping[str, Any]

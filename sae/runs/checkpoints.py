@@ -71,8 +71,8 @@ class Checkpoints:
         self._prune()
         return path
 
-    def newest(self) -> tuple[Path, dict[str, Any]] | None:
-        """The newest that is whole, with its state; damaged ones give a warning."""
+    def newest(self) -> dict[str, Any] | None:
+        """The state of the newest that is whole; damaged ones give a warning."""
         for path in reversed(self.paths()):
             try:
                 state = read_state(path)
@@ -80,7 +80,7 @@ class Checkpoints:
                 self._warn(f"{error}; skipped")
                 continue
             self._path, self._tokens_then = path, int(path.name)
-            return path, state
+            return state
         return None
 
     def _warn(self, message: str) -> None:

@@ -89,7 +89,7 @@ class Inputs:
         )
 
     def provenance(self, settings: RunSettings) -> Provenance:
-        """What a dictionary of these settings says about where it belongs."""
+        """Where a dictionary of these settings belongs."""
         (hook_name,) = settings.hook_names
         source: SourceConfig = self.settings.harvest if self.cache is None else self.cache.config
         return Provenance(

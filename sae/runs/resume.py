@@ -27,7 +27,7 @@ FILES_OF_A_RUN = (
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json says; nothing where the run was killed before it was written."""
+    """The content of config.json; empty where the run was killed before it was written."""
     path = folder / "config.json"
     return parse_json(path.read_bytes(), str(path)) if path.is_file() else {}
 

@@ -61,8 +61,7 @@ def run(
             console.print(f"the run in {settings.out} is complete: evaluating it", markup=False)
             return [_evaluated_again(member, inputs) for member in members]
         checkpoints = Checkpoints(settings.out, settings, console)
-        found = checkpoints.newest()
-        state = found[1] if found else None
+        state = checkpoints.newest()
         if state is None and any((member.folder / "eval.json").exists() for member in members):
             raise InputError(
                 f"the run in {settings.out} was complete and has no checkpoint to resume from: "
@@ -188,7 +187,7 @@ def members_of(settings: RunSettings) -> list[Member]:
 
 
 def _describe(members: Sequence[Member], also: Mapping[Path, RunSettings]) -> None:
-    """Describe what is trained now; no folder says of itself any longer that it is complete."""
+    """Describe what is trained now; no folder counts as complete any longer."""
     for member in members:
         for name in ("report.html", "eval.json"):  # of a run that trains for longer
             (member.folder / name).unlink(missing_ok=True)

@@ -40,9 +40,9 @@ class SweepSettings:
     members_per_pass: int | None = None
     """Dictionaries in memory at one time; by default all of them. Every pass reads the stream."""
     device: str | None = None
-    """auto (CUDA where there is one), cpu, cuda or cuda:N; by default what the file says."""
+    """auto (CUDA where there is one), cpu, cuda or cuda:N; by default what the file has."""
     wandb: Literal["off", "offline", "online"] | None = None
-    """Weights & Biases, where a sweep is a group; by default what the file says."""
+    """Weights & Biases, where a sweep is a group; by default what the file has."""
 
     def __post_init__(self) -> None:
         refuse_below(1, members_per_pass=self.members_per_pass)
@@ -78,8 +78,7 @@ def _train(
     if len(waiting) < len(members):
         console.print(f"{len(members) - len(waiting)} of {len(members)} members are trained")
     checkpoints = Checkpoints(settings.out, inputs.settings, console)
-    found = checkpoints.newest()
-    state: State = found[1] if found else {"members": {}}
+    state: State = checkpoints.newest() or {"members": {}}
     begun = [member for member in waiting if _is_resumed(member, state)]
     if not begun:  # of a pass that is done, or whose members have changed: later by their names
         checkpoints.remove()
@@ -132,7 +131,7 @@ def _is_done(member: Member) -> bool:
         name, before = changed
         raise InputError(
             f"the member {member.folder} was trained with {name} {before!r}, and the grid "
-            f"says {member.settings.to_dict().get(name)!r}: remove its folder, or sweep into "
+            f"has {member.settings.to_dict().get(name)!r}: remove its folder, or sweep into "
             f"another --out"
         )
     return True

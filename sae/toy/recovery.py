@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae.analysis.matching import cosines, matched_cosines
@@ -100,7 +100,7 @@ def recovery(dictionary: SAE, stream: SparseFeatures, n_tokens: int = 16_384) ->
         acts = dictionary.encode(x.to(dictionary.device))
         totals.update(Seen(x, dictionary.decode(acts).to(x), acts, mean))
         is_active = rows[:, nearest] > 0
-        hits = hits + _both(acts.to(x) > 0, is_active)
+        hits = hits + ((acts.to(x) > 0) & is_active).sum(dim=0)
         active = active + is_active.sum(dim=0)
     result = totals.results()
     return Recovery(
@@ -193,7 +193,3 @@ def baselines(stream: SparseFeatures, n: int, seed: int) -> dict[str, Float[Tens
         "principal_components": torch.stack([components, -components], dim=1).flatten(0, 1)[:n],
         "data_points": x[:n],
     }
-
-
-def _both(a: Bool[Tensor, "B S"], b: Bool[Tensor, "B S"]) -> Int[Tensor, " S"]:
-    return (a & b).sum(dim=0)

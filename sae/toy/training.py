@@ -42,7 +42,9 @@ class ToyTrainConfig:
         progress = step / max(1, self.n_steps - 1)
         if self.schedule == "constant":
             return self.lr
-        return self.lr * (1 - progress if self.schedule == "linear" else _cosine(progress))
+        if self.schedule == "linear":
+            return self.lr * (1 - progress)
+        return self.lr * math.cos(0.5 * math.pi * progress)
 
 
 def train_toy(
@@ -100,7 +102,3 @@ def _per_setting(value: float | tuple[float, ...], models: ToyModels) -> Float[T
     if len(values) != models.settings:
         raise InputError(f"{len(values)} values are not one for each of {models.settings} settings")
     return torch.tensor(values, device=models.W.device) if any(values) else None
-
-
-def _cosine(progress: float) -> float:
-    return math.cos(0.5 * math.pi * progress)

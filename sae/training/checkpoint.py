@@ -48,10 +48,10 @@ def write_state(
 def read_state(folder: Path, device: str | torch.device = "cpu") -> dict[str, Any]:
     """What `write_state` was given; `DamagedCheckpoint` where a byte of the folder has changed."""
     try:
-        said = json.loads((folder / CHECKSUMS_FILE).read_text())
+        expected = json.loads((folder / CHECKSUMS_FILE).read_text())
         found = _checksums(folder)
-        for name in sorted({*said, *found}):
-            if said.get(name) != found.get(name):
+        for name in sorted({*expected, *found}):
+            if expected.get(name) != found.get(name):
                 kind = "missing" if name not in found else "not what was written"
                 raise DamagedCheckpoint(f"the checkpoint {folder} is damaged: {name} is {kind}")
         content = json.loads((folder / STATE_FILE).read_text())

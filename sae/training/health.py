@@ -14,13 +14,13 @@ SPIKE = 3.0
 MEMORY = 0.99
 """Of the running mean of the loss: the last hundred steps or so count."""
 SETTLED_STEPS = 100
-"""Steps before which the mean says nothing."""
+"""Steps before which the mean is not meaningful."""
 MOST_SKIPPED = 100
 """Batches that may be skipped in one training."""
 
 
 class NotFinite(InputError):
-    """A training that cannot go on: its loss or its gradient is NaN or Inf."""
+    """A training that cannot continue: its loss or its gradient is NaN or Inf."""
 
 
 class Health:
@@ -67,7 +67,7 @@ def not_finite(
     grad_norm: Float[Tensor, ""],
     on_nan: OnNaN,
 ) -> NotFinite:
-    """The error that says where it was, and which row of the batch is the likeliest cause."""
+    """The error with where it was, and which row of the batch is the likeliest cause."""
     remedy = "lower --lr, or leave such batches out with --on-nan skip"
     if on_nan == "skip":
         remedy = f"more than {MOST_SKIPPED} batches were left out: lower --lr, or fix the stream"

@@ -1,4 +1,4 @@
-"""What a step of a training leaves behind for those who watch."""
+"""The record of a step of a training."""
 
 from dataclasses import dataclass
 

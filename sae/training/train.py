@@ -30,7 +30,7 @@ def train(
     `batches` are tensors [batch, d_in], the same for all, or mappings by hook name from which each
     dictionary takes its own. `cfg` is one for all or one for each. A dictionary's training stops
     after exactly `n_tokens`, or where the stream ends, and its result is, on a CPU to the last bit,
-    the one that it would have alone. A dictionary that was trained or loaded goes on from its
+    the one that it would have alone. A dictionary that was trained or loaded continues from its
     weights. Until the generator ends, or is closed, a dictionary is in the units of training:
     `Training` gives finished copies in between.
 
@@ -114,7 +114,7 @@ class Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on exactly where another training of the same dictionaries was. Before any batch."""
+        """Continue exactly where another training of these dictionaries was. Before any batch."""
         for trainer, its_state in zip(self.trainers, state["trainers"], strict=True):
             trainer.load_state_dict(its_state)
         self._head = deque(state["head"])

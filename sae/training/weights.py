@@ -23,7 +23,7 @@ def norm_scale(x: Float[Tensor, "n d_in"]) -> float:
 def initialise_(sae: TrainableSAE, x: Float[Tensor, "n d_in"], scale: float) -> None:
     """Fit the biases and the encoder's scale to activations, which are given unscaled.
 
-    `b_dec` becomes their mean. Where the architecture says how many features are active at first,
+    `b_dec` becomes their mean. Where the architecture knows how many features are active at first,
     the bias sees to that. An untied encoder is scaled so that the random features it starts with,
     many of which fire at once, rebuild x with the least error that a factor can give. Of a
     dictionary that was trained, all but `b_dec` stays as it is.

@@ -151,11 +151,11 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
     "with another width": (top(d_in=191), rf"\(8, 192\), expected \(8, 191\); {AGAIN}"),
     "that says two sizes": (
         top(d_sae=16),
-        f"says d_sae 16, and the dictionary in it has 8; {AGAIN}",
+        f"has d_sae 16, and the dictionary in it has 8; {AGAIN}",
     ),
     "that SAELens would normalise": (
         top(normalize_activations="layer_norm"),
-        f"says normalize_activations 'layer_norm', .*{AGAIN}",
+        f"has normalize_activations 'layer_norm', .*{AGAIN}",
     ),
     # The weights
     "with a header of 2**60 bytes": (weights_of(safetensors_of(b"{}", b"", 2**60)), DAMAGED),

@@ -142,7 +142,7 @@ def test_what_is_kept_is_the_newest_and_the_first_behind_each_multiple(
     first = {n // every: n for n in reversed(names) if n >= every} if every else {}
     expected = sorted({*names[-keep:], *first.values()})
     assert [int(path.name) for path in checkpoints.paths()] == expected
-    assert checkpoints.newest() == (checkpoints.folder / f"{names[-1]:012}", {"n": names[-1]})
+    assert checkpoints.newest() == {"n": names[-1]}
 
 
 # Left over, and not written ----------------------------------------------------------------------

@@ -114,7 +114,7 @@ def test_a_stream_over_a_bad_line_is_the_stream_over_a_good_one(
     hub(Flaky([90], times=6))
     stream = harvest(tiny, cfg)
     served: list[torch.Tensor] = []
-    with pytest.raises(InputError, match="behind row 90"):
+    with pytest.raises(InputError, match="after row 90"):
         served.extend(batch[site] for batch in stream)
     assert served
     restored = harvest(tiny, cfg)

@@ -64,7 +64,7 @@ def test_the_pauses_grow_and_every_try_is_told_in_one_line(
     assert pauses == [1.0, 2.0, 4.0, 8.0, 16.0]
     assert [record.levelno for record in caplog.records] == [logging.WARNING] * 5
     assert caplog.messages[2] == (
-        "cannot read the dataset 'owner/name' behind row 150 (ConnectionResetError: [Errno 104] "
+        "cannot read the dataset 'owner/name' after row 150 (ConnectionResetError: [Errno 104] "
         "Connection reset by peer): trying again in 4 s (3 of 5)"
     )
 
@@ -81,8 +81,8 @@ def test_after_the_last_try_it_is_said_what_failed_where_and_what_can_be_done(
     reading = patient_rows(SOURCE, dataset)
     assert list(islice(reading, 150)) == ROWS[:150]
     assert refusal(lambda: next(reading)) == (
-        "cannot read the dataset 'owner/name' behind row 150 (ConnectionResetError: [Errno 104] "
-        "Connection reset by peer), in 6 tries: go on once the network and the hub are well, or "
+        "cannot read the dataset 'owner/name' after row 150 (ConnectionResetError: [Errno 104] "
+        "Connection reset by peer), in 6 tries: resume once the network and the hub are well, or "
         "give a copy on this machine (.txt, .jsonl or .parquet)"
     )
     assert pauses == list(RETRY_AFTER_S)
@@ -91,7 +91,7 @@ def test_after_the_last_try_it_is_said_what_failed_where_and_what_can_be_done(
 
 def test_rows_that_are_read_again_are_no_progress() -> None:
     # It fails at row 3 every time: a reading that counted the three rows would never end.
-    assert "behind row 3 (" in refusal(lambda: read(Flaky([3], times=1_000)))
+    assert "after row 3 (" in refusal(lambda: read(Flaky([3], times=1_000)))
 
 
 def test_an_error_of_many_lines_is_told_in_one_and_cut() -> None:
@@ -116,7 +116,7 @@ def test_a_dataset_that_stalls_is_opened_again(
 def test_a_dataset_that_always_stalls_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "ROW_TIMEOUT_S", 0.05)
     message = refusal(lambda: read(Flaky([7], error=None, times=6)))
-    assert "behind row 7 (TimeoutError: nothing came for 0.05 s), in 6 tries" in message
+    assert "after row 7 (TimeoutError: nothing came for 0.05 s), in 6 tries" in message
 
 
 def test_a_reader_that_takes_its_time_is_no_stall(

@@ -131,7 +131,7 @@ def test_a_server_that_fails_for_good_is_named_with_the_row(server: Server) -> N
     assert list(islice(reading, len(expected))) == expected
     message = refusal(lambda: next(reading))
     assert message.startswith(
-        "cannot read the dataset 'owner/name' behind row 100 (ClientResponseError: 503, "
+        "cannot read the dataset 'owner/name' after row 100 (ClientResponseError: 503, "
         "message='Service Unavailable'"
     )
     assert "in 6 tries" in message

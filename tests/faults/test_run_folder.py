@@ -152,6 +152,16 @@ LOG_HARM: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("harm", LOG_HARM)
+def test_a_log_that_has_lost_rows_is_told_by_name_and_nothing_is_touched(
+    died: RunSettings, harm: str
+) -> None:
+    LOG_HARM[harm](died.out / "metrics.jsonl")
+    before = listed(died.out)
+    assert str(died.out) in refused(lambda: run(died, resume=True))
+    assert listed(died.out) == before
+
+
+@pytest.mark.parametrize("harm", LOG_HARM)
 def test_a_log_of_speeds_that_has_lost_rows_changes_nothing(
     died: RunSettings, finished: Path, harm: str
 ) -> None:

@@ -235,7 +235,7 @@ def test_training_outlives_the_process_of_wandb(server: WandBServer, folder: Pat
 
 
 def interrupted(folder: Path) -> dict[str, Any]:
-    """How the run goes on from behind row 3."""
+    """How the run goes on from after row 3."""
     lines = [json.dumps(row) + "\n" for row in rows(0, 1, 2, 3)]
     (folder / "metrics.jsonl").write_text("".join(lines))
     return {"rows": rows(4, 5, 6, 7), "mirrored_until": TOKENS[5]}

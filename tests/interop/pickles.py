@@ -107,7 +107,7 @@ def malicious(trace: Path) -> Mapping[str, bytes]:
 HUGE: Mapping[str, tuple[bytes, str]] = {
     "a tensor of stride 0": (
         b"\x80\x02}" + text("W_enc") + tensor(4, 0, 2**40, 0) + b"s.",
-        r"declares a tensor of shape \(1099511627776,\) and does not hold its numbers",
+        r"does not hold all numbers of a tensor of \(1099511627776,\); restore",
     ),
     "a storage beyond its file": (
         b"\x80\x02}" + text("W_enc") + tensor(2**33, 0, 4, 1) + b"s.",

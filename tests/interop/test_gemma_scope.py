@@ -257,9 +257,9 @@ def test_the_model_is_called_as_on_the_hub(tmp_path: Path, said: str, model_name
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architecture": "topk"}, "says architecture 'topk': known are jump_relu"),
-        ({"type": "crosscoder"}, "says type 'crosscoder': known are sae, transcoder"),
-        ({"affine_connection": True}, "says affine_connection True, the weights do not"),
+        ({"architecture": "topk"}, "has architecture 'topk': known are jump_relu"),
+        ({"type": "crosscoder"}, "has type 'crosscoder': known are sae, transcoder"),
+        ({"affine_connection": True}, "has affine_connection True, the weights do not"),
         ({"input_scale": 2.0}, "has unknown keys: input_scale"),
     ],
 )

@@ -93,7 +93,7 @@ def test_a_folder_of_several_asks_for_one(tmp_path: Path) -> None:
     [
         ({}, {"act_size": 9}, r"W_enc in .* is of shape \(8, 32\), expected \(9, 32\)"),
         ({}, {"dict_size": "32"}, "dict_size in .* must be a whole number .*, got '32'"),
-        ({}, {"act_name": "blocks.5.hook_mlp_out"}, "says act_name 'blocks.5.hook_mlp_out'"),
+        ({}, {"act_name": "blocks.5.hook_mlp_out"}, "has act_name 'blocks.5.hook_mlp_out'"),
         ({}, {"act_name": 5}, "act_name in .* must be a text, got 5"),
         ({"threshold": torch.ones(D_SAE)}, {}, "none of the layouts"),
         ({}, {"dict_size": None}, "none of the layouts"),

@@ -181,8 +181,8 @@ def test_a_file_elsewhere_says_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (_state(activation="Identity"), "says activation 'Identity': known are ReLU, TopK"),
-        (_topk("TopK"), "says postact_fn 'TopK': known are ReLU, Identity"),
+        (_state(activation="Identity"), "has activation 'Identity': known are ReLU, TopK"),
+        (_topk("TopK"), "has postact_fn 'TopK': known are ReLU, Identity"),
         (_topk(k=2.5), "k in 0.pt must be a whole number .*, got 2.5"),
         (_topk(k=[[1], [2]]), "k in 0.pt must be a whole number .*, got a list"),
         (_topk(k=D_SAE + 1), r"k must be in 1..d_sae \(32\), got 33"),

@@ -195,9 +195,9 @@ def test_whitening_that_does_not_fit_is_refused(
 @pytest.mark.parametrize(
     ("scaler", "line"),
     [
-        ({"scaling_factor": 0.37}, "says scaling_factor 0.37, and cfg.json .* 'none'"),
-        ({"has_whitening": True}, "says has_whitening True, and cfg.json .* 'none'"),
-        ({"scaling_factor": "much"}, "says scaling_factor 'much', and cfg.json .* 'none'"),
+        ({"scaling_factor": 0.37}, "has scaling_factor 0.37, and cfg.json .* 'none'"),
+        ({"has_whitening": True}, "has has_whitening True, and cfg.json .* 'none'"),
+        ({"scaling_factor": "much"}, "has scaling_factor 'much', and cfg.json .* 'none'"),
     ],
 )
 def test_a_scaler_that_the_config_does_not_know_of_is_refused(

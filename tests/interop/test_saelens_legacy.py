@@ -179,7 +179,7 @@ def test_a_scaling_factor_of_ones_is_none(tmp_path: Path, is_on: bool) -> None:
 @pytest.mark.parametrize(
     ("tensors", "changes", "line"),
     [
-        ({"scaling_factor": 2 * torch.ones(D_SAE)}, {}, "says finetuning_scaling_factor False"),
+        ({"scaling_factor": 2 * torch.ones(D_SAE)}, {}, "has finetuning_scaling_factor False"),
         ({}, {"finetuning_scaling_factor": True}, "finetuning_scaling_factor True, and .* has 0"),
         (
             {"scaling_factor": 2 * torch.ones(3)},
@@ -233,7 +233,7 @@ def test_an_old_file_can_be_written_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"activation_fn_str": "gelu"}, "says activation_fn 'gelu' with architecture 'standard'"),
+        ({"activation_fn_str": "gelu"}, "has activation_fn 'gelu' with architecture 'standard'"),
         ({"activation_fn_str": "tanh-relu", "architecture": "jumprelu"}, "'tanh-relu' with arch"),
         ({"activation_fn_str": "topk"}, "k in cfg.json must be a whole number"),
         ({"activation_fn_kwargs": {"slope": 2}}, "activation_fn_kwargs has unknown keys: slope"),

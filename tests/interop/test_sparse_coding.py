@@ -175,7 +175,7 @@ def test_without_settings_nothing_is_guessed(tmp_path: Path) -> None:
 def test_a_centred_run_without_its_means_is_refused(tmp_path: Path) -> None:
     save(tmp_path, DICTIONARIES["tied"]())
     (tmp_path / "config.yaml").write_text("center_activations: true\n")
-    with pytest.raises(sae.InputError, match=r"means.pt, which says by what, is missing"):
+    with pytest.raises(sae.InputError, match=r"means.pt, with their means, is missing"):
         sae.load(tmp_path)
 
 

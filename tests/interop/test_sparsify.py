@@ -203,8 +203,8 @@ def test_of_a_transcoder_the_module_says_where_the_output_is(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"activation": "batchtopk"}, "says activation 'batchtopk': known are topk, groupmax"),
-        ({"signed": True}, "says signed true"),
+        ({"activation": "batchtopk"}, "has activation 'batchtopk': known are topk, groupmax"),
+        ({"signed": True}, "has signed true"),
         ({"rotation": 1}, "unknown keys: rotation: what the dictionary computes is not known"),
         ({"k": None}, "k in cfg.json must be a whole number"),
         ({"k": D_SAE + 1}, r"k must be in 1..d_sae \(32\), got 33"),

@@ -121,9 +121,9 @@ def test_what_may_differ_between_two_sittings_is_where_and_how_it_is_shown(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_tokens": 193}, "n_tokens 192, and the grid says 193"),
-        ({"data_seed": 1}, "data_seed 0, and the grid says 1"),
-        ({"hook_name": MLP}, f"hook_name '{RESID}', and the grid says '{MLP}'"),
+        ({"n_tokens": 193}, "n_tokens 192, and the grid has 193"),
+        ({"data_seed": 1}, "data_seed 0, and the grid has 1"),
+        ({"hook_name": MLP}, f"hook_name '{RESID}', and the grid has '{MLP}'"),
     ],
 )
 def test_settings_that_have_changed_are_refused_and_nothing_is_touched(

@@ -80,7 +80,7 @@ def recognises(source: Source) -> bool:
 
 def read(source: Source, hints: Hints) -> PretrainedSAE:
     """The features are those of the file. `AutoEncoder.from_pretrained` there scales each by the
-    norm of its decoder row unless told otherwise; the reconstruction is the same."""
+    norm of its decoder row unless asked otherwise; the reconstruction is the same."""
     config, norm_factor = _config(source), 1.0
     state = source.tensors(_weights_file(source) or WEIGHTS_FILE)
     trainer = _section(config, "trainer")
@@ -175,7 +175,7 @@ def _tensors(
 
 
 def _provenance(config: Mapping[str, Any]) -> Provenance:
-    """What the config says. `layer` alone is no site, and nothing is said of BOS."""
+    """What is in the config. `layer` alone is no site, and nothing is known of BOS."""
     trainer, buffer = _section(config, "trainer"), _section(config, "buffer")
     known = facts(
         model_name=trainer.get("lm_name"),
@@ -190,7 +190,7 @@ def _provenance(config: Mapping[str, Any]) -> Provenance:
 
 
 def _hook_name(trainer: Mapping[str, Any], buffer: Mapping[str, Any]) -> str | None:
-    """The site, where the name of the submodule says it and its output was taken."""
+    """The site, where the name of the submodule gives it and its output was taken."""
     found = re.fullmatch(r"resid_post_layer_(\d+)", str(trainer.get("submodule_name")))
     if found is None or buffer.get("io", "out") != "out":
         return None

@@ -113,15 +113,15 @@ def _published(folder: Path) -> Provenance:
 
 
 def _described(source: Source, *, has_skip: bool) -> Provenance:
-    """What config.json of Gemma Scope 2 says, where it has come along."""
+    """What is in config.json of Gemma Scope 2, where it is there."""
     config = source.config("config.json")
     if not config:
         return Provenance()
     config.refuse_unknown(KEYS)
     config.one_of("architecture", ("jump_relu",))
     config.one_of("type", ("sae", "transcoder"), "sae")
-    if config.said("affine_connection", bool, has_skip) != has_skip:
-        raise InputError(f"config.json says affine_connection {not has_skip}, the weights do not")
+    if config.value("affine_connection", bool, has_skip) != has_skip:
+        raise InputError(f"config.json has affine_connection {not has_skip}, the weights do not")
     into, out = (config.get(f"hf_hook_point_{way}") for way in ("in", "out"))
     return layouts.facts(
         model_name=_model_name(config.name("model_name")),
@@ -141,9 +141,9 @@ def _hook_name(module: Any) -> str | None:
     return f"blocks.{found[1]}.{MODULES[found[2]]}"
 
 
-def _model_name(said: str | None) -> str | None:
+def _model_name(name: str | None) -> str | None:
     """The hub id of the model, which files write in several ways."""
-    if said is None:
+    if name is None:
         return None
-    name = f"google/{said.removeprefix('google/')}".replace("-v3", "-3")
+    name = f"google/{name.removeprefix('google/')}".replace("-v3", "-3")
     return name.replace("-pt", "") if "270m" in name else name

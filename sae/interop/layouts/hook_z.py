@@ -30,11 +30,11 @@ def recognises(source: Source) -> bool:
 def read(source: Source, hints: Hints) -> PretrainedSAE:
     name = source.only(".pt") or ""
     config, file = source.config(_config_name(name)), source.tensors(name)
-    d_in, d_sae = (config.said(size, int) for size in SIZES)
+    d_in, d_sae = (config.value(size, int) for size in SIZES)
     tensors = file.named(PLAIN, d_in, d_sae, d_in)
-    site = config.said("act_name", str)
+    site = config.value("act_name", str)
     if not site.endswith("hook_z"):
-        raise InputError(f"{config.file} says act_name {shown(site)}: known are those of hook_z")
+        raise InputError(f"{config.file} has act_name {shown(site)}: known are those of hook_z")
     facts = layouts.facts(
         model_name=config.get("model_name"),
         hook_name=site,

@@ -2,7 +2,7 @@
 
 What SAELens has no key for (that a dictionary is tied, the settings it was trained with) is under
 `metadata.featureloom`. Nothing is allocated before the config and the shapes in the file agree, and
-what the config says twice must be said alike.
+what the config holds twice must be the same.
 """
 
 from collections.abc import Mapping
@@ -46,7 +46,7 @@ def read(source: Source, hints: Hints) -> TrainableSAE:
     """Bit for bit what was written."""
     config, file = source.config(CONFIG_FILE), source.tensors(WEIGHTS_FILE)
     cfg, provenance = _described(config)
-    d_in = config.said("d_in", int)
+    d_in = config.value("d_in", int)
     stored = {"W_dec": file.take("W_dec", cfg.d_sae, d_in)}  # a file vouches for what is allocated
     sae = cfg.build(d_in)
     weights = _stored(sae)
@@ -103,7 +103,7 @@ def _to_json(sae: TrainableSAE) -> dict[str, Any]:
         FOREIGN_NAMES.get(computed, computed),
         {**known, "sae_lens_version": LAYOUT_VERSION, "featureloom": own},
     )
-    if str(sae.hook_name).endswith("hook_z"):  # SAELens is told to flatten the heads
+    if str(sae.hook_name).endswith("hook_z"):  # SAELens then flattens the heads
         layout["reshape_activations"] = "hook_z"
     if activation == "topk":
         layout |= {"k": own["config"]["k"], "rescale_acts_by_decoder_norm": False}
@@ -146,6 +146,6 @@ def _refuse_contradictions(config: Config, layout: Mapping[str, Any]) -> None:
     for name, value in layout.items():
         if name not in ("metadata", "device") and config.get(name, value) != value:
             raise InputError(
-                f"{config.file} says {name} {shown(config[name])}, and the dictionary in it has "
+                f"{config.file} has {name} {shown(config[name])}, and the dictionary in it has "
                 f"{value!r}; {AGAIN}"
             )

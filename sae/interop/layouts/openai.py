@@ -1,7 +1,7 @@
 """OpenAI's sparse_autoencoder for GPT-2 small: the state dict of an autoencoder in `N.pt`.
 
 Weights of version 1 and 4 are of ReLU dictionaries. Those of version 5 are of TopK dictionaries,
-and TopK means that each token is layer-normed first: nothing else in the file says so.
+and TopK means that each token is layer-normed first, which the file records nowhere else.
 """
 
 import re
@@ -70,19 +70,19 @@ def _config(file: Tensors, *, d_sae: int, tied: bool) -> PretrainedConfig:
     if name == "ReLU":
         return PretrainedConfig(d_sae=d_sae, tied=tied, activation="relu")
     if name != "TopK":
-        raise InputError(f"{file.path} says activation {shown(name)}: known are ReLU, TopK")
+        raise InputError(f"{file.path} has activation {shown(name)}: known are ReLU, TopK")
     return PretrainedConfig(
         d_sae=d_sae,
         tied=tied,
         activation="topk",
-        k=state.said("k", int),
+        k=state.value("k", int),
         keeps_negative=state.one_of("postact_fn", ("ReLU", "Identity")) == "Identity",
         normalization="layer_norm",
     )
 
 
 def _facts(path: Path) -> Provenance:
-    """What is known of a file that lies where it was published; the file itself says nothing."""
+    """What is known of a file that lies where it was published; the file itself records nothing."""
     place = PUBLISHED.search(path.absolute().as_posix())
     if place is None:
         return Provenance()

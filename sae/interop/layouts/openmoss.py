@@ -71,14 +71,14 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
     config, tensors = config_of(source), _weights(source)
     is_first = config.file == LLAMA_SCOPE
     activation = config.one_of("act_fn", ("relu", "topk", "jumprelu"), reasons=REASONS)
-    by_norm = config.said("sparsity_include_decoder_norm", bool, True if is_first else None)
-    has_bias = config.said("use_decoder_bias", bool, True)
-    applies = config.said("apply_decoder_bias_to_pre_encoder", bool, is_first)
+    by_norm = config.value("sparsity_include_decoder_norm", bool, True if is_first else None)
+    has_bias = config.value("use_decoder_bias", bool, True)
+    applies = config.value("apply_decoder_bias_to_pre_encoder", bool, is_first)
     given = _given(config, tensors, has_bias=has_bias)
     cfg = PretrainedConfig(
         d_sae=len(given["b_enc"]),
         activation=activation,
-        k=config.said("top_k", int) if activation == "topk" else None,
+        k=config.value("top_k", int) if activation == "topk" else None,
         selects_by_decoder_norm=by_norm and activation == "topk" and not is_first,
         subtracts_b_dec=has_bias and applies and is_first,
         normalization=normalization(config),
@@ -106,16 +106,16 @@ def config_of(source: Source) -> Config:
     config = source.config(config_name(source))
     config.one_of("sae_type", ("sae",), "sae", UNUSABLE)
     config.refuse_unknown(USED | harmless_keys(NAME))
-    if config.said("use_glu_encoder", bool, False):
-        raise InputError(f"{config.file} says use_glu_encoder: products of encoders are not read")
-    config["act_fn"] = config.said("act_fn", str).lower()
+    if config.value("use_glu_encoder", bool, False):
+        raise InputError(f"{config.file} has use_glu_encoder: products of encoders are not read")
+    config["act_fn"] = config.value("act_fn", str).lower()
     return config
 
 
 def sites(config: Config) -> tuple[str, str]:
     """Where activations come from, and what is reconstructed."""
-    site = config.said("hook_point_in", str)
-    return site, config.said("hook_point_out", str, site)
+    site = config.value("hook_point_in", str)
+    return site, config.value("hook_point_out", str, site)
 
 
 def normalization(config: Config) -> Normalization:
@@ -123,7 +123,7 @@ def normalization(config: Config) -> Normalization:
     site, site_out = sites(config)
     if kind == "token-wise" and site != site_out:
         raise InputError(
-            f"{config.file} says norm_activation token-wise, which cannot be loaded: a transcoder "
+            f"{config.file} has norm_activation token-wise, which cannot be loaded: a transcoder "
             f"would have to know the norm of what it predicts"
         )
     return NORMALIZATIONS[kind]
@@ -136,8 +136,8 @@ def scales(config: Config, tensors: Tensors, hints: Hints) -> tuple[float, float
     # norms are in files of all kinds, but often from memory that nobody filled
     stored = {name: tensors.value(f"{AVERAGE_NORM}.{name}") for name in {site, site_out}}
     if config["norm_activation"] == "dataset-wise":
-        said = config.said(AVERAGE_NORM, dict, {})
-        norms = (said.get("in", stored[site]), said.get("out", stored[site_out]))
+        by_side = config.value(AVERAGE_NORM, dict, {})
+        norms = (by_side.get("in", stored[site]), by_side.get("out", stored[site_out]))
         if norms[0] is None:
             if hint is None or site != site_out:
                 raise InputError(
@@ -146,13 +146,13 @@ def scales(config: Config, tensors: Tensors, hints: Hints) -> tuple[float, float
                 )
             return hint, hint
         s_in, s_out = (
-            config.said("d_model", int) ** 0.5 / positive(norm, "the mean norm of activations")
+            config.value("d_model", int) ** 0.5 / positive(norm, "the mean norm of activations")
             for norm in norms
         )
         found = s_in, s_out
     if hint is not None:
         raise InputError(
-            f"norm_scaling_factor {hint} was given, and {config.file} says itself what activations "
+            f"norm_scaling_factor {hint} was given, and {config.file} itself has what activations "
             f"are scaled by: leave it out"
         )
     return found
@@ -175,9 +175,9 @@ def _weights(source: Source) -> Tensors:
 
 def _given(config: Config, tensors: Tensors, *, has_bias: bool) -> dict[str, Tensor]:
     """What the file holds by the names of `PretrainedSAE`, in the units of the file."""
-    d_model, d_sae = config.said("d_model", int), config.said("d_sae", int | None)
+    d_model, d_sae = config.value("d_model", int), config.value("d_sae", int | None)
     if d_sae is None:
-        d_sae = int(d_model * config.said("expansion_factor", float))
+        d_sae = int(d_model * config.value("expansion_factor", float))
     names = dict(NAMES if "W_E" in tensors else LINEAR)
     if not has_bias:
         del names["b_dec"]
@@ -202,11 +202,11 @@ def _llama_scope(
         W_dec = W_dec / norms.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
         W_enc, b_enc = W_enc * norms, b_enc * norms
     weights = {"W_enc": W_enc, "W_dec": W_dec, "b_enc": b_enc, "b_dec": b_dec}
-    threshold = config.said("jump_relu_threshold", float, 0.0)
+    threshold = config.value("jump_relu_threshold", float, 0.0)
     # with topk, its program announces the threshold, and does the other
     if threshold < 0 or (threshold > 0 and config["act_fn"] == "topk"):
         raise InputError(
-            f"{config.file} says jump_relu_threshold {threshold} with act_fn {config['act_fn']}: "
+            f"{config.file} has jump_relu_threshold {threshold} with act_fn {config['act_fn']}: "
             f"set act_fn to jumprelu, or the threshold to 0"
         )
     if config["act_fn"] == "jumprelu":

@@ -59,15 +59,15 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
     ):
         if scaler.get(name) and kind != wanted:
             raise InputError(
-                f"{SCALER_FILE} says {name} {shown(scaler[name])}, and {CONFIG_FILE} "
+                f"{SCALER_FILE} has {name} {shown(scaler[name])}, and {CONFIG_FILE} "
                 f"normalize_activations {shown(kind)}: remove the one that is wrong"
             )
-    scale = scaler.said("scaling_factor", float | None, hints.norm_scaling_factor)
+    scale = scaler.value("scaling_factor", float | None, hints.norm_scaling_factor)
     if scale is not None:
         positive(scale, f"scaling_factor in {SCALER_FILE}")
     whitening = None
-    if source.has(WHITENING_FILE) and scaler.said("has_whitening", bool, True):
-        tensors, d_in = source.tensors(WHITENING_FILE), config.said("d_in", int)
+    if source.has(WHITENING_FILE) and scaler.value("has_whitening", bool, True):
+        tensors, d_in = source.tensors(WHITENING_FILE), config.value("d_in", int)
         whitening = (
             tensors.take("mean", d_in),
             tensors.take("matrix", d_in, d_in),
@@ -79,11 +79,11 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
 
 
 def facts_of(config: Config) -> Provenance:
-    """What a config says of where activations came from, of version 6."""
-    said = Config(CONFIG_FILE, config["metadata"])
-    known = {name: said.get(name) for name in FACTS}
-    known |= {name: said.name(name) for name in ("model_name", "hook_name", "hook_name_out")}
-    if isinstance(options := said.get("model_from_pretrained_kwargs"), dict):
+    """Where activations came from, by a config of version 6."""
+    metadata = Config(CONFIG_FILE, config["metadata"])
+    known = {name: metadata.get(name) for name in FACTS}
+    known |= {name: metadata.name(name) for name in ("model_name", "hook_name", "hook_name_out")}
+    if isinstance(options := metadata.get("model_from_pretrained_kwargs"), dict):
         known["processing"] = processing(options)  # SAELens itself adds no processing
     if known["model_class_name"] == "AutoModelForCausalLM":  # whose sites are modules
         known["hf_hook_name"] = known.pop("hook_name")
@@ -113,31 +113,31 @@ def assemble(
     activation = ACTIVATIONS[architecture]
     kind = config.one_of("normalize_activations", NORMALIZATIONS, "none")
     is_transcoder, pursues = "transcoder" in architecture, activation == "matching_pursuit"
-    subtracts = config.said("apply_b_dec_to_input", bool, not is_transcoder)
+    subtracts = config.value("apply_b_dec_to_input", bool, not is_transcoder)
     if is_transcoder and (subtracts or kind != "none"):
         raise InputError(
             f"a {architecture} with apply_b_dec_to_input {subtracts} and normalize_activations "
-            f"{kind} cannot be had: nothing says what that does to its output"
+            f"{kind} cannot be loaded: what that does to its output is not known"
         )
-    d_in, k = config.said("d_in", int), None
+    d_in, k = config.value("d_in", int), None
     if activation in ("topk", "abs_topk"):
-        k = config.said("k", int)
+        k = config.value("k", int)
     cfg = PretrainedConfig(
-        d_sae=config.said("d_sae", int),
+        d_sae=config.value("d_sae", int),
         tied=pursues,
         activation=activation,
-        k=config.said("max_iterations", int, d_in) if pursues else k,
+        k=config.value("max_iterations", int, d_in) if pursues else k,
         subtracts_b_dec=subtracts,
         normalization=NORMALIZATIONS[kind],
-        residual_threshold=config.said("residual_threshold", float, 1e-2) if pursues else 0.0,
-        stops_at_same_support=pursues and config.said("stop_on_duplicate_support", bool, True),
+        residual_threshold=config.value("residual_threshold", float, 1e-2) if pursues else 0.0,
+        stops_at_same_support=pursues and config.value("stop_on_duplicate_support", bool, True),
     )
     weights = _weights(tensors, cfg, d_in, None if is_transcoder else d_in)
     if "skip" in architecture:
         weights["W_skip"] = tensors.take("W_skip", None, None).T
     tensors.finish()
     sae = PretrainedSAE(cfg, weights, provenance)
-    rescales = "topk" in architecture and config.said(
+    rescales = "topk" in architecture and config.value(
         "rescale_acts_by_decoder_norm", bool, "batchtopk" in architecture
     )
     _fold_(sae, kind, scale, whitening, rescales)

@@ -1,4 +1,4 @@
-"""The words of SAELens' configs, of all versions: what says what is computed, and our names."""
+"""Keys and values in SAELens' configs, of all versions, and our names of them."""
 
 from collections.abc import Mapping
 

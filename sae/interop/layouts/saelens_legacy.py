@@ -18,7 +18,7 @@ from sae.provenance import Provenance
 NAME = "saelens-legacy"
 
 OWN_KEYS = keys("activation_fn activation_fn_str activation_fn_kwargs finetuning_scaling_factor")
-"""What these versions say of what is computed, beside what version 6 says."""
+"""Keys of these versions that decide what is computed, beside those of version 6."""
 
 SCALING_TENSORS = ("scaling_factor", "finetuning_scaling_factor")
 
@@ -46,24 +46,24 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
 
 def _activation(config: Config) -> tuple[str, int | None]:
     """The function of the pre-activations, and its k where it has one."""
-    older = config.said("activation_fn", str, "relu")
-    name = config.said("activation_fn_str", str, older)
-    if config.said("activation_fn", str, name) != name:
+    older = config.value("activation_fn", str, "relu")
+    name = config.value("activation_fn_str", str, older)
+    if config.value("activation_fn", str, name) != name:
         raise InputError(
-            f"cfg.json says activation_fn {shown(older)} and activation_fn_str {shown(name)}: "
+            f"cfg.json has activation_fn {shown(older)} and activation_fn_str {shown(name)}: "
             f"remove the one that is wrong"
         )
-    options = Config("activation_fn_kwargs", config.said("activation_fn_kwargs", dict, {}))
+    options = Config("activation_fn_kwargs", config.value("activation_fn_kwargs", dict, {}))
     options.refuse_unknown({"k"})
-    architecture = config.said("architecture", str, "standard")
+    architecture = config.value("architecture", str, "standard")
     fits = {"relu": True, "topk": architecture in ("standard", "topk")}
     if not fits.get(name, name == "tanh-relu" and architecture == "standard"):
         raise InputError(
-            f"cfg.json says activation_fn {shown(name)} with architecture {shown(architecture)}: "
+            f"cfg.json has activation_fn {shown(name)} with architecture {shown(architecture)}: "
             f"known are relu, and topk and tanh-relu of standard ones"
         )
     if "topk" in (name, architecture):
-        return "topk", options.said("k", int) if "k" in options else config.said("k", int)
+        return "topk", options.value("k", int) if "k" in options else config.value("k", int)
     return name, None
 
 
@@ -82,13 +82,13 @@ def _as_version_6(config: Config, k: int | None) -> Config:
 
 def _scaling(config: Config, tensors: Tensors) -> Tensor | None:
     """What each feature is multiplied by before it is decoded, after a finetuning."""
-    d_sae = config.said("d_sae", int)
+    d_sae = config.value("d_sae", int)
     found = [tensors.take(name, d_sae) for name in SCALING_TENSORS if name in tensors]
-    is_on = config.said("finetuning_scaling_factor", bool, False)
+    is_on = config.value("finetuning_scaling_factor", bool, False)
     counts = any((scaling != 1).any() for scaling in found)
     if len(found) > 1 or (is_on and not found) or (counts and not is_on):
         raise InputError(
-            f"cfg.json says finetuning_scaling_factor {shown(is_on)}, and {tensors.path} has "
+            f"cfg.json has finetuning_scaling_factor {shown(is_on)}, and {tensors.path} has "
             f"{len(found)} scaling factors, of 1 or not: remove what does not count"
         )
     if not counts:
@@ -102,9 +102,9 @@ def _scaling(config: Config, tensors: Tensors) -> Tensor | None:
 
 
 def _facts(config: Config) -> Provenance:
-    """What is known of model and site. A BOS was prepended where nothing else is said."""
+    """What is known of model and site. A BOS was prepended where nothing else is given."""
     options = config.get("model_from_pretrained_kwargs")
-    said = isinstance(options, dict) and "center_writing_weights" in options
+    is_known = isinstance(options, dict) and "center_writing_weights" in options
     return facts(
         model_name=config.name("model_name"),
         hook_name=config.name("hook_name") or config.name("hook_point"),
@@ -112,7 +112,7 @@ def _facts(config: Config) -> Provenance:
         dataset_path=config.get("dataset_path"),
         context_size=config.get("context_size"),
         prepend_bos=config.get("prepend_bos", True),
-        processing=processing(options) if said else None,
+        processing=processing(options) if is_known else None,
         seqpos_slice=config.get("seqpos_slice"),
         neuronpedia_id=config.get("neuronpedia_id"),
         sae_lens_training_version=config.get("sae_lens_training_version"),

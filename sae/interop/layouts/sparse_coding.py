@@ -99,9 +99,9 @@ def _chosen(
     if index is None or not 0 <= index < len(members):
         asked = "" if index is None else f" and none of index {index}"
         listed = "; ".join(
-            f"{at}: {type(shell).__name__}, l1_alpha {shown(said.get('l1_alpha'))}, dict_size "
-            f"{shown(said.get('dict_size'))}"
-            for at, (shell, said) in enumerate(members)
+            f"{at}: {type(shell).__name__}, l1_alpha {shown(its.get('l1_alpha'))}, dict_size "
+            f"{shown(its.get('dict_size'))}"
+            for at, (shell, its) in enumerate(members)
         )
         raise InputError(
             f"{source.path} holds {len(members)} dictionaries{asked}, choose one by its index: "
@@ -148,7 +148,7 @@ def _means(source: Source, b_dec: Tensor) -> Tensor:
     if path is None:
         if _settings(source).get("center_activations") == "true":
             raise InputError(
-                f"{source.path} is for centred activations, and {MEANS}, which says by what, is "
+                f"{source.path} is for centred activations, and {MEANS}, with their means, is "
                 f"missing: put it beside"
             )
         return torch.zeros_like(b_dec)

@@ -1,6 +1,6 @@
 """EleutherAI's sparsify: `cfg.json` and `sae.safetensors` in a folder named for the module.
 
-The folder lies in that of the run, whose `config.json` says what it was trained on.
+The folder lies in that of the run, whose `config.json` holds what it was trained on.
 """
 
 import re
@@ -59,19 +59,19 @@ def recognises(source: Source) -> bool:
 def read(source: Source, hints: Hints) -> PretrainedSAE:
     config, file = source.config(CONFIG_FILE), source.tensors(WEIGHTS_FILE)
     config.refuse_unknown(COMPUTED | HARMLESS)
-    if config.said("signed", bool, False):
-        raise InputError("cfg.json says signed true: versions of sparsify differ in what it does")
-    d_in = config.said("d_in", int)
-    d_sae = config.said("num_latents", int, 0) or d_in * config.said("expansion_factor", int, 32)
+    if config.value("signed", bool, False):
+        raise InputError("cfg.json has signed true: versions of sparsify differ in what it does")
+    d_in = config.value("d_in", int)
+    d_sae = config.value("num_latents", int, 0) or d_in * config.value("expansion_factor", int, 32)
     tensors = file.named(NAMES, d_in, d_sae)
-    if config.said("skip_connection", bool, False):
+    if config.value("skip_connection", bool, False):
         tensors["W_skip"] = file.take("W_skip", None, d_in).T
     file.finish()
-    is_transcoder = config.said("transcode", bool, False)
+    is_transcoder = config.value("transcode", bool, False)
     cfg = PretrainedConfig(
         d_sae=d_sae,
         activation=config.one_of("activation", ACTIVATIONS, "topk"),
-        k=config.said("k", int),
+        k=config.value("k", int),
         subtracts_b_dec=not is_transcoder,
     )
     return PretrainedSAE(cfg, tensors, _provenance(source, is_transcoder=is_transcoder))
@@ -79,7 +79,7 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
 
 def _provenance(source: Source, *, is_transcoder: bool) -> Provenance:
     """What folder and run say. Chunks of text need not begin with a token of their own, so nothing
-    is said of BOS; of a transcoder, the name of the module says where its output is."""
+    is known of BOS; of a transcoder, the name of the module is where its output is."""
     folder = source.folder.resolve()
     is_seed = re.fullmatch(r"seed\d+", folder.name) is not None
     hookpoint = folder.parent.name if is_seed else folder.name

@@ -69,5 +69,5 @@ def _texts(cls: type) -> Iterator[tuple[str, str]]:
         assert isinstance(node, ast.ClassDef)
         for field, text in zip(node.body, node.body[1:], strict=False):
             match field, text:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(said))):
-                    yield name, " ".join(said.split())
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(below))):
+                    yield name, " ".join(below.split())

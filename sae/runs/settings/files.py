@@ -16,7 +16,9 @@ def read_settings_file(path: Path) -> dict[str, Any]:
     try:
         content = yaml.load(path.read_bytes().decode(), Loader=_Loader)  # JSON is YAML
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise InputError(f"cannot read the config file {path}: {_said(error)}; {REMEDY}") from error
+        raise InputError(
+            f"cannot read the config file {path}: {_reason(error)}; {REMEDY}"
+        ) from error
     if not isinstance(content, Mapping):
         raise InputError(f"the config file {path} must map flag names to values")
     return dict(content)
@@ -36,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """An error in one line, with the place in the file that it is about."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem} in line {error.problem_mark.line + 1}"

@@ -1,4 +1,4 @@
-"""The members of a sweep: what its YAML file says all share, and what it says varies."""
+"""The members of a sweep: by its YAML file, what all share, and what varies."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -84,18 +84,18 @@ def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[st
 
 
 def _trained_by(settings: RunSettings) -> tuple[Any, ...]:
-    """What decides which dictionary comes out, in whatever words it was said."""
+    """What decides which dictionary comes out, however it was written."""
     return settings.dictionary, settings.training, settings.hook_names, settings.start_from
 
 
 def member_name(settings: RunSettings, names: Sequence[str]) -> str:
-    """A folder name that says what is particular to a member, such as topk-k32-seed1."""
+    """A folder name made of what is particular to a member, such as topk-k32-seed1."""
     values = settings.to_dict()
-    said = [_said(name, values[name]) for name in names]
-    return "-".join(said) or "member"
+    parts = [_part(name, values[name]) for name in names]
+    return "-".join(parts) or "member"
 
 
-def _said(name: str, value: Any) -> str:
+def _part(name: str, value: Any) -> str:
     if name == "hook_name":
         return value if isinstance(value, str) else "+".join(value)
     if name in ("architecture", "products"):

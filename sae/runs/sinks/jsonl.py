@@ -14,7 +14,7 @@ class JsonLinesSink:
 
     What is NaN or infinite is written as null: JSON has neither.
 
-    What the file holds behind `keep_bytes` is cut off: rows of a training that was interrupted and
+    What the file holds after `keep_bytes` is cut off: rows of a training that was interrupted and
     resumes from before them.
     """
 

@@ -10,6 +10,7 @@ from threading import Lock
 
 from rich.console import Console
 
+from activation_cache.common.errors import InputError
 from sae.pages.run_files import METRICS_FILE, THROUGHPUT_FILE
 from sae.runs.member import Member
 from sae.runs.sinks.console import ConsoleSink
@@ -44,7 +45,7 @@ class Logs:
         console: Console,
         n_tokens: int,
     ) -> None:
-        """`positions` says, by member, where logs that are resumed were."""
+        """`positions` are, by member, where logs that are resumed were."""
         self._members = members
         self._console = console
         self._warned: set[str] = set()
@@ -62,6 +63,7 @@ class Logs:
             raise
 
     def _open(self, member: Member, positions: Positions) -> _MemberLog:
+        _refuse_gap(member.folder / METRICS_FILE, positions.get(METRICS_FILE, 0))
         mirrored = last_tokens(member.folder / METRICS_FILE)
         files = {
             name: JsonLinesSink(member.folder / name, positions.get(name, 0))
@@ -78,7 +80,7 @@ class Logs:
         return _MemberLog(files, mirrors)
 
     def _warn(self, message: str) -> None:
-        """Once, whichever thread says it and however many members have it to say."""
+        """Once, from whichever thread and for however many members."""
         with self._warn_lock:
             if message not in self._warned:
                 self._warned.add(message)
@@ -139,6 +141,16 @@ def to_row(record: StepRecord) -> Row:
         "spikes": int(record.spikes),
         "skipped": int(record.skipped),
     }
+
+
+def _refuse_gap(path: Path, n_bytes: int) -> None:
+    """`InputError` where a log has lost rows that a checkpoint counts on."""
+    found = path.stat().st_size if path.exists() else 0
+    if found < n_bytes:
+        raise InputError(
+            f"{path} has lost rows since its checkpoint was written ({found:,} of {n_bytes:,} "
+            f"bytes are there): bring them back, or train into another --out"
+        )
 
 
 def last_tokens(path: Path) -> int:

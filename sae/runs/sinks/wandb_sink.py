@@ -222,9 +222,5 @@ def _rows_until(n_tokens: int, path: Path) -> Iterator[Values]:
 
 
 def _by_panel(row: Row) -> Values:
-    named = {_panel(key): value for key, value in row.items() if key != "n_tokens"}
+    named = {f"{section_of(k)}/{k}": value for k, value in row.items() if k != "n_tokens"}
     return int(row["step"]), {**named, "train/tokens": row["n_tokens"]}
-
-
-def _panel(key: str) -> str:
-    return f"{section_of(key)}/{key}"

@@ -163,7 +163,7 @@ def read_rows(path: str) -> Tensor:
 
 
 def batch(rows: Tensor, step: int, batch_tokens: int) -> Tensor:
-    """The rows of a step; past the last row it goes on with the first."""
+    """The rows of a step; past the last row it continues with the first."""
     begin = step * batch_tokens % len(rows)
     if begin + batch_tokens <= len(rows):
         return rows[begin : begin + batch_tokens]
