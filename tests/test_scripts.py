@@ -95,6 +95,7 @@ def test_the_run_folder_says_how_it_was_made_and_its_config_makes_it_again(
 ) -> None:
     config = json.loads((trained / "config.json").read_text())
     assert config["settings"]["k"] == 4 and config["settings"]["seed"] == 3
+    assert config["settings"]["model"] == "tiny"  # which no flag named
     assert config["versions"]["torch"] == torch.__version__
     again = ("--config", trained / "config.json")
     done = called(train_script.main, *again, "--out", tmp_path / "second")

@@ -16,7 +16,6 @@ from activation_cache import (
 )
 from activation_cache.common.dtypes import DTYPES
 from activation_cache.common.errors import InputError
-from activation_cache.model.loading import TINY
 from activation_cache.stream.prefetch import Prefetch
 from sae.base import SAE, refuse_more_than_memory
 from sae.evaluation.evaluate import TextBatch
@@ -41,12 +40,11 @@ class Inputs:
         cache = None if settings.cache is None else ActivationCache.open(settings.cache)
         if cache is not None:
             settings = settings.of_cache(cache)
-        name = settings.model or TINY
-        console.print(f"loading the model {name}", markup=False)
+        console.print(f"loading the model {settings.model}", markup=False)
         if cache is not None:
             model = cache.load_model(device=settings.device)
         else:
-            model = load_model(name, device=settings.device, dtype=DTYPES[settings.dtype])
+            model = load_model(settings.model, device=settings.device, dtype=DTYPES[settings.dtype])
         if not settings.hook_names:
             settings = settings.but(hook_name=(model.middle_site,))
         return cls(settings, model, cache)

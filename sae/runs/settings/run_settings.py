@@ -12,6 +12,7 @@ from activation_cache.common.dtypes import DtypeName
 from activation_cache.common.errors import InputError, refuse_below, refuse_not_positive
 from activation_cache.common.schema import convert, listed
 from activation_cache.common.versions import git_commit, library_versions
+from activation_cache.model.loading import TINY
 from sae.architectures import ARCHITECTURES, TopKConfig
 from sae.runs.settings.fields import Setting, settings_of
 from sae.runs.settings.files import read_settings_file
@@ -47,8 +48,8 @@ class RunSettings:
     training: TrainConfig = field(
         default=TrainConfig(n_tokens=N_TOKENS), metadata={"setting": None}
     )
-    model: str | None = None
-    """The embedded model `tiny` (the default), a hub id such as gpt2, a folder, or a .gguf file."""
+    model: str = TINY
+    """The embedded model `tiny`, a hub id such as gpt2, a folder, or a .gguf file."""
     dtype: DtypeName = "float32"
     """Data type of the language model and of its activations."""
     cache: str | None = None
