@@ -16,6 +16,7 @@ from activation_cache import (
 )
 from activation_cache.common.dtypes import DTYPES
 from activation_cache.common.errors import InputError
+from activation_cache.model.loading import TINY
 from activation_cache.stream.prefetch import Prefetch
 from sae.base import SAE, refuse_more_than_memory
 from sae.evaluation.evaluate import TextBatch
@@ -40,14 +41,14 @@ class Inputs:
         cache = None if settings.cache is None else ActivationCache.open(settings.cache)
         if cache is not None:
             settings = settings.of_cache(cache)
-        console.print(f"loading the model {settings.model}", markup=False)
+        name = settings.model or TINY
+        console.print(f"loading the model {name}", markup=False)
         if cache is not None:
             model = cache.load_model(device=settings.device)
         else:
-            model = load_model(settings.model, device=settings.device, dtype=DTYPES[settings.dtype])
-        if not settings.hook_names:
-            settings = settings.but(hook_name=(model.middle_site,))
-        return cls(settings, model, cache)
+            model = load_model(name, device=settings.device, dtype=DTYPES[settings.dtype])
+        hook_names = settings.hook_names or (model.middle_site,)
+        return cls(settings.but(model=name, hook_name=hook_names), model, cache)
 
     def build(self, settings: RunSettings) -> TrainableSAE:
         """A dictionary for the one site of these settings: fresh, or as another was left."""

@@ -116,7 +116,8 @@ def _member(name: str, settings: RunSettings, inputs: Inputs, out: Path) -> Memb
             f"the member {name} has {len(sites)} sites: vary hook_name under `grid` instead"
         )
     folder = out / "members" / name
-    return Member(name, settings.but(hook_name=sites, out=folder), folder, group=out.name)
+    settings = settings.but(model=inputs.settings.model, hook_name=sites, out=folder)
+    return Member(name, settings, folder, group=out.name)
 
 
 def _is_done(member: Member) -> bool:

@@ -40,11 +40,8 @@ class ToyTrainConfig:
 
     def learning_rate(self, step: int) -> float:
         progress = step / max(1, self.n_steps - 1)
-        if self.schedule == "constant":
-            return self.lr
-        if self.schedule == "linear":
-            return self.lr * (1 - progress)
-        return self.lr * math.cos(0.5 * math.pi * progress)
+        quarter = math.cos(0.5 * math.pi * progress)
+        return self.lr * {"constant": 1.0, "linear": 1 - progress, "cosine": quarter}[self.schedule]
 
 
 def train_toy(

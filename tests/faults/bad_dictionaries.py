@@ -174,6 +174,10 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
         tensor(b_enc=torch.zeros(8, dtype=torch.int32)),
         f"b_enc in {FILE} is no tensor of real numbers; {AGAIN}",
     ),
+    "with a bias of another data type": (
+        tensor(b_enc=torch.zeros(8, dtype=torch.float64)),
+        f"{FILE} holds tensors of several data types; {AGAIN}",
+    ),
     "with its matrices swapped": (
         lambda shop: shop.tensors(swapped),
         rf"W_dec in {FILE} is of shape \(192, 8\), expected \(8, 192\); {AGAIN}",

@@ -48,8 +48,8 @@ class RunSettings:
     training: TrainConfig = field(
         default=TrainConfig(n_tokens=N_TOKENS), metadata={"setting": None}
     )
-    model: str = TINY
-    """The embedded model `tiny`, a hub id such as gpt2, a folder, or a .gguf file."""
+    model: str | None = None
+    """The embedded model `tiny` (the default), a hub id such as gpt2, a folder, or a .gguf file."""
     dtype: DtypeName = "float32"
     """Data type of the language model and of its activations."""
     cache: str | None = None
@@ -190,6 +190,7 @@ def changed_setting(then: Mapping[str, Any], now: RunSettings) -> tuple[str, Any
     More tokens than then are no change.
     """
     before = settings_from(then, where="the config.json of the run")
+    before = before if before.model else before.but(model=TINY)  # as older versions wrote it
     values, values_then = now.to_dict(), before.to_dict()
     for name in dict.fromkeys([*values, *values_then]):
         was, now_is = values_then.get(name), values.get(name)
