@@ -200,6 +200,7 @@ def test_a_dictionary_has_the_same_bits_from_a_cache_as_from_a_stream(
     assert not torch.equal(ours["W_dec"], untrained["W_dec"])
 
 
+@pytest.mark.slow
 def test_dictionaries_from_every_codec_are_as_good_and_nearly_the_same(
     by_codec: dict[CodecName, ActivationCache],
 ) -> None:

@@ -1,5 +1,7 @@
 """What holds for every architecture, tied and untied. The union of configs makes the list."""
 
+import copy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -44,11 +46,17 @@ def _batches(n: int, seed: int = 0) -> list[torch.Tensor]:
     return [next(stream) + 0.5 for _ in range(n)]  # an offset, so that the bias has work to do
 
 
-def _trained(cfg: TrainableConfig, n_steps: int = 30) -> TrainableSAE:
+@cache
+def _trained_once(cfg: TrainableConfig) -> TrainableSAE:
     dictionary = cfg.build(D_IN, seed=3)
-    for _ in train(dictionary, _batches(n_steps), TrainConfig(n_tokens=64 * n_steps)):
+    for _ in train(dictionary, _batches(30), TrainConfig(n_tokens=64 * 30)):
         pass
     return dictionary
+
+
+def _trained(cfg: TrainableConfig) -> TrainableSAE:
+    """A dictionary after thirty steps: a copy, which a test may change."""
+    return copy.deepcopy(_trained_once(cfg))
 
 
 @every_architecture
@@ -117,9 +125,9 @@ def test_decoder_rows_have_unit_norm_after_training(cfg: TrainableConfig) -> Non
 
 @every_architecture
 def test_training_lowers_the_loss(cfg: TrainableConfig) -> None:
-    config = TrainConfig(n_tokens=64 * 200, penalty_warmup_fraction=0.0)
-    losses = [r.loss.item() for r in train(cfg.build(D_IN), _batches(200), config)]
-    assert sum(losses[-20:]) < 0.7 * sum(losses[:20])
+    config = TrainConfig(n_tokens=64 * 100, penalty_warmup_fraction=0.0)
+    losses = [r.loss.item() for r in train(cfg.build(D_IN), _batches(100), config)]
+    assert sum(losses[-20:]) < 0.8 * sum(losses[:20])
 
 
 @every_architecture

@@ -48,7 +48,7 @@ class Constant(Identity):
 
 @pytest.fixture(scope="module")
 def text(tiny: LanguageModel) -> list[TextBatch]:
-    source = ActivationSource(tiny, SourceConfig(hook_names=(SITE,), forward_tokens=8 * 128))
+    source = ActivationSource(tiny, SourceConfig(hook_names=(SITE,), forward_tokens=4 * 128))
     batches = islice(source.token_blocks("held_out", repeat=False), 2)
     return [(tokens, source.counted(tokens)) for tokens in batches]
 
@@ -105,7 +105,7 @@ def test_what_is_counted_twice_does_not_change_a_mean(
     tiny: LanguageModel, text: list[TextBatch]
 ) -> None:
     dictionary = ReLUConfig(d_sae=64).build(192, seed=0)
-    once, twice = (evaluate(dictionary, tiny, text * n, SITE) for n in (1, 2))
+    once, twice = (evaluate(dictionary, tiny, text[:1] * n, SITE) for n in (1, 2))
     assert twice.n_tokens == 2 * once.n_tokens
     assert twice.mse == pytest.approx(once.mse) and twice.fvu == pytest.approx(once.fvu)
 

@@ -241,6 +241,7 @@ def interrupted(folder: Path) -> dict[str, Any]:
     return {"rows": rows(4, 5, 6, 7), "mirrored_until": TOKENS[5]}
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_the_same_run_and_the_server_gets_what_it_lacks(
     server: WandBServer, folder: Path
 ) -> None:

@@ -205,6 +205,7 @@ def _publish(hub: Hub, repo: str, folder: str, dictionary: sae.SAE, tmp_path: Pa
     )
 
 
+@pytest.mark.slow
 def test_a_published_dictionary_is_evaluated_by_its_address(
     hub: Hub, run: Path, cli: Cli, tmp_path: Path
 ) -> None:
