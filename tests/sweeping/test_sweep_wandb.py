@@ -38,6 +38,7 @@ def assert_mirrored(folder: Path, group: str) -> None:
 
 
 @pytest.mark.usefixtures("no_report")
+@pytest.mark.slow
 def test_every_member_is_a_run_of_its_own_in_one_group(make: Callable[..., SweepSettings]) -> None:
     settings = make([{"architecture": "topk", "n_tokens": [128, 256]}])
     sweep(replace(settings, wandb="offline"))
