@@ -5,8 +5,7 @@ from sae.architectures import AnySAEConfig
 from sae.base import SAE, SAEConfig
 from sae.codes import Codes
 from sae.evaluation import EvalReport, evaluate, evaluate_reconstruction
-from sae.interop.layouts.native import write as save
-from sae.loading import load
+from sae.loading import load, save
 from sae.provenance import Provenance
 from sae.training import StepRecord, TrainConfig, train
 

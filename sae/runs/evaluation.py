@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from activation_cache import LanguageModel, SourceConfig, load_model
 from activation_cache.common.dtypes import DTYPES
-from activation_cache.common.errors import InputError, refuse_below
+from activation_cache.common.errors import InputError
 from activation_cache.stream.source import ActivationSource
 from sae.base import SAE
 from sae.evaluation import EvalReport, evaluate_all
@@ -22,10 +22,11 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
     On the same device this gives the numbers of the run that made it, to the last digit.
     """
     known = sae.provenance
-    missing = [name for name in NEEDED if getattr(known, name) in (None, "")]
-    if missing:
-        raise InputError(f"the dictionary does not say its {', '.join(missing)}: give it as a flag")
-    refuse_below(1, context_size=known.context_size, eval_tokens=known.eval_tokens)
+    values = ((name, getattr(known, name)) for name in NEEDED)
+    unusable = [(n, v) for n, v in values if not v or (isinstance(v, int) and v < 0)]
+    if unusable:
+        found = ", ".join(f"{name} ({value!r})" for name, value in unusable)
+        raise InputError(f"the dictionary has no usable {found}: give it as a flag")
     model = load_model(
         str(known.model_name),
         device=device,

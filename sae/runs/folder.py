@@ -22,7 +22,7 @@ def claimed(out: Path, *, resume: bool, stop_signal: str | None) -> Iterator[Non
     is_new = not os.path.lexists(out)
     if not is_new and not resume:
         raise InputError(
-            f"the run folder {out} exists: resume it with --resume, or name another one with --out"
+            f"the folder {out} exists: resume it with --resume, or name another one with --out"
         )
     with (
         folder_lock(out),

@@ -93,7 +93,7 @@ def restore(plan: Plan, state: State) -> None:
     members, training = plan.members, plan.training
     keys = list(state["members"])
     for member, sae in zip(members, plan.saes, strict=True):
-        _refuse_others(member, sae, state["members"][member.key])
+        _refuse_others(member, sae, state["members"].get(member.key, {}))
     trainers = [state["training"]["trainers"][keys.index(m.key)] for m in members]
     training.load_state_dict({**state["training"], "trainers": trainers})
     failed = dict(state["failures"])
@@ -103,12 +103,12 @@ def restore(plan: Plan, state: State) -> None:
 
 
 def _refuse_others(member: Member, sae: TrainableSAE, then: Mapping[str, Any]) -> None:
-    """`InputError` where a checkpoint is not about this member."""
-    changed = changed_setting(then["settings"], member.settings)
+    """`InputError` where a checkpoint is not about this member, or of other settings."""
+    changed = changed_setting(then.get("settings", {}), member.settings)
     if changed is not None:
         raise _other_setting(f"the run in {member.folder}", *changed, member.settings)
     metadata = sae.provenance.to_metadata()  # in which the number of tokens may have grown
-    if {**then["metadata"], "n_tokens": metadata["n_tokens"]} != metadata:
+    if {**then.get("metadata", {}), "n_tokens": metadata["n_tokens"]} != metadata:
         raise InputError(
             f"the model, its text or the evaluation of {member.folder} are others than when its "
             f"checkpoint was written: bring them back, or train into another --out"

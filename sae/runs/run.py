@@ -14,8 +14,7 @@ from activation_cache.common.errors import InputError
 from activation_cache.common.files import write_file
 from sae.base import SAE
 from sae.evaluation import EvalReport
-from sae.interop.layouts.native import write as save
-from sae.loading import load
+from sae.loading import load, save
 from sae.pages.run_report import write_report
 from sae.runs.checkpoints import Checkpoints, refuse_gone
 from sae.runs.evaluation import evaluate_on_held_out_text

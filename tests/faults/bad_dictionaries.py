@@ -119,7 +119,7 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
     "with a list for a config": (config_of("[]"), f"cfg.json.*must hold one JSON object.*{AGAIN}"),
     "with a config of 2 MB": (config_of(" " * 2_000_000), f"cfg.json.*1,048,576 bytes.*{AGAIN}"),
     "with a width twice": (again, f"cfg.json is not valid JSON: it has 'd_in' twice.*{AGAIN}"),
-    "of another project": (top(metadata={}), "does not say its model_name.*give it as a flag"),
+    "of another project": (top(metadata={}), "no usable model_name .None.*give it as a flag"),
     "of an unknown architecture": (
         own(architecture="magic"),
         "architecture 'magic': known are",
@@ -209,7 +209,7 @@ DICTIONARIES: dict[str, tuple[Prepare, str]] = {
     ),
     "of a context of no tokens": (
         metadata(context_size=0),
-        "context_size must be at least 1, got 0",
+        "no usable context_size .0.: give it as a flag",
     ),
     "of 'no' for an answer": (metadata(prepend_bos="no"), "prepend_bos.*true or false, got 'no'"),
     "that clears the screen": (metadata(model_name="\x1b[2J"), r"the model '\\x1b\[2J'"),

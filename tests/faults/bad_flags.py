@@ -111,12 +111,12 @@ EVALUATE = {
     "two dictionaries": ("d e", "unrecognized arguments: e.*--help"),
     "a path of 5000 letters": ("x" * 5000, "cannot read the dictionary at xxx.*too long.*name"),
     "a device for a path": ("/dev/null", "no dictionary at /dev/null: .*; name the --out"),
-    "no tokens": ("d --eval-tokens 0", "eval_tokens must be at least 1, got 0"),
+    "no tokens": ("d --eval-tokens 0", "no usable eval_tokens .0.: give it as a flag"),
     "a site of another width": (
         "d --hook-name blocks.1.mlp.hook_post",
         "takes activations of width 192.*mlp.hook_post of tiny has width 768: choose",
     ),
-    "a model without a name": ("d --model ''", "does not say its model_name: give it"),
+    "a model without a name": ("d --model ''", "no usable model_name .''.: give it"),
     "an --out below a file": ("d --out d/cfg.json/x", "d/cfg.json is no folder.*name a file"),
     "an --out of 300 letters": (f"d --out {'x' * 300}", "xxx.*too long; name a file in"),
 }

@@ -17,7 +17,7 @@ from resuming import (
     sit,
     told,
 )
-from sweeps import listed
+from sweeps import MLP, listed
 
 from activation_cache import LanguageModel
 from sae.runs.run import run
@@ -150,7 +150,7 @@ def sit_on(settings: RunSettings, n: int) -> None:
 def test_one_of_another_run_is_refused_in_one_line_and_nothing_is_touched(
     died: RunSettings, make: Maker
 ) -> None:
-    for change in ({"d_sae": 48}, {"lr": 0.5}):
+    for change in ({"d_sae": 48}, {"hook_name": (MLP,)}, {"lr": 0.5}):
         other = make("strange/run", checkpoint_tokens=64, **change)
         sit(other, in_step(8), resume=False)
         strange = died.out / "checkpoints" / f"{448:012}"
