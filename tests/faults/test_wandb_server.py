@@ -60,8 +60,11 @@ ALL = [*TOKENS, TOKENS[-1]]
 """Of eight rows and the evaluation's."""
 FIRST = {"rows": rows(0, 1, 2, 3, 4, 5), "finishes": False}
 """Of a run that is interrupted."""
-ARRIVED = [{"_step": row["step"], "train/tokens": row["n_tokens"]} for row in rows(0, 1, 2)]
-"""What the server has of it."""
+
+
+def arrived() -> list[dict[str, float]]:
+    """What the server has of it."""
+    return [{"_step": row["step"], "train/tokens": row["n_tokens"]} for row in rows(0, 1, 2)]
 
 
 class Training:
@@ -247,7 +250,7 @@ def test_a_run_goes_on_as_the_same_run_and_the_server_gets_what_it_lacks(
 ) -> None:
     (folder / "wandb").mkdir(parents=True)
     (folder / "wandb" / "run_id.txt").write_text("the-same")
-    server.rows["the-same"] = ARRIVED
+    server.rows["the-same"] = arrived()
     assert Training(server.url, folder, **interrupted(folder)).end() == ""
     assert server.tokens() == [ALL] and [*server.rows] == ["the-same"]
 
@@ -256,10 +259,12 @@ def test_a_run_goes_on_as_the_same_run_and_the_server_gets_what_it_lacks(
 def test_a_killed_run_goes_on_as_the_same_run_too(server: WandBServer, folder: Path) -> None:
     training = Training(server.url, folder, **FIRST)
     until(lambda: server.rows)
+    clients = psutil.Process(training.process.pid).children()
     training.process.kill()
     training.process.communicate()
+    psutil.wait_procs(clients)  # W&B's own process sends what it has before it ends
     (run_id,) = server.rows
-    server.rows[run_id] = ARRIVED
+    server.rows[run_id] = arrived()
     assert Training(server.url, folder, **interrupted(folder)).end() == ""
     assert server.tokens() == [ALL]
 
