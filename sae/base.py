@@ -27,7 +27,8 @@ class SAEConfig(ABC):
     d_sae: int
     """Number of features."""
     tied: bool = False
-    """Encode with the transpose of the decoder: half the parameters, and unit encoder columns."""
+    """Encode with the transposed decoder: half the parameters. The encoder's columns have unit norm
+    then."""
 
     def __post_init__(self) -> None:
         refuse_below(1, d_sae=self.d_sae)

@@ -35,11 +35,12 @@ from benchmarks.peers import peer_rows
 from benchmarks.stream import shuffle_rows, sweep_rows, train_stream_rows
 from benchmarks.toy import toy_rows
 from benchmarks.training import bookkeeping_rows, ceiling_rows, step_rows
-from cli import fail, parse, refuse_unwritable, run_script
 from rich.console import Console
 from rich.table import Table
 
 from sae.architectures import ARCHITECTURES
+from sae.commands.exits import fail, refuse_unwritable, run_command
+from sae.commands.flags import parse
 
 PAGE_WIDTH = 150
 """Columns of the table where the output is no wider terminal."""
@@ -65,8 +66,8 @@ def rows(flags: BenchFlags) -> Iterator[Row]:
             yield from benchmark(flags)
 
 
-def main() -> None:
-    flags = parse(BenchFlags, sys.argv[1:])
+def main(arguments: list[str]) -> None:
+    flags = parse(BenchFlags, arguments)
     names = [name for measured in BENCHMARKS.values() for name in measured]
     if flags.only is not None and flags.only not in names:
         fail(f"unknown row {flags.only!r}: --only takes one of {', '.join(names)}")
@@ -92,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_command(main)

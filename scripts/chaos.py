@@ -22,7 +22,6 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Literal
 
-from cli import parse, run_script
 from faults.damage import damage
 from faults.fuzz import fuzz
 from faults.kills import interrupt, kill
@@ -32,6 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 from activation_cache.text.documents import documents
+from sae.commands.exits import run_command
+from sae.commands.flags import parse
 
 TEXT_CHARS = 1_000_000
 """Characters that the runs read."""
@@ -63,8 +64,8 @@ class ChaosFlags:
     """Print the table as JSON."""
 
 
-def main() -> None:
-    flags = parse(ChaosFlags, sys.argv[1:])
+def main(arguments: list[str]) -> None:
+    flags = parse(ChaosFlags, arguments)
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         out = (flags.out or Path(temporary)).resolve()
         out.mkdir(parents=True, exist_ok=True)
@@ -155,4 +156,4 @@ def _show(rows: Sequence[Row]) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_command(main)

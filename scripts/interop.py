@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from cli import fail, parse, run_script
 from docs_pages import put_into_page
 from peers.environments import ENVIRONMENTS, environment
 from rich.console import Console
@@ -27,6 +26,8 @@ from safetensors.torch import load_file, save_file
 
 import sae
 from sae.architectures import ARCHITECTURES
+from sae.commands.exits import fail, run_command
+from sae.commands.flags import parse
 from sae.interop import export
 
 PROGRAMS = Path(__file__).parent / "peers" / "exchange"
@@ -82,8 +83,8 @@ class Row:
         return max(self.features, self.reconstruction) <= TOLERANCE and self.support == 0
 
 
-def main() -> None:
-    flags = parse(InteropFlags, sys.argv[1:])
+def main(arguments: list[str]) -> None:
+    flags = parse(InteropFlags, arguments)
     rows: list[Row] = []
     for peer in flags.peer or tuple(LAYOUTS):
         python = environment(peer, flags.environments)
@@ -216,4 +217,4 @@ def write_page(page: Path, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_command(main)

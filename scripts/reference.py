@@ -1,16 +1,18 @@
 """Put the tables of settings, architectures and metrics into the documentation."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from cli import parse, run_script
-from docs_pages import put_into_page
+from docs_pages import put_figures_beside, put_into_page
 from rich.console import Console
 
 from sae.architectures import ARCHITECTURES
+from sae.commands.exits import run_command
+from sae.commands.flags import parse
+from sae.commands.toy_models import SECTIONS
 from sae.evaluation import METRICS
+from sae.papers.claims import markdown_table, read_claims
 from sae.runs.settings.fields import settings_of
 from sae.runs.settings.groups import setting_groups
 from sae.runs.settings.run_settings import SHARED
@@ -24,6 +26,9 @@ class ReferenceFlags:
 
     docs: Path = Path("docs")
     """The folder of the pages; they have markers where the tables go."""
+    toy_models: Path | None = None
+    """A folder that `featureloom papers toy-models` wrote: put its claims, tables and figures into
+    the paper's page instead."""
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -72,8 +77,19 @@ def _shown(default: object) -> str:
     return "" if default in (None, MISSING, (), []) else f"`{default}`"
 
 
-def main() -> None:
-    flags = parse(ReferenceFlags, sys.argv[1:])
+def put_paper_into_page(page: Path, result: Path) -> None:
+    """The claims and other tables of a paper, and beside the page the figures that it shows."""
+    claims = sorted(read_claims(result), key=lambda claim: SECTIONS.index(claim.section))
+    tables = {path.stem: path.read_text().rstrip() for path in result.glob("*.md")}
+    put_into_page(page, {"claims": markdown_table(claims), **tables})
+    put_figures_beside(page, result)
+
+
+def main(arguments: list[str]) -> None:
+    flags = parse(ReferenceFlags, arguments)
+    if flags.toy_models is not None:
+        put_paper_into_page(flags.docs / "papers" / "toy_models.md", flags.toy_models)
+        return
     for page, tables in {
         "metrics.md": {"metrics": metrics()},
         "training.md": {"architectures": architectures()},
@@ -84,4 +100,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_command(main)

@@ -6,7 +6,6 @@ The result is what `load_model("tiny")` loads. Figures of the run are in docs/lo
 import json
 import math
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -15,13 +14,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from cli import parse, run_script
 from tokenizers import ByteLevelBPETokenizer
 from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from activation_cache.common.errors import InputError, refuse_below, refuse_not_positive
 from activation_cache.text.documents import documents
+from sae.commands.exits import run_command
+from sae.commands.flags import parse
 
 SEPARATOR = "<|endoftext|>"
 LEAST_VOCABULARY = 257
@@ -182,8 +182,8 @@ def make_folder(path: Path) -> None:
         ) from error
 
 
-def main() -> None:
-    cfg = parse(TinyLMConfig, sys.argv[1:])
+def main(arguments: list[str]) -> None:
+    cfg = parse(TinyLMConfig, arguments)
     make_folder(cfg.out)
     torch.manual_seed(cfg.seed)
     texts = {split: list(documents("docstrings", split)) for split in ("train", "held_out")}
@@ -212,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_command(main)

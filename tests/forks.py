@@ -275,20 +275,19 @@ def _hold(request: dict[str, Any]) -> int:
     return 0
 
 
-def _run_script(request: dict[str, Any]) -> int:
+def _run_command(request: dict[str, Any]) -> int:
     import resource
 
-    import harvest
-    from cli import run_script
+    from sae.commands import harvest
+    from sae.commands.exits import run_command
 
     os.environ.update(request["env"])
-    sys.argv = [str(HARVEST), *request["argv"]]
     if request["file_limit"] is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_limit"],) * 2)
     moments = _count_moments(request)
     code: Any = 0
     try:
-        run_script(harvest.main)
+        run_command(harvest.main, request["argv"])
     except SystemExit as exit_:
         code = exit_.code
     if request["moments"]:

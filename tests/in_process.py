@@ -1,13 +1,11 @@
-"""Scripts, called as a user would call them, in the process of the tests."""
+"""Commands, called as a user would call them, in the process of the tests."""
 
 import contextlib
 import io
-import sys
 from collections.abc import Callable
 from typing import NamedTuple
-from unittest import mock
 
-from cli import run_script
+from sae.commands.exits import run_command
 
 
 class Done(NamedTuple):
@@ -16,17 +14,16 @@ class Done(NamedTuple):
     err: str
 
 
-def called(main: Callable[[], None], *arguments: object) -> Done:
-    """Run a script's main with arguments: exit code and output."""
+def called(main: Callable[[list[str]], None], *arguments: object) -> Done:
+    """Run a command with arguments: exit code and output."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with (
-        mock.patch.object(sys, "argv", ["script", *map(str, arguments)]),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
         try:
-            run_script(main)
+            run_command(main, [*map(str, arguments)])
         except SystemExit as exit_:
             assert isinstance(exit_.code, int)
             code = exit_.code

@@ -63,16 +63,15 @@ def test_the_page_has_a_line_for_each_row(tmp_path: Path, monkeypatch: pytest.Mo
     page = tmp_path / "benchmarks.md"
     flags = ["--only", "step-topk", "--d-in", "16", "--d-sae", "64", "--batch-tokens", "32"]
     monkeypatch.setattr(sys, "argv", ["bench.py", *flags, "--repeats", "1", "--page", str(page)])
-    bench.main()
+    bench.main(sys.argv[1:])
     assert page.read_text().count("| step-topk |") == 4  # k 32 and 64, in two kinds of products
 
 
 def test_an_unknown_row_is_refused_with_the_names_of_all(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--only", "step-topkk"])
     with pytest.raises(SystemExit) as exit_:
-        bench.main()
+        bench.main(["--only", "step-topkk"])
     assert exit_.value.code == 2
     assert "train-sweep" in capsys.readouterr().err
 

@@ -4,7 +4,6 @@ import shutil
 import signal
 from pathlib import Path
 
-import harvest as harvest_script
 import pytest
 from forks import Done, Forks, files, flags, flip
 from harvests import Undisturbed, refused
@@ -12,6 +11,7 @@ from in_process import called
 
 from activation_cache import ActivationCache
 from activation_cache.cache.manifest import FILE
+from sae.commands import harvest as harvest_script
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-import harvest as harvest_script
 import pytest
 import torch
-import train as train_script
 from in_process import called
 
 from activation_cache.common.dtypes import emulation_warning
+from sae.commands import harvest as harvest_script
+from sae.commands import train as train_script
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 SMALL = (

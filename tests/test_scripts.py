@@ -11,15 +11,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import evaluate as evaluate_script
 import pytest
 import torch
-import train as train_script
 from in_process import called
 from refusals import refusal_of
 
 import sae
 from activation_cache.model.loading import TINY_FOLDER
+from sae.commands import evaluate as evaluate_script
+from sae.commands import train as train_script
 from sae.runs.settings import RunSettings
 
 SMALL = [
@@ -129,10 +129,9 @@ def test_help_names_every_flag_of_the_contract() -> None:
 @pytest.mark.slow
 def test_ctrl_c_keeps_the_dictionary_and_exits_with_130(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    script = Path(train_script.__file__)
-    flags = ["--wandb", "off", "--buffer-tokens", "4096", "--out", str(run)]
+    flags = ["--wandb", "off", "--buffer-tokens", "4096", "--log-every", "1", "--out", str(run)]
     process = subprocess.Popen(
-        [sys.executable, str(script), "--n-tokens", "100000000", "--log-every", "1", *flags],
+        [sys.executable, "-m", "featureloom", "train", "--n-tokens", "100M", *flags],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},

@@ -20,6 +20,9 @@ LONGEST = 80
 LARGEST = 2**63
 """Whole numbers must be smaller: tensors and files count, and generators are seeded, in 64 bits."""
 
+SIZES = {"k": 1e3, "K": 1e3, "M": 1e6, "B": 1e9}
+"""What people write behind a number."""
+
 WORDS = {
     int: "a whole number (of 64 bits at most)",
     float: "a finite number",
@@ -141,12 +144,19 @@ def _number(kind: type, value: Any, *, lenient: bool) -> int | float | None:
     if isinstance(value, bool) or not isinstance(value, allowed):
         return None
     with suppress(ValueError, OverflowError):
-        number = value if isinstance(value, int) else float(value)
+        number = value if isinstance(value, int) else _float(value)
         if kind is float:
             return float(number) if math.isfinite(number) else None
         whole = int(number)
         return whole if whole == number and -LARGEST <= whole < LARGEST else None
     return None
+
+
+def _float(value: float | str) -> float:
+    """Of a text, too: 300k, 1.5M, 2B."""
+    if isinstance(value, str) and value[-1:] in SIZES:
+        return round(float(value[:-1]) * SIZES[value[-1]], 6)  # 1.1M is a whole number
+    return float(value)
 
 
 def _is_name(text: str) -> bool:

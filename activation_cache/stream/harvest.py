@@ -28,13 +28,13 @@ class HarvestConfig(SourceConfig):
     batch_tokens: int = 1024
     """Activation vectors in each batch, and so in each training step."""
     buffer_tokens: int = 65_536
-    """Activation vectors in the shuffle buffer, or in the window that is read from a cache; more
-    means a better shuffle and more memory."""
+    """Activation vectors in the shuffle buffer. More means a better shuffle and more memory; of a
+    cache, it is the window that is read."""
     seed: int = field(default=0, metadata={"setting": "data_seed"})
-    """Seeds the order of the activations."""
+    """Seed of the order of the activations."""
     on_nan: OnNaN = "stop"
-    """Rows that hold NaN or Inf end the stream with an `InputError`, or are left out (`skip`)
-    unless they are more than one in a hundred."""
+    """On NaN or Inf in activations or gradients: stop the run, or skip. `skip` leaves rows of
+    activations out unless they are more than one in a hundred, and a hundred batches at most."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,20 +28,22 @@ class SourceConfig:
     """Which activations are read, and from which text."""
 
     hook_names: tuple[str, ...] = field(default=(), metadata={"setting": "hook_name"})
-    """TransformerLens names of the sites, all read in the same forward pass. By default the
-    residual stream in the middle of the model."""
+    """Site by TransformerLens name; repeatable (residual stream, middle layer). All sites are read
+    in the same forward pass."""
     dataset: str = DOCSTRINGS
-    """`docstrings` of installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
+    """Text: a .txt, .json, .jsonl or .parquet file, or a hub id. `docstrings` is the documentation
+    of the installed packages."""
     text_column: str = "text"
-    """The column of the dataset that holds the text."""
+    """Column of the dataset that holds the text."""
     context_size: int = 128
     """Tokens in each block that the model sees, BOS included."""
     prepend_bos: bool = True
-    """Open every block with BOS, as the published GPT-2 dictionaries do."""
+    """Begin every block with BOS. The published GPT-2 dictionaries do."""
     all_positions: bool = False
-    """Serve position 0 and special tokens as well; see `counted_positions` for why not."""
+    """Include position 0 and special tokens. docs/metrics.md says why they are left out by
+    default."""
     forward_tokens: int = 4096
-    """Tokens in each forward pass of the model, rounded down to whole blocks."""
+    """Tokens in each forward pass of the model, in whole blocks."""
 
     def __post_init__(self) -> None:
         if isinstance(self.hook_names, str):

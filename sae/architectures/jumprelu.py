@@ -38,11 +38,12 @@ class JumpReLUConfig(TrainableConfig):
     revival: ClassVar[Revival] = "resample"
 
     l0_coeff: float = 0.2
-    """Weight of the number of active features, with the squared error summed over d_in."""
+    """Weight of the L0 penalty. It is the number of active features, beside the squared error
+    summed over d_in."""
     bandwidth: float = 0.5
-    """Width of the rectangle in the gradient of the threshold, for inputs of norm sqrt(d_in)."""
+    """Width of the threshold's gradient window. For inputs of norm sqrt(d_in)."""
     initial_threshold: float = 0.5
-    """Where every threshold starts, for inputs of norm sqrt(d_in)."""
+    """Where every threshold starts. For inputs of norm sqrt(d_in)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

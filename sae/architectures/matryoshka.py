@@ -31,7 +31,7 @@ class MatryoshkaConfig(FixedL0Config):
     chooses_over_the_batch: ClassVar[bool] = True
 
     prefixes: tuple[int, ...] = ()
-    """Widths of the nested dictionaries, rising to d_sae; by default 1/16, 1/8, 1/4, 1/2, all."""
+    """Nested width; repeatable (1/16, 1/8, 1/4, 1/2, all). They rise to d_sae."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

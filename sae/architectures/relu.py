@@ -22,7 +22,8 @@ class L1Config(TrainableConfig):
     revival: ClassVar[Revival] = "resample"
 
     l1_coeff: float = 2.0
-    """Weight of the summed features (or gates), with the squared error summed over d_in."""
+    """Weight of the L1 penalty. It is the sum of the features, or gates, beside the squared error
+    summed over d_in."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -24,9 +24,9 @@ class FixedL0Config(TrainableConfig):
     is_sparse_from_the_start: ClassVar[bool] = True
 
     k: int = 32
-    """Features kept for each token; those that are not positive count as inactive."""
+    """Active features per token. Those that are not positive count as inactive."""
     auxk_coeff: float = 1 / 8
-    """Weight of the reconstruction of the error by dead features (AuxK); 0 turns it off."""
+    """Weight of the AuxK loss, 0 for none. Dead features reconstruct what is left of the error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

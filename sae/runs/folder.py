@@ -15,6 +15,17 @@ PARTS = {"config.json", "checkpoints", "members"}
 """Of which a folder that is resumed in must hold one, unless it is empty."""
 
 
+RUNS = Path("runs")
+
+
+def numbered(*, resume: bool) -> Path:
+    """Where a run goes whose folder nobody named: runs/run-N with the next free number; to resume,
+    with the last one."""
+    numbers = [path.name.removeprefix("run-") for path in RUNS.glob("run-*")]
+    last = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    return RUNS / f"run-{max(1, last if resume else last + 1)}"
+
+
 @contextmanager
 def claimed(out: Path, *, resume: bool, stop_signal: str | None) -> Iterator[None]:
     """Within it, the folder is there and locked. `InputError` where it is in use, holds something

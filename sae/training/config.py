@@ -21,34 +21,37 @@ class TrainConfig:
     n_tokens: int = field(default=500_000, metadata={"setting": None})
     """Activation vectors to train on; each is seen once unless the stream repeats."""
     lr: float | None = None
-    """Peak learning rate of Adam; by default 2e-3, falling with the root of widths over 1536, and
-    up to twice that in runs of less than 1.6 million tokens (docs/log.md)."""
+    """Peak learning rate of Adam (about 2e-3; settings.md has the formula). It is 2e-3, times
+    sqrt(1536 / d_sae) for wider dictionaries, times sqrt(1.6M / n_tokens), at most 2, for shorter
+    runs."""
     lr_warmup_fraction: float = 0.02
-    """The learning rate rises over this share of the run."""
+    """Share of the run in which the learning rate rises."""
     lr_decay_fraction: float = 0.3
-    """It falls over this share at the end."""
+    """Share of the run, at its end, in which the learning rate falls to 0."""
     penalty_warmup_fraction: float = 0.1
-    """The L1 and L0 penalties rise to their full weight over this share."""
+    """Share of the run in which L1 and L0 penalties rise to their weight."""
     clip_grad_norm: float | None = None
-    """Largest norm of the gradient of all parameters together; by default it is not clipped."""
+    """Clip the gradient of all parameters together to this norm (no clipping)."""
     loss_reduction: LossReduction = "sum_d"
-    """How the squared error is reduced; penalty coefficients belong to one of them."""
+    """Sum the squared error over d_in, or average it. Penalty coefficients belong to one of the
+    two."""
     normalise: bool = True
-    """Bring the mean norm of the input to sqrt(d_in) for training; folded into the result."""
+    """Scale inputs to a mean norm of sqrt(d_in) for training. The scale is folded into the
+    result."""
     products: Products = "float32"
-    """What dense products are taken in: bfloat16 is faster where the hardware has it, weights and
-    sums stay in float32; `screened` lets bfloat16 propose features, and float32 decide."""
+    """Precision of matrix products. bfloat16 is faster where the hardware has it; weights and sums
+    stay in float32. `screened` lets bfloat16 propose features, and float32 decide."""
     dead_after_tokens: int | None = None
-    """Tokens without firing that make a feature dead; by default a fiftieth of the run, up to 10M.
-
-    Short runs need short windows: a feature found dead late has no time left to learn."""
+    """A feature is dead after so many tokens without firing (n_tokens / 50). At most 10M by
+    default. Short runs need short windows: a feature found dead late has no time left to learn."""
     on_nan: OnNaN = "stop"
     """What to do with a batch whose loss or gradient is NaN or Inf: end the training, or leave the
     batch out, a hundred times at most. The weights are unharmed either way."""
     init_tokens: int = 8192
-    """Tokens of the stream's head that set the scale and the decoder bias; trained on as well."""
+    """First tokens of the stream, which set the scale and the decoder bias. They are trained on as
+    well."""
     seed: int = 0
-    """Seeds the initial weights and the resampling."""
+    """Seed of the initial weights and of resampling."""
 
     def __post_init__(self) -> None:
         convert(Products, self.products, "products")

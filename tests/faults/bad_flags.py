@@ -10,8 +10,11 @@ SMALL = (
 )
 
 TRAIN = {
-    "an unknown flag": ("--architectur topk", "unrecognized arguments: --architectur.*--help"),
-    "a value for a switch": ("--tied maybe", "unrecognized arguments: maybe.*--help"),
+    "an unknown flag": (
+        "--architectur topk",
+        "unknown --architectur: did you mean --architecture",
+    ),
+    "a value for a switch": ("--tied maybe", "unknown maybe; --help"),
     "a flag without its value": ("--k", "argument --k: expected one argument.*--help"),
     "a word for a number": ("--k many", "--k must be a whole number.*got 'many'.*--help"),
     "more features than memory": ("--d-sae 1000000000000", "d_sae 1000000000000.*GB.*give fewer"),
@@ -79,7 +82,7 @@ HARVEST = {
         f"twice: name each of.*{SITE}.*once",
     ),
     "a context of one token": ("--context-size 1", "context_size must be at least 2, got 1"),
-    "a flag of another script": ("--seed 1", "unrecognized arguments: --seed 1.*--help"),
+    "a flag of another script": ("--seed 1", "unknown --seed; --help"),
     "nothing to verify": ("--verify", "run is not an activation cache.*make one"),
     "an unknown protocol": ("--out foo://bar", "cannot use foo://bar.*foo; name a folder"),
 }
@@ -108,7 +111,7 @@ TINY_LM = {
 
 EVALUATE = {
     "no dictionary": ("", "RUN_OR_DICTIONARY.*required"),
-    "two dictionaries": ("d e", "unrecognized arguments: e.*--help"),
+    "two dictionaries": ("d e", "unknown e; --help"),
     "a path of 5000 letters": ("x" * 5000, "cannot read the dictionary at xxx.*too long.*name"),
     "a device for a path": ("/dev/null", "no dictionary at /dev/null: .*; name the --out"),
     "no tokens": ("d --eval-tokens 0", "no usable eval_tokens .0.: give it as a flag"),

@@ -20,7 +20,6 @@ from unittest import mock
 
 import forks
 import pytest
-from cli import run_script
 from forks import REPOSITORY, Done, Forks
 from rich.console import Console
 from sweeps import SMALL, differences, listed, loaded
@@ -29,6 +28,7 @@ from torch import Tensor
 import sae.training.checkpoint as checkpoint_module
 from activation_cache import LanguageModel
 from activation_cache.common.errors import InputError
+from sae.commands.exits import run_command
 from sae.runs.run import run
 from sae.runs.settings import RunSettings
 from sae.training.trainer import Trainer
@@ -244,14 +244,13 @@ PLACES = {
 
 def _train(request: dict[str, Any]) -> int:
     """What a process does that the server has forked."""
-    import train
+    from sae.commands import train
 
-    sys.argv = [str(train.__file__), *request["argv"]]
     for place, signals in request["moments"].items():
         owner, name = _owner(*PLACES[place].split(":"))
         setattr(owner, name, _signalled(getattr(owner, name), signals))
     try:
-        run_script(train.main)
+        run_command(train.main, request["argv"])
     except SystemExit as exit_:
         return exit_.code if isinstance(exit_.code, int) else 1
     return 0

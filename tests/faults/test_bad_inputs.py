@@ -20,6 +20,7 @@ from bad_dictionaries import BAD_DICTIONARIES
 from bad_flags import BAD_FLAGS
 from bad_models import BAD_MODELS
 from bad_places import BAD_PLACES
+from featureloom import COMMANDS
 from in_process import Done, called
 from workshop import Bad, Workshop
 
@@ -92,7 +93,8 @@ def test_a_bad_input_is_told_in_one_line_and_leaves_nothing_behind(
     bad.prepare(shop)
     around = shop.folder.parents[1]
     before = listed(around)
-    done = called(importlib.import_module(bad.script).main, *shlex.split(bad.flags))
+    module = f"sae.commands.{bad.script}" if bad.script in COMMANDS else bad.script
+    done = called(importlib.import_module(module).main, *shlex.split(bad.flags))
     assert_refused(done, bad.says)
     assert listed(around) == before
 

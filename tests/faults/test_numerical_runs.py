@@ -1,11 +1,11 @@
 """What a run makes of batches that nothing finite can be learned from, and what it says."""
 
-import train as train_script
 from in_process import called
 from resuming import Maker, assert_same, bad_steps, checkpoints_in, refused, sit
 from sweeps import MLP, RESID, SMALL, logged
 
 import sae
+from sae.commands import train as train_script
 from sae.runs.run import run
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import train as train_script
 from in_process import called
 from resuming import (
     Maker,
@@ -20,6 +19,7 @@ from sweeps import MLP, RESID, SMALL, listed
 
 from activation_cache import ActivationCache, CacheConfig, LanguageModel
 from activation_cache.common.errors import InputError
+from sae.commands import train as train_script
 from sae.runs.run import run
 from sae.runs.settings import RunSettings
 from sae.runs.settings.groups import setting_groups

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import convert as convert_script
 import interop as interop_script
 import pytest
 import torch
@@ -11,6 +10,7 @@ from in_process import called
 
 import sae
 from sae.architectures import ARCHITECTURES, TopKConfig
+from sae.commands import convert as convert_script
 from sae.interop import PretrainedConfig, PretrainedSAE, export
 from sae.interop.compare import compare
 

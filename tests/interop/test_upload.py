@@ -4,10 +4,8 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import evaluate as evaluate_script
 import pytest
 import torch
-import upload as upload_script
 from forks import Done
 from hub_stand_in import TOKEN, Hub, Repository, serving
 from huggingface_hub import constants
@@ -16,6 +14,8 @@ from refusals import refusal_of
 
 import sae
 from sae.architectures import TopKConfig
+from sae.commands import evaluate as evaluate_script
+from sae.commands import upload as upload_script
 from sae.evaluation import METRICS
 from sae.hub.card import model_card, plain
 from sae.hub.transfer import HubPath

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sweep as sweep_script
 from in_process import called
 from refusals import refusal_of
 from sweeps import listed
 
 from activation_cache.common.errors import InputError
+from sae.commands import sweep as sweep_script
 from sae.runs.settings.grid import member_settings, read_grid
 from sae.runs.settings.run_settings import RunSettings, settings_from_file
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sweep as sweep_script
 from in_process import called
 from refusals import refusal_of
 
+from sae.commands import sweep as sweep_script
 from sae.runs.settings.grid import member_settings, read_grid
 from sae.runs.settings.run_settings import RunSettings
 

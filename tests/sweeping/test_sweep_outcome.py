@@ -8,11 +8,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import sweep as sweep_script
 from in_process import called
 from sweeps import MLP, member
 
 from activation_cache.common.errors import InputError
+from sae.commands import sweep as sweep_script
 from sae.pages.pareto import write_plot
 from sae.runs.sweep import SweepSettings, sweep
 

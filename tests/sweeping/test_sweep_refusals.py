@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sweep as sweep_script
 from in_process import called
 from sweeps import MLP, RESID, TWO, Grid, count_steps, listed
 
 from activation_cache import ActivationCache
+from sae.commands import sweep as sweep_script
 from sae.runs.sweep import SweepSettings
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sweep as sweep_script
 from sweeps import MLP, NAMES, RESID, TWO, count_steps, differences, grid_file, interrupt, member
 
 from activation_cache.common.errors import InputError
@@ -175,8 +174,8 @@ def test_a_sweep_that_was_stopped_by_ctrl_c_goes_on_to_the_same_results(tmp_path
     short, long = "topk-k4-n_tokens512", "topk-k4-n_tokens20480"
 
     def command(out: Path, *flags: str) -> list[str]:
-        script = [sys.executable, str(sweep_script.__file__), str(path)]
-        return [*script, "--out", str(out), "--members-per-pass", "1", *flags]
+        sweep = [sys.executable, "-m", "featureloom", "sweep", str(path)]
+        return [*sweep, "--out", str(out), "--members-per-pass", "1", *flags]
 
     options: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
     stopped, whole = tmp_path / "stopped", tmp_path / "whole"

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 from in_process import Done, called
-from papers import toy_models
 from refusals import refusal_of
 
+from sae.commands import toy_models
 from sae.papers.toy_models import demonstrate
 from sae.papers.toy_models.section import Scale
 from sae.papers.toy_models.work import LONGEST_FIRST

@@ -11,20 +11,23 @@ from sae.runs.settings.run_settings import SHARED, RunSettings
 from sae.training import TrainConfig
 
 OF_THE_MODEL = ("model", "dtype", "device", "cache", "epochs")
+ARCHITECTURE = "Architecture. It is what keeps the features sparse."
 OF_THE_TRAINING = ("n_tokens", "start_from", "eval_tokens")
 
 
 def setting_groups() -> dict[str, list[Setting]]:
     """Every setting once, by its flat name; those of architectures say of which they are."""
     names: Any = Literal[tuple(ARCHITECTURES)]  # type: ignore[valid-type]
-    text = f"What keeps the features sparse: {', '.join(ARCHITECTURES)}."
     own = settings_of(RunSettings)
     groups = {
         "model and text": [
             *(s for s in own if s.name in OF_THE_MODEL),
             *settings_of(HarvestConfig),
         ],
-        "dictionary": [Setting("architecture", "", names, "topk", text), *_of_architectures()],
+        "dictionary": [
+            Setting("architecture", "", names, "topk", ARCHITECTURE),
+            *_of_architectures(),
+        ],
         "training": [
             *(s for s in own if s.name in OF_THE_TRAINING),
             *settings_of(TrainConfig),
@@ -54,8 +57,7 @@ def _of_architectures() -> Iterator[Setting]:
         if name in SHARED:
             yield setting
             continue
-        default = "" if setting.default in (MISSING, ()) else f"; {setting.default} by default"
-        text = (
-            f"{setting.text.rstrip('.').replace('. ', '; ')} ({', '.join(having[name])}{default})."
-        )
-        yield replace(setting, default=None, text=text)
+        default = "" if setting.default in (MISSING, ()) else f": {setting.default}"
+        about, *more = setting.text.rstrip(".").split(". ")
+        sentences = [f"{about} ({', '.join(having[name])}{default})", *more]
+        yield replace(setting, default=None, text=f"{'. '.join(sentences)}.")

@@ -49,40 +49,43 @@ class RunSettings:
         default=TrainConfig(n_tokens=N_TOKENS), metadata={"setting": None}
     )
     model: str | None = None
-    """The embedded model `tiny` (the default), a hub id such as gpt2, a folder, or a .gguf file."""
+    """Language model: tiny (embedded, default), hub id, folder or .gguf file."""
     dtype: DtypeName = "float32"
-    """Data type of the language model and of its activations."""
+    """Data type of model and activations."""
     cache: str | None = None
-    """Train from the cache in this folder or fsspec URL instead of harvesting. It decides the
-    model and the text."""
+    """Train from this activation cache (a folder or fsspec URL). It decides the model and the
+    text."""
     epochs: int = 1
     """Passes over the cache."""
     n_tokens: int | None = None
-    """Activation vectors to train on; by default 1.2 million, or all of the cache."""
+    """Activation vectors to train on (1.2 million, or all of the cache). 300k, 50M and 1e6 are
+    understood."""
     start_from: str | None = None
-    """Folder of a trained dictionary whose weights are the start, of a neighbouring layer, say."""
+    """Start with the weights of this trained dictionary. It must have the same architecture and
+    size: of a neighbouring layer, say."""
     eval_tokens: int = 65_536
-    """Held-out tokens to evaluate on."""
+    """Held-out tokens for the evaluation at the end."""
     device: str = "auto"
-    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
-    out: Path = Path("runs/latest")
-    """Folder for everything that the run writes; it must not exist yet."""
+    """Where to compute: auto (CUDA if there is one), cpu, cuda or cuda:N."""
+    out: Path = Path("runs/run-1")
+    """New folder for the run; by default the next free number."""
     log_every: int = 20
-    """Steps between two rows of metrics.jsonl."""
+    """Training steps between two rows of metrics.jsonl."""
     wandb: Literal["off", "offline", "online"] | None = None
-    """Weights & Biases; by default online where an API key is set, else offline."""
+    """Weights & Biases (online if an API key is set, else offline). The variables of W&B hold:
+    WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME, WANDB_TAGS, WANDB_MODE and others."""
     checkpoint_minutes: float = 10.0
-    """Minutes between two checkpoints."""
+    """Time between two checkpoints."""
     checkpoint_tokens: int | None = None
-    """Tokens between two checkpoints, beside those by time."""
+    """Write a checkpoint after every so many tokens, too."""
     keep_checkpoints: int = 2
-    """The newest so many checkpoints are kept."""
+    """How many of the newest checkpoints to keep."""
     keep_every_tokens: int | None = None
-    """Of older checkpoints, one in this many tokens is kept for good."""
+    """Of older checkpoints, keep one for every so many tokens."""
     keep_best: bool = False
-    """Evaluate the dictionary at each checkpoint, and keep the one with the lowest delta CE."""
+    """Evaluate each checkpoint, and keep the one with the lowest delta CE."""
     stop_signal: str | None = None
-    """A signal that ends the run like Ctrl-C does, with a checkpoint: USR1, say, under SLURM."""
+    """A signal that ends the run like Ctrl-C, with a checkpoint. Under SLURM: USR1, say."""
 
     def __post_init__(self) -> None:
         counts = ("n_tokens", "epochs", "eval_tokens", "log_every", "checkpoint_tokens")
@@ -177,11 +180,16 @@ def settings_from(content: Mapping[str, Any], *, where: str = "") -> RunSettings
 
 def settings_from_file(path: Path) -> RunSettings:
     """Settings from a JSON or YAML file of flag names, or the config.json of an earlier run."""
+    return settings_from(flat_settings(path), where=f"the config file {path}")
+
+
+def flat_settings(path: Path) -> Mapping[str, Any]:
+    """What such a file says, by flat names."""
     content = read_settings_file(path)
     settings = content.get("settings", content)
     if not isinstance(settings, Mapping):
         raise InputError(f"the config file {path} must map flag names to values under `settings`")
-    return settings_from(settings, where=f"the config file {path}")
+    return settings
 
 
 def changed_setting(then: Mapping[str, Any], now: RunSettings) -> tuple[str, Any] | None:

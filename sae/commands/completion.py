@@ -1,0 +1,76 @@
+"""Completion of commands, flags and their values for bash and zsh."""
+
+import argparse
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import shtab
+from featureloom import COMMANDS, PAPERS
+
+from sae.commands import convert, evaluate, harvest, sweep, toy_models, train, upload
+from sae.commands.flags import Groups, add_flags, parse
+from sae.commands.kinds import choices, without_none
+from sae.runs.settings.fields import settings_of
+
+BY_DATACLASS: dict[str, type] = {
+    "evaluate": evaluate.EvaluateFlags,
+    "harvest": harvest.HarvestFlags,
+    "sweep": sweep.SweepSettings,
+    "convert": convert.ConvertFlags,
+    "upload": upload.UploadFlags,
+    "toy-models": toy_models.ToyModelsFlags,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompletionFlags:
+    """Print the completion of the commands and flags of `featureloom` for a shell.
+
+    bash: featureloom completion bash > ~/.local/share/bash-completion/completions/featureloom
+    zsh: featureloom completion zsh > a folder of $fpath, as _featureloom
+    """
+
+    shell: Literal["bash", "zsh"] = field(metadata={"positional": True, "metavar": "SHELL"})
+    """Which shell: bash or zsh."""
+
+
+def main(arguments: list[str]) -> None:
+    flags = parse(CompletionFlags, arguments)
+    print(shtab.complete(_parser(), shell=flags.shell))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """All commands with their flags, as shtab reads them."""
+    parser = argparse.ArgumentParser(prog="featureloom")
+    commands = parser.add_subparsers()
+    for name, about in COMMANDS.items():
+        command = commands.add_parser(name, help=about)
+        if name == "papers":
+            papers = command.add_subparsers()
+            for paper, title in PAPERS.items():
+                _describe(papers.add_parser(paper, help=title), _groups(paper))
+        else:
+            _describe(command, _groups(name))
+    return parser
+
+
+def _groups(name: str) -> Groups:
+    if name == "train":
+        return train.flag_groups()
+    return {"flags": settings_of({**BY_DATACLASS, "completion": CompletionFlags}[name])}
+
+
+def _describe(parser: argparse.ArgumentParser, groups: Groups) -> None:
+    """Add the flags, with what may follow each: words to choose from, or else files."""
+    flags = {flag.field: flag for group in groups.values() for flag in group}
+    add_flags(parser, flags.values())
+    for action in parser._actions:
+        if action.dest not in flags:
+            continue
+        flag = flags[action.dest]
+        action.help = flag.text.split(". ")[0].rstrip(".")
+        kind: Any = without_none(flag.kind)
+        if words := choices(kind):
+            action.choices = [str(word) for word in words]
+        elif kind not in (bool, int, float):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]

@@ -1,0 +1,93 @@
+"""Evaluate a saved dictionary: reconstruction, sparsity, and cross-entropy with it spliced in."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+import sae
+from activation_cache.common.files import write_file
+from activation_cache.text.documents import DOCSTRINGS
+from sae.commands.exits import fail, refuse_unwritable
+from sae.commands.flags import parse
+from sae.hub.releases import locate
+from sae.loading import load_release
+from sae.provenance import Provenance
+from sae.runs.evaluation import evaluate_dictionary
+from sae.runs.sinks.summary import summary_table
+
+UNSAID: dict[str, Any] = {"dataset_path": DOCSTRINGS, "eval_tokens": 65_536, "context_size": 128}
+"""What a dictionary of another project is evaluated on, where it does not say."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateFlags:
+    """Evaluate a dictionary on held-out text: of a run, of a folder, or a published one.
+
+    What the dictionary says about its model, site and text is used unless a flag says otherwise.
+    One that does not say its text is evaluated on 65,536 tokens of documentation, in blocks of 128.
+    """
+
+    path: str | None = field(
+        default=None, metadata={"positional": True, "metavar": "RUN_OR_DICTIONARY"}
+    )
+    """A run folder, the folder or file of a dictionary, or hf://user/repo[@revision]/path."""
+    release: str | None = None
+    """A published release instead, such as gpt2-small-res-jb; --hook-name chooses from it."""
+    model: str | None = None
+    """Another language model than the one it was trained on."""
+    hook_name: str | None = field(default=None, metadata={"aliases": ("--hook",)})
+    """Another site than the one it was trained on; of a release, which of its dictionaries."""
+    dataset: str | None = None
+    """Other text: docstrings, a .txt, .json, .jsonl or .parquet file, or a hub id."""
+    eval_tokens: int | None = None
+    """Held-out tokens to evaluate on; 65,536 where the dictionary does not say."""
+    context_size: int | None = None
+    """Tokens in each block that the model sees."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    out: Path | None = None
+    """Write eval.json to this file."""
+
+
+def load(flags: EvaluateFlags, console: Console) -> sae.SAE:
+    """The dictionary that is named, in one way."""
+    if flags.release is None:
+        if flags.path is None:
+            fail("RUN_OR_DICTIONARY is required, or --release with --hook-name")
+        return sae.load(flags.path)
+    if flags.path is not None or flags.hook_name is None:
+        fail("--release needs --hook-name and no RUN_OR_DICTIONARY")
+    location = locate(flags.release, flags.hook_name)
+    dictionary = load_release(flags.release, flags.hook_name)
+    console.print(f"loaded {location.address}", soft_wrap=True, markup=False)
+    if str(location.published):
+        console.print(f"published: {location.published}", soft_wrap=True, markup=False)
+    return dictionary
+
+
+def main(arguments: list[str]) -> None:
+    flags = parse(EvaluateFlags, arguments)
+    if flags.out is not None:
+        refuse_unwritable(flags.out)
+    console = Console()
+    dictionary = load(flags, console)
+    given = {
+        "model_name": flags.model,
+        "hook_name": None if flags.release else flags.hook_name,
+        "dataset_path": flags.dataset,
+        "eval_tokens": flags.eval_tokens,
+        "context_size": flags.context_size,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    known = dictionary.provenance.to_metadata()
+    dictionary.provenance = Provenance.from_metadata({**UNSAID, **known, **given})
+    report = evaluate_dictionary(dictionary, device=flags.device)
+    where = f"{dictionary.hook_name} of {dictionary.provenance.model_name}"
+    title = f"{dictionary.cfg.architecture} dictionary on {where}"
+    counts_all = bool(dictionary.provenance.all_positions)
+    console.print(summary_table(report, title, all_positions=counts_all))
+    if flags.out is not None:
+        write_file(flags.out, report.to_json() + "\n")
+        console.print(f"written to {flags.out}", soft_wrap=True, markup=False)

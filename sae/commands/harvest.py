@@ -1,0 +1,168 @@
+"""Harvest a language model's activations into a cache on disk or in object storage.
+
+The same command resumes where an earlier one was interrupted. Under torchrun, every process
+harvests its share. With --verify or --repair nothing is added: every byte of the cache is checked,
+and what is damaged is named, or harvested again.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch.distributed as dist
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from activation_cache import ActivationCache, CacheConfig, load_model
+from activation_cache.cache.codec import CodecName
+from activation_cache.cache.writer import OnProgress
+from activation_cache.cache.writer import Progress as Step
+from activation_cache.common.dtypes import DTYPES, DtypeName, emulation_warning
+from activation_cache.text.documents import DOCSTRINGS
+from sae.commands.exits import fail
+from sae.commands.flags import parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class HarvestFlags:
+    """Harvest a language model's activations into a cache."""
+
+    model: str = "tiny"
+    """The embedded model `tiny`, a hub id such as gpt2, a folder, or a .gguf file."""
+    hook_name: tuple[str, ...] = ()
+    """TransformerLens name of the site; several are harvested in one pass.
+    By default the residual stream in the middle of the model."""
+    dataset: str = DOCSTRINGS
+    """`docstrings` of installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
+    text_column: str = "text"
+    """The column of the dataset that holds the text."""
+    n_tokens: int = 1_000_000
+    """Activation vectors of each site to harvest; fewer where the text ends before."""
+    held_out_tokens: int = 65_536
+    """Activation vectors of held-out documents, in a split of their own."""
+    context_size: int = 128
+    """Tokens in each block that the model sees, BOS included."""
+    forward_tokens: int = 4096
+    """Tokens in each forward pass."""
+    codec: CodecName = "bfloat16"
+    """How activations are stored."""
+    shard_tokens: int = 65_536
+    """Activation vectors in each shard: what an interruption can lose at most."""
+    dtype: DtypeName = "float32"
+    """Data type of the language model."""
+    device: str = "auto"
+    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    out: str = field(default="runs/cache", metadata={"aliases": ("--cache",)})
+    """Folder or fsspec URL (s3://bucket/folder) of the cache."""
+    verify: bool = False
+    """Check every byte of the cache and name what is damaged, which exits with 2."""
+    repair: bool = False
+    """Harvest what is damaged again, and nothing else."""
+
+    def cache_config(self) -> CacheConfig:
+        shared = {of.name for of in fields(CacheConfig)} & {of.name for of in fields(self)}
+        settings: dict[str, Any] = {name: getattr(self, name) for name in shared}
+        return CacheConfig(hook_names=self.hook_name, **settings)
+
+
+@contextmanager
+def progress_bar(console: Console, cache_rows: int) -> Iterator[OnProgress]:
+    """Rows, rows/s, bytes written and the time left."""
+    bar = Progress(
+        TextColumn("harvesting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("tokens, {task.fields[speed]:,.0f} tokens/s, {task.fields[mb]:,.1f} MB"),
+        TimeRemainingColumn(),
+        console=console,
+    )
+    task = bar.add_task("", total=cache_rows, speed=0.0, mb=0.0)
+
+    def show(step: Step) -> None:
+        bar.start()  # not before there is something to show
+        its = bar.tasks[task]
+        bar.update(task, advance=step.n_rows, mb=its.fields["mb"] + step.n_bytes / 1e6)
+        bar.update(task, speed=its.finished_speed or its.speed or 0.0)
+
+    try:
+        yield show
+    finally:
+        bar.stop()
+
+
+def harvest(flags: HarvestFlags, console: Console) -> ActivationCache:
+    model = load_model(flags.model, device=flags.device, dtype=DTYPES[flags.dtype])
+    warning = emulation_warning("--dtype", model.dtype, model.device)
+    if warning is not None:
+        console.print(warning, markup=False, soft_wrap=True)
+    cfg = flags.cache_config()
+    with progress_bar(console, cfg.n_tokens + cfg.held_out_tokens) as show:
+        return ActivationCache.create(flags.out, model, cfg, on_progress=show)
+
+
+def check(flags: HarvestFlags, console: Console) -> ActivationCache:
+    """Verify, and repair where that was asked for; exits with 2 where something stays damaged."""
+    cache = ActivationCache.open(flags.out)
+    damaged = cache.verify()
+    if damaged and flags.repair:
+        for damage in damaged:
+            console.print(damage.message, soft_wrap=True, markup=False)
+        damaged = cache.repair(cache.load_model(device=flags.device))
+    if damaged:
+        several = f", and {len(damaged) - 1} more" if len(damaged) > 1 else ""
+        for damage in damaged[1:]:
+            console.print(damage.message, soft_wrap=True, markup=False)
+        remedy = "" if flags.repair else "; --repair harvests damaged shards again"
+        fail(damaged[0].message + several + remedy)
+    console.print("every byte is as it was written")
+    return cache
+
+
+def summary(cache: ActivationCache) -> Table:
+    manifest = cache.manifest
+    table = Table(title=escape(f"activations of {manifest.model['name']}, {cache.config.codec}"))
+    for column in ("site", "width", "training rows", "held-out rows", "mean norm", "codec's FVU"):
+        table.add_column(column, justify="left" if column == "site" else "right")
+    for site, width in manifest.widths.items():
+        statistics = manifest.statistics.get(site, {"mean_norm": float("nan")})
+        table.add_row(
+            site,
+            f"{width:,}",
+            f"{cache.n_rows('train'):,}",
+            f"{cache.n_rows('held_out'):,}",
+            f"{statistics['mean_norm']:.4g}",
+            f"{manifest.codec_fvu(site):.2g}",
+        )
+    return table
+
+
+def main(arguments: list[str]) -> None:
+    flags = parse(HarvestFlags, arguments)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        dist.init_process_group("gloo")
+    first = not dist.is_initialized() or dist.get_rank() == 0
+    console = Console(quiet=not first)
+    if not first and (flags.verify or flags.repair):
+        return  # work for one
+    try:
+        cache = (check if flags.verify or flags.repair else harvest)(flags, console)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+    console.print(summary(cache))
+    rows = f"{cache.n_rows():,} of {cache.config.n_tokens:,} training rows"
+    if not cache.manifest.complete:
+        console.print(f"unfinished: {rows}; the command that began it resumes it")
+    elif cache.n_rows() < cache.config.n_tokens:
+        console.print(f"the text ended after {rows}")
+    console.print(f"cache  {cache.folder}", soft_wrap=True, markup=False)

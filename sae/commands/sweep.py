@@ -1,0 +1,15 @@
+"""Train a grid of dictionaries on one stream of activations, and compare them (docs/sweeps.md)."""
+
+from rich.console import Console
+
+from sae.commands.flags import parse
+from sae.runs.sweep import SweepSettings, results_table, sweep
+
+
+def main(arguments: list[str]) -> None:
+    settings = parse(SweepSettings, arguments)
+    console = Console()
+    rows = sweep(settings, console)
+    console.print(results_table(rows))
+    for name, file in (("results", "results.json"), ("plot", "pareto.png")):
+        console.print(f"{name:8} {settings.out / file}", soft_wrap=True, markup=False)

@@ -1,0 +1,80 @@
+"""Train a sparse dictionary on a language model's activations, evaluate it, and write a report.
+
+Without any flag this trains a TopK dictionary on the embedded model, which needs no network.
+Numbers may be written as 300k, 1.5M or 1e6. docs/settings.md says more of every flag.
+
+Sites are blocks.LAYER. followed by hook_resid_pre, hook_resid_mid, hook_resid_post, hook_attn_out,
+hook_mlp_out, mlp.hook_post or attn.hook_z, such as blocks.2.hook_resid_pre.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sae.commands.flags import given_flags
+from sae.runs.folder import numbered
+from sae.runs.settings import RunSettings, settings_from, settings_from_file
+from sae.runs.settings.fields import Setting, settings_of
+from sae.runs.settings.groups import setting_groups
+from sae.runs.settings.run_settings import flat_settings
+
+
+@dataclass(frozen=True)
+class Command:
+    """What is to be done, beside the settings of the run."""
+
+    resume: bool = False
+    """Resume the run in --out with its own settings, or begin it. Without --out, the newest of
+    runs/run-N."""
+    dry_run: bool = False
+    """Print the steps, memory, disk and time of the run, and write nothing."""
+    config: Path | None = None
+    """Settings file (YAML, JSON or a run's config.json); flags override it."""
+
+
+def flag_groups() -> dict[str, Iterable[Setting]]:
+    return {"command": settings_of(Command), **setting_groups()}
+
+
+def main(arguments: list[str]) -> None:
+    given = given_flags(flag_groups(), arguments, str(__doc__))
+    names = [setting.field for setting in settings_of(Command)]
+    command = Command(**{name: given.pop(name) for name in names if name in given})
+    train(_settings(command, given), command)
+
+
+def train(settings: RunSettings, command: Command) -> None:
+    from rich.console import Console  # here, as what follows: --help needs none of it
+
+    from sae.runs.dry_run import dry_run
+    from sae.runs.run import run
+    from sae.runs.sinks.summary import summary_table
+
+    console = Console()
+    if command.dry_run:
+        console.print(dry_run(settings, console))
+        return
+    for result in run(settings, console, resume=command.resume):
+        known = result.sae.provenance
+        architecture = result.sae.cfg.architecture
+        title = f"{architecture} dictionary on {result.hook_name} of {known.model_name}"
+        counts_all = bool(known.all_positions)
+        console.print(summary_table(result.report, title, all_positions=counts_all))
+        for name, file in (("dictionary", "sae"), ("report", "report.html")):
+            console.print(f"{name:11} {result.folder / file}", soft_wrap=True, markup=False)
+
+
+def _settings(command: Command, given: dict[str, Any]) -> RunSettings:
+    """The flags that are given, and below them a file of settings, or with --resume the run's."""
+    in_file = flat_settings(command.config) if command.config else dict[str, Any]()
+    if "out" not in {*given, *in_file}:
+        given["out"] = numbered(resume=command.resume)
+    of_the_run = given.get("out", RunSettings().out) / "config.json"
+    if command.config is not None:
+        start = settings_from(in_file, where=f"the config file {command.config}")
+    elif command.resume and of_the_run.is_file():
+        start = settings_from_file(of_the_run)
+    else:
+        start = RunSettings()
+    return start.but(**given)
