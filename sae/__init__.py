@@ -7,7 +7,7 @@ from sae.codes import Codes
 from sae.evaluation import EvalReport, evaluate, evaluate_reconstruction
 from sae.loading import load, save
 from sae.provenance import Provenance
-from sae.training import StepRecord, TrainConfig, train
+from sae.training import StepRecord, TrainConfig, fit, train
 
 __all__ = [
     "SAE",
@@ -21,6 +21,7 @@ __all__ = [
     "TrainConfig",
     "evaluate",
     "evaluate_reconstruction",
+    "fit",
     "load",
     "save",
     "train",

@@ -99,6 +99,11 @@ class SAE(nn.Module, Generic[Cfg]):
         """What the features are made of."""
         return (x.to(self.dtype) - self.b_dec) @ self.W_enc + self.b_enc
 
+    def extra_repr(self) -> str:
+        """Sizes and settings, for `repr`."""
+        settings = {"d_in": self.d_in, **vars(self.cfg)}
+        return ", ".join(f"{name}={value}" for name, value in settings.items())
+
     def encode(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_sae}"]:
         """All features of each token."""
         acts = self.activate(self.pre_acts(x))

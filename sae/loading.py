@@ -1,5 +1,6 @@
 """Load any dictionary: of a folder or a run, of another project, of the hub, of a release."""
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -11,9 +12,22 @@ from sae.hub import releases, transfer
 from sae.interop.layout import Hints
 from sae.interop.layouts import native
 from sae.interop.sources import PLACES, Source
+from sae.trainable import TrainableSAE
 
-save = native.write
-"""Write one of ours so that `load` returns it bit for bit, in files that SAELens v6 can read."""
+
+def save(sae: SAE, folder: str | Path) -> None:
+    """Write one of ours so that `load` returns it bit for bit, in files that SAELens v6 can read.
+
+    The folder is made; a dictionary that is in it is replaced. A dictionary whose weights are
+    random still gives a warning.
+    """
+    if isinstance(sae, TrainableSAE) and sae.is_fresh:
+        warnings.warn(
+            "the weights of this dictionary are random: it was not trained. sae.fit trains; "
+            "sae.train is a generator, which trains as it is iterated",
+            stacklevel=2,
+        )
+    native.write(sae, folder)
 
 
 def load(

@@ -221,12 +221,11 @@ def small_disk(folder: Path, size: str) -> Iterator[str | None]:
 
 
 def _serve() -> None:
-    sys.path.insert(0, str(HARVEST.parent))
     import datasets  # noqa: F401
-    import harvest  # noqa: F401
     import torch
 
     from activation_cache import load_model
+    from sae.commands import harvest  # noqa: F401
 
     torch.set_num_threads(1)  # OpenMP's threads would not survive the fork
     load_model("tiny", device="cpu")  # imports what it needs
@@ -275,7 +274,7 @@ def _hold(request: dict[str, Any]) -> int:
     return 0
 
 
-def _run_command(request: dict[str, Any]) -> int:
+def _run_script(request: dict[str, Any]) -> int:
     import resource
 
     from sae.commands import harvest

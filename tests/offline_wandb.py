@@ -49,6 +49,14 @@ def history_of(path: Path) -> list[dict[str, float]]:
     ]
 
 
+def description_of(path: Path) -> Any:
+    """What the file says of the run: its project, name and tags."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records = (Record.FromString(data) for data in records_of(path))
+    return next(record.run for record in records if record.HasField("run"))
+
+
 class WandBServer(ThreadingHTTPServer):
     """Speaks as much of W&B's API as a run and `wandb sync` need, and keeps every run's rows.
 

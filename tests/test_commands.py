@@ -85,7 +85,10 @@ def test_the_scripts_of_a_checkout_are_the_commands() -> None:
         assert f'main("papers", "{name}")' in script.read_text()
 
 
-def test_help_has_every_flag_in_one_line_of_its_group_with_its_default() -> None:
+def test_help_has_every_flag_in_one_line_of_its_group_with_its_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "110")
     lines = called(train.main, "--help").out.splitlines()
     flags = [line for line in lines if line.startswith("  --")]
     assert len(flags) > 50

@@ -115,6 +115,19 @@ def test_local_text_is_trained_and_evaluated_on(tmp_path: Path) -> None:
     assert sae.load(run).provenance.to_metadata()["dataset_path"] == str(text)
 
 
+def test_runs_whose_folder_nobody_names_are_numbered_and_the_last_one_is_resumed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for n_tokens in ("1e3", "0.5k"):
+        flags = (*SMALL, "--k", 4, "--n-tokens", n_tokens)
+        assert called(train_script.main, *flags).code == 0
+    numbered = [tmp_path / "runs" / name for name in ("run-1", "run-2")]
+    assert sorted((tmp_path / "runs").iterdir()) == numbered
+    assert [sae.load(folder).provenance.n_tokens for folder in numbered] == [1000, 500]
+    assert "run in runs/run-2 is complete" in called(train_script.main, "--resume").out
+
+
 def test_help_names_every_flag_of_the_contract() -> None:
     shown = called(train_script.main, "--help")
     assert shown.code == 0

@@ -5,20 +5,24 @@ import threading
 from pathlib import Path
 
 import pytest
-from offline_wandb import history_of
+from offline_wandb import description_of, history_of
 
 from sae.runs.member import Member
 from sae.runs.run import run
 from sae.runs.settings import RunSettings
 from sae.runs.sinks import wandb_sink
-from sae.runs.sinks.wandb_sink import WandBSink, default_mode
+from sae.runs.sinks.wandb_sink import WandBSink, mode_of
 
 
 def rows_of(path: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_an_offline_run_holds_every_row_by_section_against_tokens(tmp_path: Path) -> None:
+def test_an_offline_run_holds_every_row_by_section_against_tokens_and_heeds_variables_of_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"PROJECT": "mine", "NAME": "first", "TAGS": "a,b"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
     settings = RunSettings.of(
         n_tokens=1024,
         batch_tokens=128,
@@ -44,13 +48,21 @@ def test_an_offline_run_holds_every_row_by_section_against_tokens(tmp_path: Path
     metrics = json.loads((tmp_path / "run" / "eval.json").read_text())["metrics"]
     assert history[-1]["eval/delta_ce"] == pytest.approx(metrics["delta_ce"])
     assert history[-1]["train/tokens"] == 1024
+    about = description_of(path)
+    assert (about.project, about.display_name, [*about.tags]) == ("mine", "first", ["a", "b"])
 
 
-def test_without_an_api_key_runs_are_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_flag_an_api_key_makes_runs_online_and_wandb_mode_goes_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert default_mode() == "offline"
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    assert mode_of(None) == "offline"
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    assert default_mode() == "online"
+    assert mode_of(None) == "online"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert mode_of(None) == "off"
+    assert mode_of("offline") == "offline"
 
 
 def test_closing_does_not_wait_for_a_client_that_never_comes_back(

@@ -65,6 +65,10 @@ class LanguageModel:
         self._widths: dict[str, int] = {}
         self._forward = RLock()  # hooks of one pass must not see the pass of another thread
 
+    def __repr__(self) -> str:
+        layers = f"{self.n_layers} layers of width {self.width(self.middle_site)}"
+        return f"LanguageModel({self.name!r}, {layers}, {name_of(self.dtype)} on {self.device})"
+
     @property
     def device(self) -> torch.device:
         return self.hf.device

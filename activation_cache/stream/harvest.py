@@ -1,5 +1,6 @@
 """Stream a model's activations at several sites from one forward pass, in shuffled batches."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -86,7 +87,14 @@ class ActivationStream:
         """The rows of the next forward pass."""
         if self._ahead is None:
             self._cursor = self._blocks.state_dict()
+            was_first_pass = self.n_epochs == 0
             self._ahead = self._next_counted_batch()
+            if was_first_pass and self.n_epochs:
+                warnings.warn(
+                    f"the text {self.cfg.dataset} has ended after {self._n_rows:,} activation "
+                    f"vectors and starts again: give more text, or train on fewer tokens",
+                    stacklevel=2,
+                )
         rows = self._source.rows(self._ahead, on_nan=self.cfg.on_nan)
         n_rows = int(self._source.counted(self._ahead.tokens).sum())
         self._ahead = None

@@ -15,7 +15,7 @@ from sae.hub.releases import locate
 from sae.loading import load_release
 from sae.provenance import Provenance
 from sae.runs.evaluation import evaluate_dictionary
-from sae.runs.sinks.summary import summary_table
+from sae.runs.sinks.summary import print_advice, summary_table
 
 UNSAID: dict[str, Any] = {"dataset_path": DOCSTRINGS, "eval_tokens": 65_536, "context_size": 128}
 """What a dictionary of another project is evaluated on, where it does not say."""
@@ -88,6 +88,7 @@ def main(arguments: list[str]) -> None:
     title = f"{dictionary.cfg.architecture} dictionary on {where}"
     counts_all = bool(dictionary.provenance.all_positions)
     console.print(summary_table(report, title, all_positions=counts_all))
+    print_advice(report, console)
     if flags.out is not None:
         write_file(flags.out, report.to_json() + "\n")
         console.print(f"written to {flags.out}", soft_wrap=True, markup=False)

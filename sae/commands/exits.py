@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.memory import keep_freed_memory
@@ -19,7 +21,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
     """Run a command: 0 on success, 2 with one line on bad input, 130 on Ctrl-C, 143 on SIGTERM."""
     keep_freed_memory()
     try:
-        with interrupted_by_sigterm():
+        with interrupted_by_sigterm(), _plain_warnings():
             main(sys.argv[1:] if arguments is None else arguments)
     except InputError as error:
         fail(str(error))
@@ -27,6 +29,22 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
         message = f"interrupted {interrupt}".strip()
         print(message, file=sys.stderr)
         sys.exit(128 + getattr(interrupt, "signum", signal.SIGINT))
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Within it, a warning of ours is one line, without the place in the code."""
+
+    def show(message: Warning | str, category: type[Warning], *place: Any, **rest: Any) -> None:
+        if category is UserWarning:
+            print(f"warning: {message}", file=sys.stderr)
+        else:
+            shown(message, category, *place, **rest)
+
+    shown = warnings.showwarning
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def fail(message: str) -> NoReturn:

@@ -49,7 +49,7 @@ def train(settings: RunSettings, command: Command) -> None:
 
     from sae.runs.dry_run import dry_run
     from sae.runs.run import run
-    from sae.runs.sinks.summary import summary_table
+    from sae.runs.sinks.summary import print_advice, summary_table
 
     console = Console()
     if command.dry_run:
@@ -61,6 +61,7 @@ def train(settings: RunSettings, command: Command) -> None:
         title = f"{architecture} dictionary on {result.hook_name} of {known.model_name}"
         counts_all = bool(known.all_positions)
         console.print(summary_table(result.report, title, all_positions=counts_all))
+        print_advice(result.report, console)
         for name, file in (("dictionary", "sae"), ("report", "report.html")):
             console.print(f"{name:11} {result.folder / file}", soft_wrap=True, markup=False)
 

@@ -1,5 +1,6 @@
 """Measuring dictionaries."""
 
+from sae.evaluation.advice import advice
 from sae.evaluation.evaluate import evaluate, evaluate_all, evaluate_reconstruction
 from sae.evaluation.metric import Metric
 from sae.evaluation.metrics import METRICS
@@ -9,6 +10,7 @@ __all__ = [
     "METRICS",
     "EvalReport",
     "Metric",
+    "advice",
     "evaluate",
     "evaluate_all",
     "evaluate_reconstruction",

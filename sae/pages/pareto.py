@@ -1,4 +1,4 @@
-"""Which dictionaries of a sweep nothing beats, and the picture of it."""
+"""Which dictionaries of a sweep are Pareto-optimal, and the picture of it."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 FRONTS = {METRICS[name].title: METRICS[name] for name in ("fvu", "delta_ce")}
 """What is traded against L0, by the name in the table: less of both is better."""
+
+SAME_L0 = 1.01
+"""One per cent more L0 counts as the same: dictionaries of one k differ by that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,11 +57,13 @@ def _order(row: SweepRow) -> tuple[str, int, float]:
 
 
 def _is_on_front(row: SweepRow, members: Sequence[SweepRow], metric: str) -> bool:
-    """Whether no other member has at most as much of both, and less of one."""
+    """Whether no other member has at most as much of both, and less of one. One that has less of
+    the metric may have a little more L0."""
     mine = row.at(metric)
     others = [point for other in members if (point := other.at(metric)) is not None]
     return mine is not None and not any(
-        l0 <= mine[0] and value <= mine[1] and (l0, value) != mine for l0, value in others
+        (l0 < mine[0] and value == mine[1]) or (l0 <= SAME_L0 * mine[0] and value < mine[1])
+        for l0, value in others
     )
 
 

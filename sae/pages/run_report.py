@@ -13,7 +13,7 @@ from markupsafe import Markup
 from activation_cache.common.files import write_file
 from activation_cache.common.numbers import Number, compact, format_number
 from sae.architectures import ARCHITECTURES
-from sae.evaluation import METRICS
+from sae.evaluation import METRICS, advice
 from sae.pages.charts import Series, histogram, line_chart, power_of_ten
 from sae.pages.curves import OTHERS, PANELS, Panel
 from sae.pages.run_files import RunFiles, read_run
@@ -59,14 +59,14 @@ def render(run: RunFiles) -> str:
     """The page as text; everything that came from a file is escaped."""
     architecture = str(run.settings.get("architecture") or "Sparse")
     titles = {name: cls.title or name for name, cls in ARCHITECTURES.items()}
+    finite = {key: value for key in run.metrics if (value := _finite(run.metrics, key)) is not None}
     return template(Path(__file__).with_name("report.html.jinja")).render(
         run=run,
         architecture=titles.get(architecture, architecture),
-        finite={
-            key: value for key in run.metrics if (value := _finite(run.metrics, key)) is not None
-        },
+        finite=finite,
         n_tokens=max(_column(run.rows, "n_tokens"), default=None),
         tokens_per_s=statistics.median(_column(run.rows, "tokens_per_s") or [0.0]),
+        advice=advice(finite),
         bars=_bars(run.metrics),
         curves=_curves(run.rows),
         density_chart=_density_chart(run.density),

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from activation_cache.common.numbers import Number
+
 
 @dataclass(frozen=True)
 class StepRecord:
@@ -30,3 +32,21 @@ class StepRecord:
     """Steps so far whose loss was three times its running mean."""
     skipped: Float[Tensor, ""]
     """Batches so far that changed nothing because their loss or gradient was not finite."""
+
+    def row(self) -> dict[str, Number]:
+        """As numbers, by the names that metrics.jsonl has. The JumpReLU penalty, which is an L0
+        too, has another name. Reading them waits for the device."""
+        parts = {"l0_penalty" if name == "l0" else name: v for name, v in self.parts.items()}
+        return {
+            "step": self.step,
+            "n_tokens": self.n_tokens,
+            "loss": self.loss.item(),
+            **{name: value.item() for name, value in parts.items()},
+            "fvu": self.fvu.item(),
+            "l0": self.l0.item(),
+            "dead": self.n_dead,
+            "lr": self.lr,
+            "grad_norm": self.grad_norm.item(),
+            "spikes": int(self.spikes),
+            "skipped": int(self.skipped),
+        }

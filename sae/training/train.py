@@ -1,5 +1,6 @@
 """Fit dictionaries to a stream of activations. It does not log, print or save."""
 
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
@@ -23,9 +24,12 @@ Batch = Tensor | Mapping[str, Tensor]
 def train(
     saes: TrainableSAE | Sequence[TrainableSAE],
     batches: Iterable[Batch],
-    cfg: TrainConfig | Sequence[TrainConfig],
+    cfg: TrainConfig | Sequence[TrainConfig] = TrainConfig(),
 ) -> Generator[StepRecord]:
     """Train one dictionary or several on the same stream, yielding a record per step of each.
+
+    It is a generator: it trains as it is iterated, and a call alone does nothing. `fit` trains to
+    the end. A stream that ends before `n_tokens` gives a warning.
 
     `batches` are tensors [batch, d_in], the same for all, or mappings by hook name from which each
     dictionary takes its own. `cfg` is one for all or one for each. A dictionary's training stops
@@ -42,6 +46,14 @@ def train(
             yield from records
         for failure in training.failures.values():
             raise failure
+        if any(not trainer.is_done for trainer in training.trainers):
+            n_tokens = max(trainer.cfg.n_tokens for trainer in training.trainers)
+            warnings.warn(
+                f"the stream ended after {training.n_tokens:,} of n_tokens={n_tokens:,}: the "
+                f"learning rate did not fall to 0, which costs much of the fit; give more batches, "
+                f"or TrainConfig(n_tokens={training.n_tokens:_})",
+                stacklevel=2,
+            )
 
 
 class Training:

@@ -4,7 +4,6 @@ Run as a program with this folder on the path, it prints what it found as JSON.
 """
 
 import contextlib
-import importlib
 import io
 import json
 import os
@@ -17,15 +16,17 @@ import pytest
 import torch
 
 import sae
+from sae.commands import convert, evaluate, train
 from sae.hub.card import model_card
 from sae.hub.transfer import HubPath
 from sae.pages.run_files import read_run
-from sae.runs.sinks import wandb_sink
+from sae.runs.sinks import logs
 from sae.runs.sinks.sink import Row
 
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "scripts")]
 
+import reference  # noqa: E402 - a script
 from in_process import called  # noqa: E402 - of the tests
 
 
@@ -45,13 +46,10 @@ class Mirror:
 
 
 def main(folder: Path) -> dict[str, object]:
-    train, convert, evaluate, reference = map(
-        importlib.import_module, ("train", "convert", "evaluate", "reference")
-    )
     run = folder / "run"
     flags = "--architecture soft_relu --softness 0.25 --d-sae 48 --n-tokens 2000 --eval-tokens 512"
     where = ["--context-size", 32, "--buffer-tokens", 1024, "--wandb", "offline", "--device", "cpu"]
-    wandb_sink.WandBSink = Mirror  # type: ignore[misc, assignment]
+    logs.WandBSink = Mirror  # type: ignore[misc, assignment]
     found: dict[str, object] = {
         "trained": called(train.main, *flags.split(), *where, "--out", run),
         "evaluated": called(evaluate.main, run, "--eval-tokens", 512),

@@ -33,9 +33,7 @@ def test_an_architecture_from_outside_trains_from_the_command_line_with_its_own_
     assert (code, err) == (0, "")
     assert "soft_relu dictionary on" in out
     assert outside["config"]["softness"] == 0.25 and "k" not in outside["config"]
-    assert (
-        "--softness X" in outside["help"][1] and "(soft_relu; 0.5 by default)" in outside["help"][1]
-    )
+    assert "--softness X" in outside["help"][1] and "(soft_relu: 0.5)" in outside["help"][1]
 
 
 def test_its_settings_are_refused_for_others(outside: dict[str, Any]) -> None:

@@ -62,6 +62,16 @@ def test_equals_are_on_a_front_together_and_a_tie_in_one_number_is_not_enough() 
     }
 
 
+def test_one_per_cent_of_l0_is_no_difference() -> None:
+    rows = [
+        row("relu", 15.96, 0.436, 0.4),  # hardly sparser, and twice the error
+        row("topk", 16.0, 0.208, 0.2),
+        row("sparser", 15.8, 0.436, 0.4),  # by more than one per cent
+    ]
+    both = ("FVU", "delta CE")
+    assert fronts(rows) == {"sparser": both, "topk": both, "relu": ()}
+
+
 def test_a_member_alone_is_on_both_fronts() -> None:
     assert fronts([row("one", 0.0, 1.2, -0.1)]) == {"one": ("FVU", "delta CE")}
     assert mark_fronts([]) == []

@@ -64,6 +64,7 @@ def said(record: Any) -> dict[str, Any]:
     init_tokens=(8, 15, 1),
     n_tokens=(7, 28, 1),
 )
+@pytest.mark.filterwarnings("ignore:the stream ended")
 @hypothesis_settings(max_examples=8, deadline=None)
 def test_dictionaries_with_other_heads_and_ends_get_what_each_gets_alone(
     configs: Sequence[AnySAEConfig],

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import reference
 from in_process import Done, called
 from refusals import refusal_of
 
@@ -52,25 +53,35 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
     assert first == again
 
 
+def put_into(page: Path, result: Path) -> Done:
+    return called(reference.main, "--docs", page.parents[1], "--toy-models", result)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> Path:
+    (tmp_path / "papers").mkdir()
+    return tmp_path / "papers" / "toy_models.md"
+
+
 def test_a_page_gets_its_claims_between_markers_and_the_figures_that_it_shows(
-    tmp_path: Path,
+    finished: tuple[Path, Done], page: Path
 ) -> None:
-    page = tmp_path / "page.md"
-    shown = "![it](page/demonstrate.png)"
+    shown = "![it](toy_models/demonstrate.png)"
     page.write_text(f"before\n<!-- claims -->stale<!-- /claims -->\n{shown}\nafter\n")
-    called(toy_models.main, *SMALL, "--out", tmp_path / "run", "--page", page)
+    assert put_into(page, finished[0]).code == 0
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith(f"{shown}\nafter\n")
     assert "| claim | paper | ours (spread) | gate | holds |" in text
     assert "stale" not in text
-    figures = [path.name for path in (tmp_path / "page").iterdir()]
+    figures = [path.name for path in page.with_suffix("").iterdir()]
     assert figures == ["demonstrate.png"]  # those that the page shows, beside it
 
 
-def test_a_page_without_a_place_for_the_table_is_refused_by_name(tmp_path: Path) -> None:
-    page = tmp_path / "page.md"
+def test_a_page_without_a_place_for_the_table_is_refused_by_name(
+    finished: tuple[Path, Done], page: Path
+) -> None:
     page.write_text("nothing\n")
-    done = called(toy_models.main, *SMALL, "--out", tmp_path / "run", "--page", page)
+    done = put_into(page, finished[0])
     assert done.code == 2
     assert (
         "has no place for the table: put <!-- claims --> and <!-- /claims --> into it" in done.err

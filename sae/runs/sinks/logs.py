@@ -16,6 +16,7 @@ from sae.runs.member import Member
 from sae.runs.sinks.console import ConsoleSink
 from sae.runs.sinks.jsonl import JsonLinesSink
 from sae.runs.sinks.sink import Row, Sink
+from sae.runs.sinks.wandb_sink import WandBSink, mode_of
 from sae.training import StepRecord
 
 Positions = Mapping[str, int]
@@ -72,9 +73,7 @@ class Logs:
         mirrors: list[Sink] = []
         for file in files.values():
             self._closing.callback(file.close)
-        if member.settings.wandb != "off":
-            from sae.runs.sinks.wandb_sink import WandBSink
-
+        if mode_of(member.settings.wandb) != "off":
             mirrors.append(WandBSink(member, mirrored, self._warn))
             self._closing.callback(mirrors[-1].close)
         return _MemberLog(files, mirrors)
@@ -104,7 +103,7 @@ class Logs:
                 now = time.perf_counter()
                 self._tokens_per_s = (record.n_tokens - self._tokens_then) / (now - self._since)
                 self._since, self._tokens_then = now, record.n_tokens
-            row = to_row(record)
+            row = record.row()
             self.live.show(member.name, {**row, "tokens_per_s": self._tokens_per_s})
             self._logs[record.dictionary].log(row, self._tokens_per_s)
 
@@ -123,24 +122,6 @@ class Logs:
         """Log what the evaluation of a dictionary found."""
         for mirror in self._logs[dictionary].mirrors:
             mirror.finish(metrics)
-
-
-def to_row(record: StepRecord) -> Row:
-    """A row of metrics.jsonl. The JumpReLU penalty, which is an L0 too, has another name."""
-    parts = {"l0_penalty" if name == "l0" else name: v for name, v in record.parts.items()}
-    return {
-        "step": record.step,
-        "n_tokens": record.n_tokens,
-        "loss": record.loss.item(),
-        **{name: value.item() for name, value in parts.items()},
-        "fvu": record.fvu.item(),
-        "l0": record.l0.item(),
-        "dead": record.n_dead,
-        "lr": record.lr,
-        "grad_norm": record.grad_norm.item(),
-        "spikes": int(record.spikes),
-        "skipped": int(record.skipped),
-    }
 
 
 def _refuse_gap(path: Path, n_bytes: int) -> None:

@@ -1,10 +1,11 @@
 """The numbers of an evaluation as a table that a person understands."""
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from activation_cache.common.numbers import format_number
-from sae.evaluation import METRICS, EvalReport
+from sae.evaluation import METRICS, EvalReport, advice
 
 
 def summary_table(report: EvalReport, title: str, *, all_positions: bool = False) -> Table:
@@ -21,3 +22,9 @@ def summary_table(report: EvalReport, title: str, *, all_positions: bool = False
             value = metric.text(metrics) if metric.text else format_number(metrics[metric.name])
             table.add_row(metric.name, value, metric.meaning)
     return table
+
+
+def print_advice(report: EvalReport, console: Console) -> None:
+    """Warn of numbers that make the dictionary of little use."""
+    for line in advice(report.metrics()):
+        console.print(f"warning: {line}", markup=False, soft_wrap=True)

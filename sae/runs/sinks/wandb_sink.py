@@ -20,6 +20,12 @@ from sae.runs.member import Member
 from sae.runs.sinks.sink import Row
 
 Mode = Literal["offline", "online"]
+MODES: dict[str, Mode | Literal["off"]] = {
+    "disabled": "off",
+    "offline": "offline",
+    "online": "online",
+}
+"""What values of WANDB_MODE mean."""
 
 QUIET = {
     "WANDB_ERROR_REPORTING": "false",  # the process would not end before W&B has its reports
@@ -38,13 +44,18 @@ Values = tuple[int | None, Row]
 """A step of the training, None for the evaluation; and numbers by the names of W&B's panels."""
 
 
-def default_mode() -> Mode:
-    """Online where an API key is set, else offline."""
-    return "online" if os.environ.get("WANDB_API_KEY") else "offline"
+def mode_of(flag: Mode | Literal["off"] | None) -> Mode | Literal["off"]:
+    """The flag, or else WANDB_MODE, or else online where an API key is set."""
+    default = "online" if os.environ.get("WANDB_API_KEY") else "offline"
+    return flag or MODES.get(os.environ.get("WANDB_MODE", ""), default)
 
 
 class WandBSink:
     """One W&B run. The x-axis of every panel is the number of tokens seen.
+
+    The variables of W&B hold (WANDB_PROJECT, WANDB_ENTITY, WANDB_NAME, WANDB_RUN_GROUP, WANDB_TAGS
+    and so on), but for WANDB_DIR and WANDB_RUN_ID: a run folder is one W&B run, and holds its
+    files.
 
     All that W&B does is done by a thread, so that training never waits for it: `log` hands the row
     over, `close` waits for at most `CLOSE_TIMEOUT`. Where the server cannot be used, the rows are
@@ -66,7 +77,7 @@ class WandBSink:
     def __init__(self, member: Member, mirrored_until: int, warn: Callable[[str], None]) -> None:
         WandBSink._patience = CLOSE_TIMEOUT
         folder, group = member.folder, member.group
-        mode = default_mode() if member.settings.wandb is None else member.settings.wandb
+        mode = mode_of(member.settings.wandb)
         self._folder = folder
         self._mirrored_until = mirrored_until
         self._on_fault: Callable[[str], None] | None = warn
@@ -74,9 +85,10 @@ class WandBSink:
         self._upload = f"wandb sync {shlex.quote(str(folder / 'wandb'))}"
         self._n_tokens: int | float = mirrored_until
         self._waiting: SimpleQueue[Values | None] = SimpleQueue()
-        name = member.name if group is None else f"{group}/{member.name}"
-        settings = member.settings.to_dict()
-        about = {"name": name, "group": group, "config": settings, "dir": str(folder)}
+        name = os.environ.get("WANDB_NAME") or member.name
+        about = {"name": name, "config": member.settings.to_dict(), "dir": str(folder)}
+        if group is not None:
+            about |= {"name": f"{group}/{member.name}", "group": group}
         self._thread = Thread(target=self._mirror, args=(mode, about), daemon=True)
         self._thread.start()
 
@@ -163,7 +175,7 @@ def _init(mode: Mode, **about: Any) -> Any:
     import wandb
 
     run = wandb.init(
-        project="featureloom",
+        project=os.environ.get("WANDB_PROJECT", "featureloom"),
         mode=mode,
         resume="allow",
         reinit="create_new",  # the runs of other dictionaries stay open beside it
