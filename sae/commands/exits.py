@@ -29,6 +29,9 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str] | None =
         message = f"interrupted {interrupt}".strip()
         print(message, file=sys.stderr)
         sys.exit(128 + getattr(interrupt, "signum", signal.SIGINT))
+    except BrokenPipeError:  # of `| head`: nobody reads on, and Python would say so at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
 
 
 @contextmanager

@@ -63,7 +63,7 @@ def given_flags(groups: Groups, arguments: list[str], about: str) -> dict[str, A
     known, unknown = parser.parse_known_args(arguments)
     given = vars(known)
     if given.pop("help", False):
-        print(help_text(groups, about))
+        print(help_text(groups, about), flush=True)
         sys.exit(0)
     if unknown:
         fail(f"unknown {unknown[0].split('=')[0]}{_meant(unknown[0], flags)}")
