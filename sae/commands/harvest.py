@@ -132,7 +132,8 @@ def summary(cache: ActivationCache) -> Table:
     manifest = cache.manifest
     table = Table(title=escape(f"activations of {manifest.model['name']}, {cache.config.codec}"))
     for column in ("site", "width", "training rows", "held-out rows", "mean norm", "codec's FVU"):
-        table.add_column(column, justify="left" if column == "site" else "right")
+        is_name = column == "site"
+        table.add_column(column, justify="left" if is_name else "right", no_wrap=is_name)
     for site, width in manifest.widths.items():
         statistics = manifest.statistics.get(site, {"mean_norm": float("nan")})
         table.add_row(
