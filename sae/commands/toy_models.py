@@ -98,8 +98,8 @@ def show(done: Finished, console: Console) -> None:
     for column in ("claim", "paper", "ours (spread)", "gate", ""):
         table.add_column(column)
     for claim in done.claims:
-        if not claim.control or not claim.passed:
-            mark = "[green]yes" if claim.passed else "[red]no"
+        if not claim.control or claim.passed is False:
+            mark = {True: "[green]yes", False: "[red]no", None: "not judged"}[claim.passed]
             table.add_row(claim.claim, claim.paper, claim.shown, claim.gate, mark)
     console.print(table)
 
@@ -109,7 +109,9 @@ def summary(claims: list[Claim]) -> str:
         return "no claim was judged: thresholds are for the paper's sizes"
     ours = [claim.passed for claim in claims if not claim.control]
     controls = [claim.passed for claim in claims if claim.control]
+    not_judged = f"{ours.count(None)} not judged at --quick size; " if None in ours else ""
     return (
-        f"{sum(ours)} of {len(ours)} claims hold; "
-        f"{sum(controls)} of {len(controls)} negative controls fail as they should"
+        f"{ours.count(True)} of {len(ours) - ours.count(None)} claims hold; {not_judged}"
+        f"{controls.count(True)} of {len(controls) - controls.count(None)} negative controls fail "
+        "as they should"
     )

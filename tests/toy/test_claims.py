@@ -1,6 +1,7 @@
 """A claim passes where its gate holds on every seed, a control where it fails on every seed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ GATE = Gate(
     lambda v: v["size"] < 2,
     ("untrained",),
 )
+FULL_RUN_ONLY = replace(GATE, judged_quick=False)
 
 
 def test_a_claim_has_the_median_and_the_spread_over_seeds() -> None:
@@ -39,6 +41,28 @@ def test_a_control_passes_where_the_gate_refuses_it_on_every_seed(
     assert control.control
     assert control.passed is passed
     assert control.id == "section/small/untrained"
+
+
+def test_a_quick_run_shows_what_it_does_not_judge_and_calls_it_neither_held_nor_failed() -> None:
+    measured = [{"size": 2.5}, {"size": 3.5}]
+    rows = judge("section", [FULL_RUN_ONLY], measured, _untrained(1.5), quick=True)
+    claim, control = rows
+    assert (claim.passed, control.passed) == (None, None)
+    assert (claim.shown, control.shown) == ("3 (2.5 to 3.5)", "1.5")
+    assert markdown_table(rows).endswith("| not judged | untrained 1.5 |")
+
+
+@pytest.mark.parametrize(("gate", "quick"), [(FULL_RUN_ONLY, False), (GATE, True), (GATE, False)])
+def test_whatever_else_a_gate_does_not_let_pass_fails(gate: Gate, quick: bool) -> None:
+    rows = judge("section", [gate], [{"size": 2.5}], _untrained(1.5), quick=quick)
+    assert [row.passed for row in rows] == [False, False]
+
+
+def test_what_is_not_judged_is_null_in_the_file_and_read_as_such(tmp_path: Path) -> None:
+    rows = judge("section", [FULL_RUN_ONLY], [{"size": 1.0}], _untrained(9), quick=True)
+    write_result(tmp_path, "section", rows, {})
+    assert '"passed": null' in (tmp_path / "result.json").read_text()
+    assert read_claims(tmp_path) == rows
 
 
 def test_a_section_replaces_what_the_file_had_of_it_and_nothing_else(tmp_path: Path) -> None:

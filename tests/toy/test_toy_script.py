@@ -1,17 +1,21 @@
 """`scripts/papers/toy_models.py`: what a reader of the paper types and gets."""
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import reference
 from in_process import Done, called
 from refusals import refusal_of
+from rich.console import Console
 
 from sae.commands import toy_models
+from sae.papers.claims import Claim
 from sae.papers.toy_models import demonstrate
 from sae.papers.toy_models.section import Scale
-from sae.papers.toy_models.work import LONGEST_FIRST
+from sae.papers.toy_models.work import LONGEST_FIRST, Finished
 
 SMALL = (
     *("demonstrate", "--quick", "--seeds", 1, "--n", 6, "--m", 2, "--steps", 30),
@@ -112,18 +116,49 @@ def test_every_section_has_its_place_in_the_order_of_work() -> None:
     assert sorted(LONGEST_FIRST) == sorted(toy_models.SECTIONS)
 
 
+HELD = Claim("geometry/a", "geometry", "it holds", "-", 0.5, (0.5, 0.5), "< 1", True)
+NOT_JUDGED = replace(
+    HELD, id="geometry/b", claim="it is too small", ours=7.0, spread=(6.0, 8.0), passed=None
+)
+CLAIMS = [
+    HELD,
+    replace(HELD, id="geometry/a/linear", claim="a control", control=True),
+    NOT_JUDGED,
+    replace(NOT_JUDGED, id="geometry/b/linear", claim="its control", control=True),
+]
+
+
+def test_the_last_line_counts_what_is_not_judged_apart() -> None:
+    assert toy_models.summary(CLAIMS) == (
+        "1 of 1 claims hold; 1 not judged at --quick size; "
+        "1 of 1 negative controls fail as they should"
+    )
+    assert "not judged" not in toy_models.summary(CLAIMS[:2])
+
+
+def test_the_table_on_the_screen_says_not_judged_and_never_no() -> None:
+    screen = io.StringIO()
+    done = Finished("geometry", CLAIMS, {}, 1.0, Scale(quick=True))
+    toy_models.show(done, Console(file=screen, width=120))
+    rows = [line.split("│")[1:-1] for line in screen.getvalue().splitlines() if "│" in line]
+    marks = {row[0].strip(): (row[2].strip(), row[4].strip()) for row in rows}
+    assert marks == {
+        "it holds": ("0.5", "yes"),
+        "it is too small": ("7 (6 to 8)", "not judged"),
+    }
+
+
 @pytest.mark.slow
-def test_the_whole_paper_runs_quickly_and_nearly_every_claim_holds(tmp_path: Path) -> None:
-    """Thresholds belong to the full run, so a few claims may miss theirs in so few steps."""
+def test_the_whole_paper_runs_quickly_and_every_judged_claim_holds(tmp_path: Path) -> None:
+    """Every claim that a quick run judges, and every control of one that it must refuse. Claims
+    whose thresholds take the full run are measured and not judged."""
     out = tmp_path / "run"
     done = called(toy_models.main, "all", "--quick", "--out", out)
     assert done.code == 0, done.err
     result = json.loads((out / "result.json").read_text())
     assert sorted(result["sections"]) == sorted(toy_models.SECTIONS)
-    hold = [row["passed"] for row in result["claims"] if not row["control"]]
-    refused = [row["passed"] for row in result["claims"] if row["control"]]
-    assert len(hold) > 30
-    assert sum(hold) >= 0.8 * len(hold), [r["id"] for r in result["claims"] if not r["passed"]]
-    assert sum(refused) >= 0.98 * len(refused)
+    judged = [row for row in result["claims"] if row["passed"] is not None]
+    assert sum(not row["control"] for row in judged) >= 25
+    assert [row["id"] for row in judged if not row["passed"]] == []
     for section in toy_models.SECTIONS:
         assert list(out.glob(f"{section}*.png")), section

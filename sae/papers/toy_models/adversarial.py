@@ -7,7 +7,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sae.papers.claims import Gate, judge
+from sae.papers.claims import Gate
 from sae.papers.toy_models.section import Outcome, Scale, fit
 from sae.toy import Independent, Kind, ToyConfig, ToyModels, ToyTrainConfig
 from sae.toy.adversarial import Vulnerability, vulnerability
@@ -89,7 +89,7 @@ def run(scale: Scale) -> Outcome:
         "relu": [_as_linear(of_seed) for of_seed in curves],
         "dense": [_of_densest(of_seed) for of_seed in curves],
     }
-    claims = judge("adversarial", GATES, measured, controls) if scale.has_gates else []
+    claims = scale.judge("adversarial", GATES, measured, controls)
     figures = {"adversarial": draw(curves[0])}
     return Outcome(claims, figures, {"by_seed": measured, "curves": curves})
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.papers.claims import Gate, judge
+from sae.papers.claims import Gate
 from sae.papers.toy_models import computation_figures
 from sae.papers.toy_models.section import Outcome, Scale, fit
 from sae.toy import Independent, ToyConfig, ToyModels, ToyTrainConfig, stratified
@@ -41,6 +41,7 @@ GATES = (
         "participation_sparsest",
         lambda v: v["participation_rises"] and v["monosemantic_sparse"] == 0,
         ("untrained", "dense"),
+        judged_quick=False,
     ),
     Gate(
         "computation/more-than-monosemantic",
@@ -51,6 +52,7 @@ GATES = (
         "computed_sparsest",
         lambda v: v["computed_sparsest"] > 22 and v["sparsest_ratio"] < 0.9,
         (*CONTROLS, "dense"),
+        judged_quick=False,
     ),
     Gate(
         "computation/important-features-alone",
@@ -61,6 +63,7 @@ GATES = (
         "rank_gap",
         lambda v: v["rank_gap"] > 0,
         ("untrained",),
+        judged_quick=False,
     ),
     Gate(
         "computation/inhibition",
@@ -91,7 +94,7 @@ def run(scale: Scale) -> Outcome:
         "says x": [numbers["says x"] for numbers, _ in found],
         "dense": [_as_sparse(numbers["trained"]) for numbers, _ in found],
     }
-    claims = judge("computation", GATES, measured, controls) if scale.has_gates else []
+    claims = scale.judge("computation", GATES, measured, controls)
     small, large = found[0][1]
     figures = {
         "computation-small": computation_figures.small(*small),

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sae.papers.claims import Gate, judge
+from sae.papers.claims import Gate
 from sae.papers.toy_models.pentagon_figures import draw_arrangement
 from sae.papers.toy_models.section import Outcome, Scale, fit
 from sae.toy import (
@@ -61,6 +61,7 @@ GATES = (
             and v["anticorrelated_loss"] < 1e-6
         ),
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "correlated/three-correlated",
@@ -70,6 +71,7 @@ GATES = (
         "side_by_side_cosine",
         lambda v: v["side_by_side_cosine"] > 0.3 and v["side_by_side_norm"] > 0.8,
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "correlated/collapse",
@@ -80,6 +82,7 @@ GATES = (
         "collapse_errors",
         lambda v: v["collapse_errors"] == 0,
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "correlated/local-bases",
@@ -148,7 +151,7 @@ def run(scale: Scale) -> Outcome:
     figures["correlated-bases"] = draw_bases(found[0]["bases"].W, independent["bases"].W)
     numbers = {"densities": densities, "by_seed": measured, "controls": controls}
     numbers["W"] = {name: best.W.tolist() for name, best in found[0].items()}
-    return Outcome(judge("correlated", GATES, measured, controls), figures, numbers)
+    return Outcome(scale.judge("correlated", GATES, measured, controls), figures, numbers)
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,7 @@ def crossover(
         how = _how(scale, seed)
         how = replace(how, n_steps=how.n_steps // 3) if control else how
         fit(models, Independent(p.to(scale.device)), how)
-    losses = _exact_losses(models, p, torch.ones(N))
+    losses = exact_losses(models, p, torch.ones(N))
     return Crossover(RATIOS, models.W.detach().cpu(), losses)
 
 
@@ -82,7 +82,7 @@ def _how(scale: Scale, seed: int) -> ToyTrainConfig:
     return ToyTrainConfig(n_steps=n_steps, batch_tokens=scale.choose(512, 256), lr=1e-2, seed=seed)
 
 
-def _exact_losses(
+def exact_losses(
     models: ToyModels, p: Float[Tensor, "S n"], importance: Float[Tensor, "*S n"]
 ) -> Float[Tensor, "S R"]:
     x, weights = every_pattern(p, 6)
@@ -158,7 +158,7 @@ def of_branches(scale: Scale, seed: int) -> dict[str, Any]:
     importance = decay[:, None] ** torch.arange(float(N))
     models = _pentagons(len(p), seed).to(scale.device)
     fit(models, Independent(densities.to(scale.device)), _how(scale, seed), importance)
-    losses = _exact_losses(models, densities, importance)
+    losses = exact_losses(models, densities, importance)
     is_whole = (norms(models.W.detach().cpu()) > 0.5).all(dim=2)
     pentagons = torch.where(is_whole, losses, math.inf).amin(dim=1).view(len(BRANCHES), -1)
     times = {}

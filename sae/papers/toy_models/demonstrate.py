@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from sae.papers.claims import Gate, Numbers, judge
+from sae.papers.claims import Gate, Numbers
 from sae.papers.toy_models.section import Outcome, Scale, fit
 from sae.toy import Independent, Kind, ToyConfig, ToyModels, ToyTrainConfig, stratified
 from sae.toy.geometry import interference, is_represented, norms
@@ -29,6 +29,7 @@ GATES = (
         "linear_product_error",
         lambda v: v["linear_product_error"] < 0.02,
         ("untrained",),
+        judged_quick=False,
     ),
     Gate(
         "demonstrate/linear-bias",
@@ -38,6 +39,7 @@ GATES = (
         "linear_bias_error",
         lambda v: v["linear_bias_error"] < 0.01,
         ("untrained",),
+        judged_quick=False,
     ),
     Gate(
         "demonstrate/linear-loss",
@@ -47,6 +49,7 @@ GATES = (
         "linear_loss_error",
         lambda v: v["linear_loss_error"] < 0.02,
         ("untrained",),
+        judged_quick=False,
     ),
     Gate(
         "demonstrate/dense-relu-is-linear",
@@ -56,6 +59,7 @@ GATES = (
         "dense_product_error",
         lambda v: v["dense_product_error"] < 0.02,
         ("untrained",),
+        judged_quick=False,
     ),
     Gate(
         "demonstrate/more-features-than-dimensions",
@@ -99,7 +103,7 @@ def run(scale: Scale) -> Outcome:
         large = _models(scale, SIZES["large"], len(densities), scale.seeds[0])
         _train(large, scale, SIZES["large"][2], densities, scale.seeds[0])
         figures["demonstrate-large"] = draw(large, densities, SIZES["large"])
-    claims = judge("demonstrate", GATES, measured, controls) if scale.has_gates else []
+    claims = scale.judge("demonstrate", GATES, measured, controls)
     return Outcome(claims, figures, {"densities": list(densities), "by_seed": measured})
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sae.papers.claims import Gate, judge
+from sae.papers.claims import Gate
 from sae.papers.toy_models import dynamics_figures
 from sae.papers.toy_models.section import Outcome, Scale
 from sae.toy import (
@@ -48,6 +48,7 @@ GATES = (
         "at_half",
         lambda v: v["at_half"] >= 14 and v["share_at_half"] >= 0.9,
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "dynamics/jumps",
@@ -58,6 +59,7 @@ GATES = (
         "median_rise",
         lambda v: v["median_rise"] <= 0.12 and v["share_of_time_at_levels"] >= 0.65,
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "dynamics/loss-falls-with-jumps",
@@ -68,6 +70,7 @@ GATES = (
         "correlation",
         lambda v: v["correlation"] >= 0.85 and v["last_loss"] < 0.97,
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "dynamics/octahedron",
@@ -79,6 +82,7 @@ GATES = (
         "octahedra",
         lambda v: v["octahedra"] >= 0.4 and v["rise"] > 0.1,
         ("untrained", "linear", "dense", "independent"),
+        judged_quick=False,
     ),
     Gate(
         "dynamics/bunching",
@@ -126,7 +130,7 @@ def run(scale: Scale) -> Outcome:
         measured.append(found.pop("trained"))
         for name, numbers in found.items():
             controls[name].append(numbers)
-    claims = judge("dynamics", GATES, measured, controls) if scale.has_gates else []
+    claims = scale.judge("dynamics", GATES, measured, controls)
     figures = _figures(first["jumps"], first["sets"], linear_optimum(*size, density))
     return Outcome(claims, figures, {"by_seed": measured, **_shown(first)})
 

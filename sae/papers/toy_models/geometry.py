@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 from torch import Tensor
 
-from sae.papers.claims import Gate, Numbers, judge
+from sae.papers.claims import Gate, Numbers
 from sae.papers.toy_models.section import Outcome, Scale, fit
 from sae.toy import Independent, Kind, ToyConfig, ToyModels, ToyTrainConfig
 from sae.toy.geometry import (
@@ -92,7 +92,7 @@ def run(scale: Scale) -> Outcome:
         controls["linear"].append(_numbers(linear, REDUCED_POINTS, linear))
         dense = reduced[:1].expand_as(reduced)
         controls["dense"].append(_numbers(dense, REDUCED_POINTS, dense))
-    claims = judge("geometry", GATES, measured, controls) if scale.has_gates else []
+    claims = scale.judge("geometry", GATES, measured, controls)
     return Outcome(claims, figures, {"points": list(points), "by_seed": measured})
 
 

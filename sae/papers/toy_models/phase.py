@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.papers.claims import Gate, judge
+from sae.papers.claims import Gate
 from sae.papers.toy_models.phase_cases import Case, Found
 from sae.papers.toy_models.phase_figures import draw_diagrams, draw_slice
 from sae.papers.toy_models.section import Outcome, Scale, fit
@@ -36,6 +36,7 @@ GATES = (
         "two_agreement",
         lambda v: v["two_clear_agreement"] >= 0.99 and v["two_agreement"] >= 0.95,
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "phase/loss",
@@ -45,6 +46,7 @@ GATES = (
         "two_worst_ratio",
         lambda v: v["two_worst_ratio"] <= 1.05,
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "phase/boundary",
@@ -85,6 +87,7 @@ GATES = (
             and v["three_worst_ratio"] <= 1.05
         ),
         CONTROLS,
+        judged_quick=False,
     ),
 )
 
@@ -118,7 +121,7 @@ def run(scale: Scale) -> Outcome:
         }
         for name, f in found[0].items()
     }
-    claims = judge("phase", GATES, measured, controls) if scale.has_gates else []
+    claims = scale.judge("phase", GATES, measured, controls)
     return Outcome(claims, figures, {"by_seed": measured, "controls": controls, "first": shown})
 
 
@@ -148,7 +151,7 @@ def _untrained(scale: Scale, case: Case, seed: int, kind: Kind = "relu_output") 
 def _fitted(scale: Scale, case: Case, seed: int, kind: Kind = "relu_output") -> ToyModels:
     cfg = ToyTrainConfig(
         n_steps=scale.steps or scale.choose(1000, 300),
-        batch_tokens=256,
+        batch_tokens=scale.choose(512, 256),
         lr=3e-2,
         seed=seed,
     )

@@ -9,7 +9,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sae.papers.claims import Gate, judge
+from sae.papers.claims import Gate
 from sae.papers.toy_models.section import Outcome, Scale, fit
 from sae.toy import Independent, Kind, ToyConfig, ToyModels, ToyTrainConfig, stratified
 from sae.toy.geometry import is_represented
@@ -50,6 +50,7 @@ GATES = (
         "pair_codes",
         lambda v: v["best_is_pair_code"] and v["table"]["0.02"] == [10, 0],
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "privileged/superposition-pays",
@@ -60,6 +61,7 @@ GATES = (
         "sparsest_ratio",
         lambda v: v["ratios_fall"],
         ("untrained", "dense"),
+        judged_quick=False,
     ),
     Gate(
         "privileged/rotation",
@@ -86,7 +88,7 @@ def run(scale: Scale) -> Outcome:
         "linear hidden layer": [numbers["linear"] for numbers in found],
         "dense": [_as_sparse(numbers["trained"]) for numbers in found],
     }
-    claims = judge("privileged", GATES, measured, controls) if scale.has_gates else []
+    claims = scale.judge("privileged", GATES, measured, controls)
     models, best = fits[0]["trained"]
     W = torch.stack([models.W[s, r].detach().cpu() for s, r in enumerate(best.tolist())])
     return Outcome(

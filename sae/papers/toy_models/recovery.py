@@ -20,7 +20,7 @@ from sae.architectures import (
     ReLUConfig,
     TopKConfig,
 )
-from sae.papers.claims import Gate, Numbers, judge
+from sae.papers.claims import Gate, Numbers
 from sae.papers.toy_models.recovery_page import draw, table
 from sae.papers.toy_models.section import Outcome, Scale, fit
 from sae.toy import Independent, SparseFeatures, ToyConfig, ToyModels, ToyTrainConfig
@@ -78,6 +78,7 @@ def _recovers(id: str, row: str, mmcs: float, share: float, paper: str, claim: s
         f"{row}/mmcs",
         lambda v: v[f"{row}/mmcs"] >= mmcs and v[f"{row}/share_above_0_9"] >= share,
         CONTROLS,
+        judged_quick=False,
     )
 
 
@@ -155,7 +156,7 @@ def run(scale: Scale) -> Outcome:
         measured.append({**_flat(found), **toy})
         for name, numbers in _controls(scale, found, toy, seed).items():
             controls[name].append(numbers)
-    claims = judge("recovery", gates, measured, controls) if scale.has_gates else []
+    claims = scale.judge("recovery", gates, measured, controls)
     tables = {"recovery": table(results)}
     return Outcome(claims, {"recovery": draw(results)}, {"by_seed": measured}, tables)
 

@@ -1,5 +1,6 @@
 """What the sections have in common: what is asked of them, and what they give."""
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from sae.papers.claims import Claim
+from sae.papers.claims import Claim, Gate, Numbers, judge
 from sae.toy import Features, ToyModels, ToyTrainConfig, train_toy
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ class Scale:
     def has_gates(self) -> bool:
         """Whether the thresholds apply: they are of the paper's sizes."""
         return self.n is None and self.m is None and self.densities is None
+
+    def judge(
+        self,
+        section: str,
+        gates: Iterable[Gate],
+        measured: Sequence[Numbers],
+        controls: Mapping[str, Sequence[Numbers]] | None = None,
+    ) -> list[Claim]:
+        """The claims of a section, as far as its thresholds apply at these sizes."""
+        if not self.has_gates:
+            return []
+        return judge(section, gates, measured, controls, quick=self.quick)
 
 
 @dataclass(frozen=True)

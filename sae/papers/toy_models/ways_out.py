@@ -14,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 
-from sae.papers.claims import Gate, Numbers, judge
+from sae.papers.claims import Gate, Numbers
 from sae.papers.toy_models.section import Outcome, Scale
 from sae.papers.toy_models.ways_out_bench import (
     DICTIONARY,
@@ -56,6 +56,7 @@ GATES = (
         "adversarial_large",
         lambda v: v["adversarial_large"] < 0.2 and v["adversarial_large_cost"] >= 1.0,
         ("untrained",),
+        judged_quick=False,
     ),
     Gate(
         "ways-out/dictionary",
@@ -67,6 +68,7 @@ GATES = (
         "dictionary_recovered",
         lambda v: v["dictionary_recovered"] >= 0.95 and v["dictionary_cost"] < 0.5,
         ("untrained",),
+        judged_quick=False,
     ),
 )
 
@@ -83,7 +85,7 @@ def run(scale: Scale) -> Outcome:
         controls["linear"].append({"adversarial_small": bench.represented_per_dimension("linear")})
         dense = bench.represented_per_dimension("relu_output", density=1.0)
         controls["dense"].append({"adversarial_small": dense})
-    claims = judge("ways-out", GATES, measured, controls) if scale.has_gates else []
+    claims = scale.judge("ways-out", GATES, measured, controls)
     return Outcome(claims, {"ways-out": draw(points)}, {"by_seed": measured})
 
 
