@@ -67,6 +67,7 @@ GATES = (
         "share_beyond",
         lambda v: v["share_beyond"] >= 0.25 and v["represented_beyond"] >= 20,
         CONTROLS,
+        judged_quick=False,
     ),
 )
 

@@ -41,6 +41,7 @@ GATES = (
         "features_at_0.07",
         lambda v: v["exact"] and v["features_apart"] <= 1 and v["neurons_apart"] <= 2,
         CONTROLS,
+        judged_quick=False,
     ),
     Gate(
         "privileged/pair-code",

@@ -46,6 +46,7 @@ GATES = (
         "adversarial_small",
         lambda v: v["adversarial_small"] > 1.25,
         ("linear", "dense"),
+        judged_quick=False,
     ),
     Gate(
         "ways-out/adversarial-large",
