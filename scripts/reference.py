@@ -1,5 +1,6 @@
-"""Put the tables of settings, architectures and metrics into the documentation."""
+"""Put tables that follow from the code, and from the benchmarks page, into the documentation."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -77,19 +78,55 @@ def _shown(default: object) -> str:
     return "" if default in (None, MISSING, (), []) else f"`{default}`"
 
 
-def put_paper_into_page(page: Path, result: Path) -> None:
-    """The claims and other tables of a paper, and beside the page the figures that it shows."""
+def peers(benchmarks: str) -> str:
+    """Speed and fit beside the peers, from the page that `scripts/bench.py` writes."""
+    part = benchmarks.split("<!-- peers -->")[1].split("<!-- /peers -->")[0]
+    made = re.search(r"on (\d{4}-\d\d-\d\d), commit \w+, torch [^,]+, (.*)\.\n", part)
+    header, _, *lines = (line for line in part.splitlines() if line.startswith("|"))
+    names, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, *lines))
+    measured = [dict(zip(names, row, strict=True)) for row in rows]
+    fastest = max(_number(row["per CPU s"]) for row in measured)
+    columns = ("library", "tokens per CPU second", "share of the fastest", "FVU, held out")
+    shown = table(
+        columns,
+        (
+            (
+                row["note"].split(",")[0],
+                row["per CPU s"],
+                f"{_number(row['per CPU s']) / fastest:.0%}",
+                row["FVU"],
+            )
+            for row in measured
+        ),
+    )
+    assert made is not None, "the line above the table says when and where it was measured"
+    first = measured[0]
+    size = f"{first['d_sae']} features, k {first['k']}, batches of {first['batch']}"
+    return f"{shown}\n\n{size}, {first['dtype']}. Measured on {made[1]}: {made[2]}."
+
+
+def _number(cell: str) -> float:
+    return float(cell.replace(",", ""))
+
+
+def put_toy_models_into_pages(docs: Path, result: Path) -> None:
+    """The claims and other tables of the paper, and beside its page the figures that it shows."""
     claims = sorted(read_claims(result), key=lambda claim: SECTIONS.index(claim.section))
     tables = {path.stem: path.read_text().rstrip() for path in result.glob("*.md")}
+    page = docs / "papers" / "toy_models.md"
     put_into_page(page, {"claims": markdown_table(claims), **tables})
     put_figures_beside(page, result)
+    if "recovery" in tables:
+        put_into_page(docs / "results.md", {"recovery": tables["recovery"]})
 
 
 def main(arguments: list[str]) -> None:
     flags = parse(ReferenceFlags, arguments)
     if flags.toy_models is not None:
-        put_paper_into_page(flags.docs / "papers" / "toy_models.md", flags.toy_models)
+        put_toy_models_into_pages(flags.docs, flags.toy_models)
         return
+    readme = flags.docs.parent / "README.md"
+    put_into_page(readme, {"peers": peers((flags.docs / "benchmarks.md").read_text())})
     for page, tables in {
         "metrics.md": {"metrics": metrics()},
         "training.md": {"architectures": architectures()},
