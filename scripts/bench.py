@@ -14,8 +14,8 @@ cache-harvest       harvesting into a cache, against harvesting into nothing
 cache-read          shuffled batches from a cache, against copying as many rows once
 peer-mixing-buffer  the shuffle buffer of the leading peer at 131,072 rows, against the same
 toy-instances       a thousand toy models in one process, against a process for each
-train-topk          with --peer: whole trainings on the same rows, ours and the peers', against
-train-relu          our dense float32 reference; with the fit on held-out rows
+train-topk          whole trainings on the same rows, ours and with --peer the peers', against the
+train-relu          first of ours; with the fit on held-out rows (only with --peer or --only)
 
 Floor and row take turns, and the medians of their repeats are compared: on a shared machine only
 such ratios mean anything.
@@ -30,11 +30,12 @@ import torch
 from benchmarks.cache import cache_harvest_rows, cache_read_rows
 from benchmarks.harvest import harvest_rows
 from benchmarks.measure import BenchFlags, Row
-from benchmarks.page import COLUMNS, cells, write_page
+from benchmarks.page import COLUMNS, cells, page_part, place_of
 from benchmarks.peers import peer_rows
 from benchmarks.stream import shuffle_rows, sweep_rows, train_stream_rows
 from benchmarks.toy import toy_rows
 from benchmarks.training import bookkeeping_rows, ceiling_rows, step_rows
+from docs_pages import places_in, put_into_page
 from rich.console import Console
 from rich.table import Table
 
@@ -73,13 +74,14 @@ def main(arguments: list[str]) -> None:
         fail(f"unknown row {flags.only!r}: --only takes one of {', '.join(names)}")
     if flags.page is not None:
         refuse_unwritable(flags.page)
+        places_in(flags.page, [place_of(flags)])  # before hours of work
     torch.set_num_threads(flags.threads)
     measured: list[Row] = []
     for row in rows(flags):
         measured.append(row)
         print(f"{row.name} {row.share_of_floor:.2f} {row.note}", file=sys.stderr)
     if flags.page is not None:
-        write_page(flags.page, flags, measured)
+        put_into_page(flags.page, {place_of(flags): page_part(flags, measured)})
     if flags.json:
         print(json.dumps([asdict(row) for row in measured], indent=2))
         return

@@ -1,7 +1,7 @@
 """Tables and figures that a script makes, in the pages of the documentation."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from activation_cache.common.errors import InputError
@@ -12,17 +12,27 @@ def put_into_page(page: Path, tables: Mapping[str, str]) -> None:
 
     `InputError` where it has none for any.
     """
+    found = places_in(page, tables)
     content = page.read_text()
-    places = {name: (f"<!-- {name} -->", f"<!-- /{name} -->") for name in tables}
-    found = [name for name, marks in places.items() if all(mark in content for mark in marks)]
-    if not found:
-        begin, end = next(iter(places.values()))
-        raise InputError(f"{page} has no place for the table: put {begin} and {end} into it")
     for name in found:
-        begin, end = places[name]
+        begin, end = _marks(name)
         before, after = content.split(begin)[0], content.split(end)[1]
         content = f"{before}{begin}\n\n{tables[name]}\n\n{end}{after}"
     page.write_text(content)
+
+
+def places_in(page: Path, names: Iterable[str]) -> list[str]:
+    """Those of the tables that the page has a place for; `InputError` where it has none for any."""
+    content = page.read_text() if page.is_file() else ""
+    found = [name for name in names if all(mark in content for mark in _marks(name))]
+    if not found:
+        begin, end = _marks(next(iter(names)))
+        raise InputError(f"{page} has no place for the table: put {begin} and {end} into it")
+    return found
+
+
+def _marks(name: str) -> tuple[str, str]:
+    return f"<!-- {name} -->", f"<!-- /{name} -->"
 
 
 def put_figures_beside(page: Path, folder: Path) -> None:

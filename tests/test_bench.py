@@ -4,11 +4,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import bench
 import pytest
+from benchmarks import peers
 from benchmarks.contenders.common import synthetic_rows
 from benchmarks.measure import BenchFlags
+from benchmarks.page import place_of
 from benchmarks.training import Shape, trainer_of
 from peers import environments
 
@@ -59,12 +62,62 @@ def test_rows_of_one_seed_are_the_same_and_of_two_seeds_are_of_one_kind() -> Non
     assert (one.mean(dim=0) - other.mean(dim=0)).norm() < 0.1 * one.mean(dim=0).norm()
 
 
-def test_the_page_has_a_line_for_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    page = tmp_path / "benchmarks.md"
-    flags = ["--only", "step-topk", "--d-in", "16", "--d-sae", "64", "--batch-tokens", "32"]
+STEP_ON_A_PAGE = ["--only", "step-topk", "--d-in", "16", "--d-sae", "64", "--batch-tokens", "32"]
+
+
+def bench_to(page: Path, monkeypatch: pytest.MonkeyPatch, *flags: str) -> None:
     monkeypatch.setattr(sys, "argv", ["bench.py", *flags, "--repeats", "1", "--page", str(page)])
     bench.main(sys.argv[1:])
-    assert page.read_text().count("| step-topk |") == 4  # k 32 and 64, in two kinds of products
+
+
+def test_the_page_gets_a_line_for_each_row_and_keeps_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "benchmarks.md"
+    page.write_text("Before.\n<!-- benchmarks -->\nOld.\n<!-- /benchmarks -->\nAfter.\n")
+    bench_to(page, monkeypatch, *STEP_ON_A_PAGE)
+    text = page.read_text()
+    assert text.count("| step-topk |") == 4  # k 32 and 64, in two kinds of products
+    assert text.startswith("Before.") and text.endswith("After.\n") and "Old." not in text
+
+
+def test_a_page_without_a_place_is_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench, "rows", lambda _: pytest.fail("it measures"))
+    with pytest.raises(InputError, match="put <!-- benchmarks --> and <!-- /benchmarks --> into"):
+        bench_to(tmp_path / "none.md", monkeypatch, *STEP_ON_A_PAGE)
+
+
+@pytest.mark.parametrize(
+    ("flags", "place"),
+    [
+        ({}, "benchmarks"),
+        ({"only": "step-topk"}, "benchmarks"),
+        ({"only": "train-topk"}, "peers-synthetic"),
+        ({"only": "train-topk", "rows": "model"}, "peers"),
+    ],
+)
+def test_whole_trainings_have_places_of_their_own(flags: dict[str, Any], place: str) -> None:
+    assert place_of(BenchFlags(**flags)) == place
+
+
+def test_a_training_on_a_models_activations_in_the_setting_that_was_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(peers, "HELD_OUT_ROWS", 256)
+    shape = {"d_sae": 64, "k": 4, "batch_tokens": 64, "buffer_tokens": 256, "steps": 20}
+    training = {"only": "train-topk", "rows": "model", "model": "tiny", "layer": 2}
+    (row,) = bench.rows(BenchFlags(**training, **shape, setting=("default",)))
+    assert (row.name, row.d_in, row.l0) == ("train-topk", 192, 4)  # the width of `tiny`
+    assert row.fvu is not None and row.fvu < 1
+    assert "default" in row.note and "lr" in row.note
+
+
+def test_a_setting_that_no_contender_has_is_refused() -> None:
+    flags = BenchFlags(only="train-relu", setting=("dense",))
+    with pytest.raises(InputError, match="train-relu has no setting dense"):
+        list(bench.rows(flags))
 
 
 def test_an_unknown_row_is_refused_with_the_names_of_all(

@@ -52,6 +52,10 @@ class BenchFlags:
     """Measurements of each row; the median counts."""
     peer: tuple[Literal["sae-lens", "dictionary-learning", "eai-sparsify"], ...] = ()
     """Also train with this peer, in an environment of its own, which the first time is built."""
+    setting: tuple[Literal["default", "bfloat16", "dense", "screened", "sparse"], ...] = ()
+    """Train ours and the peers' only with this setting. By default with all that each has."""
+    rows: Literal["synthetic", "model"] = "synthetic"
+    """What ours and the peers' train on: synthetic rows, or activations of --model at --layer."""
     steps: int = 60
     """Steps that we and the peers train for."""
     environments: Path = Path.home() / ".cache" / "featureloom" / "peers"
@@ -61,7 +65,7 @@ class BenchFlags:
     json: bool = False
     """Print the rows as JSON."""
     page: Path | None = None
-    """Also write the rows as a Markdown page, such as docs/benchmarks.md."""
+    """Also put the rows into their place in a Markdown page, such as docs/benchmarks.md."""
 
     def __post_init__(self) -> None:
         for name in POSITIVE:

@@ -1,4 +1,4 @@
-"""The rows as a table, on the console and as a page."""
+"""The rows as a table, on the console and in a page."""
 
 import platform
 import shlex
@@ -36,25 +36,25 @@ def cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def write_page(path: Path, flags: BenchFlags, rows: Sequence[Row]) -> None:
-    """The table with what one needs to read it, in Markdown."""
+def place_of(flags: BenchFlags) -> str:
+    """The part of a page that the table belongs into."""
+    if flags.only not in ("train-topk", "train-relu"):
+        return "benchmarks"
+    return "peers" if flags.rows == "model" else "peers-synthetic"
+
+
+def page_part(flags: BenchFlags, rows: Sequence[Row]) -> str:
+    """The table under a line that says how it was made, in Markdown."""
     device = torch.cuda.get_device_name() if flags.on.type == "cuda" else _processor()
     lines = [
-        "# Benchmarks",
-        "",
         f"Made by `python scripts/bench.py {shlex.join(sys.argv[1:])}` on {date.today()}, commit "
         f"{git_commit()}, torch {torch.__version__}, {device}, {flags.threads} threads.",
-        "`python scripts/bench.py --help` has the flags, and its source what each row is measured "
-        "against. Of the floor: the share of the machine's speed at the same product and copies; "
-        "for `train-` rows, how many times as fast they are as the first, our own dense float32 "
-        "reference. MB: of the process; for `train-` rows, beyond weights and optimiser state. "
-        "Tokens per CPU second are what other jobs on the machine disturb least.",
         "",
         f"| {' | '.join(COLUMNS)} |",
         f"|{'---|' * len(COLUMNS)}",
         *(f"| {' | '.join(cells(row))} |" for row in rows),
     ]
-    path.write_text("\n".join(lines) + "\n")
+    return "\n".join(lines)
 
 
 def _processor() -> str:

@@ -1,24 +1,35 @@
-"""Whole trainings of ours and of the peers, on the same rows, each in a process of its own."""
+"""Whole trainings of ours and of the peers, on the same rows, each in a process of its own.
+
+The rows are synthetic, or activations of a model from its training split; the fit is taken on
+other rows, those of the held-out split.
+"""
 
 import json
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from peers.environments import environment
 from safetensors.torch import save_file
+from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.text.documents import Split
 from benchmarks.contenders.common import synthetic_rows
+from benchmarks.harvest import load, site
 from benchmarks.measure import BenchFlags, Row
+from benchmarks.stream import stream_of
 
 CONTENDERS = Path(__file__).parent / "contenders"
 HELD_OUT_ROWS = 8192
+SEEDS: dict[Split, int] = {"train": 0, "held_out": 1}
+"""Of the synthetic rows."""
 OURS = "featureloom"
 SETTINGS = {
     "topk": {
@@ -32,7 +43,7 @@ SETTINGS = {
         "sae-lens": ("default",),
     },
 }
-"""What each is trained with; the first of ours is what the others are compared with."""
+"""What each is trained with; what comes first is what the others are compared with."""
 RECIPES = {
     OURS: "featureloom",
     "sae-lens": "sae_lens",
@@ -50,52 +61,78 @@ class Entry:
 
     contender: str
     setting: str
-    python: Path
+
+
+@dataclass(frozen=True)
+class RowFiles:
+    """The rows that all train on and those for the fit, as safetensors files."""
+
+    activations: str
+    held_out: str
+    d_in: int
 
 
 def peer_rows(flags: BenchFlags) -> Iterator[Row]:
-    """train-topk and train-relu: ours in all settings, and every peer that was asked for.
+    """train-topk and train-relu: ours, and every peer that was asked for.
 
     The time is the median of the last half of the steps for train-topk, whose steps are all the
     same, and of the whole run for train-relu, whose first steps are dense.
     """
-    if not flags.peer:
+    entries = {
+        architecture: _entries(flags, architecture)
+        for architecture in SETTINGS
+        if flags.only == f"train-{architecture}" or (flags.only is None and flags.peer)
+    }
+    if not entries:
         return
+    if not any(entries.values()):
+        raise InputError(f"{flags.only} has no setting {' or '.join(flags.setting)}: name another")
     pythons = {peer: environment(RECIPES[peer], flags.environments) for peer in flags.peer}
-    pythons = {OURS: Path(sys.executable), **pythons}
+    pythons[OURS] = Path(sys.executable)
     with tempfile.TemporaryDirectory() as folder:
         files = _write_rows(Path(folder), flags)
-        for architecture, settings in SETTINGS.items():
-            entries = [
-                Entry(contender, setting, python)
-                for contender, python in pythons.items()
-                for setting in settings.get(contender, ())
-            ]
-            if flags.only in (None, f"train-{architecture}"):
-                yield from _rows(flags, architecture, entries, files, Path(folder))
+        for architecture, its_entries in entries.items():
+            yield from _rows(flags, architecture, its_entries, pythons, files)
 
 
-def _write_rows(folder: Path, flags: BenchFlags) -> dict[str, str]:
-    """The rows to train on and the held-out ones, as safetensors files."""
-    files: dict[str, str] = {}
-    n_rows = flags.steps * (flags.batch_tokens or 2048)
-    for name, n, seed in (("activations", n_rows, 0), ("held_out", HELD_OUT_ROWS, 1)):
-        files[name] = str(folder / f"{name}.safetensors")
-        save_file({"rows": synthetic_rows(n, flags.d_in, seed)}, files[name])
-    return files
+def _entries(flags: BenchFlags, architecture: str) -> list[Entry]:
+    """What is trained, ours first."""
+    return [
+        Entry(contender, setting)
+        for contender in (OURS, *flags.peer)
+        for setting in SETTINGS[architecture].get(contender, ())
+        if not flags.setting or setting in flags.setting
+    ]
+
+
+def _write_rows(folder: Path, flags: BenchFlags) -> RowFiles:
+    files = {name: str(folder / f"{name}.safetensors") for name in ("activations", "held_out")}
+    rows = _rows_of(flags, "train", flags.steps, flags.batch_tokens or 2048)
+    save_file({"rows": rows}, files["activations"])
+    save_file({"rows": _rows_of(flags, "held_out", 1, HELD_OUT_ROWS)}, files["held_out"])
+    return RowFiles(**files, d_in=rows.shape[1])
+
+
+def _rows_of(flags: BenchFlags, split: Split, n_batches: int, batch_tokens: int) -> Tensor:
+    """Rows [n_batches * batch_tokens, d_in] of a split, shuffled."""
+    if flags.rows == "synthetic":
+        return synthetic_rows(n_batches * batch_tokens, flags.d_in, seed=SEEDS[split])
+    stream = stream_of(flags, load(flags), batch_tokens, split)
+    return torch.cat([next(stream)[site(flags)].float().cpu() for _ in range(n_batches)])
 
 
 def _rows(
     flags: BenchFlags,
     architecture: str,
     entries: list[Entry],
-    files: dict[str, str],
-    folder: Path,
+    pythons: Mapping[str, Path],
+    files: RowFiles,
 ) -> Iterator[Row]:
     reference: float | None = None
     for entry in entries:
         job = {
-            **files,
+            "activations": files.activations,
+            "held_out": files.held_out,
             "architecture": architecture,
             "setting": entry.setting,
             "d_sae": flags.d_sae or 24_576,
@@ -105,22 +142,20 @@ def _rows(
             "n_steps": flags.steps,
             "threads": flags.threads,
         }
-        report = _train(entry, job, folder)
+        report = _train(entry.contender, pythons[entry.contender], job)
         if "unsupported" in report:
             continue
-        row = _row(flags, report, job, reference)
-        reference = reference or row.tokens_per_cpu_s  # ours, dense and in float32, is the first
+        row = _row(flags, report, job, files.d_in, reference)
+        reference = reference or row.tokens_per_cpu_s  # of ours, in the first setting
         yield row
 
 
-def _train(entry: Entry, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+def _train(contender: str, python: Path, job: dict[str, Any]) -> dict[str, Any]:
     """What the contender's program reports."""
-    path = folder / "job.json"
+    path = Path(job["activations"]).with_name("job.json")
     path.write_text(json.dumps(job))
-    program = CONTENDERS / f"train_{RECIPES[entry.contender]}.py"
-    done = subprocess.run(
-        [entry.python, program, path], capture_output=True, text=True, check=False
-    )
+    program = CONTENDERS / f"train_{RECIPES[contender]}.py"
+    done = subprocess.run([python, program, path], capture_output=True, text=True, check=False)
     if done.returncode:
         raise InputError(
             f"{program.name} ended with {done.returncode}: {done.stderr.strip().splitlines()[-1]}"
@@ -129,7 +164,11 @@ def _train(entry: Entry, job: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _row(
-    flags: BenchFlags, report: dict[str, Any], job: dict[str, Any], reference: float | None
+    flags: BenchFlags,
+    report: dict[str, Any],
+    job: dict[str, Any],
+    d_in: int,
+    reference: float | None,
 ) -> Row:
     batch_tokens = job["batch_tokens"]
     middle = statistics.median if job["architecture"] == "topk" else statistics.fmean
@@ -137,10 +176,11 @@ def _row(
     per_cpu_s = batch_tokens / middle(report["step_cpu_s"][first:])
     floor = per_cpu_s if reference is None else reference
     named = f"{report['contender']} {report['version']}, {report['setting']}"
+    lr = f"lr {report['lr']:.2g}"
     return Row(
         name=f"train-{job['architecture']}",
         backend=flags.on.type,
-        d_in=flags.d_in,
+        d_in=d_in,
         d_sae=job["d_sae"],
         k=job["k"] if job["architecture"] == "topk" else None,
         batch_tokens=batch_tokens,
@@ -153,5 +193,5 @@ def _row(
         peak_mb=report["peak_mb"] - report["state_mb"],
         fvu=report["fvu"],
         l0=report["l0"],
-        note="; ".join(filter(None, (named, report["note"]))),
+        note="; ".join(filter(None, (named, lr, report["note"]))),
     )

@@ -5,6 +5,7 @@ from itertools import islice, repeat
 
 from activation_cache import ActivationStream, HarvestConfig, LanguageModel, harvest
 from activation_cache.stream.shuffle import ShuffleBuffer
+from activation_cache.text.documents import Split
 from benchmarks.harvest import bare_forward_of, load, site
 from benchmarks.measure import BenchFlags, Row, measure
 from benchmarks.training import Shape, floor_of, steps_of, trainer_of
@@ -47,7 +48,7 @@ def train_stream_rows(flags: BenchFlags) -> Iterator[Row]:
     """train-stream: text to trained dictionary, against forward, product and copies alone."""
     model = load(flags)
     shape = _shape(flags, 24_576)
-    stream = _stream(flags, model, shape.batch_tokens)
+    stream = stream_of(flags, model, shape.batch_tokens)
     step = _steps(flags, model, stream, shape, n_members=1)
     forward, rest = bare_forward_of(flags, model), floor_of(shape, model.device)
 
@@ -73,7 +74,7 @@ def sweep_rows(flags: BenchFlags) -> Iterator[Row]:
     """train-sweep: tokens of eight dictionaries on one stream, against one dictionary on one."""
     model = load(flags)
     shape = _shape(flags, SWEEP_D_SAE)
-    stream = _stream(flags, model, shape.batch_tokens)
+    stream = stream_of(flags, model, shape.batch_tokens)
     together = _steps(flags, model, stream, shape, SWEEP_MEMBERS)
     alone = _steps(flags, model, stream, shape, n_members=1)
     measured = measure(together, alone, flags.repeats, model.device)
@@ -94,11 +95,15 @@ def _shape(flags: BenchFlags, d_sae: int) -> Shape:
     return Shape("topk", flags.d_in, flags.d_sae or d_sae, k, batch_tokens, "bfloat16")
 
 
-def _stream(flags: BenchFlags, model: LanguageModel, batch_tokens: int) -> ActivationStream:
+def stream_of(
+    flags: BenchFlags, model: LanguageModel, batch_tokens: int, split: Split = "train"
+) -> ActivationStream:
+    """Shuffled activations of the model at the site that the flags name."""
     cfg = HarvestConfig(
         hook_names=(site(flags),),
         context_size=flags.context_size,
         forward_tokens=flags.forward_tokens,
+        split=split,
         batch_tokens=batch_tokens,
         buffer_tokens=max(flags.buffer_tokens, batch_tokens),
     )

@@ -61,6 +61,8 @@ class Trained:
     parameters: Iterable[Tensor]
     optimizer_state: Iterable[dict]
     """The state of each parameter, as `optimizer.state.values()` gives it."""
+    lr: float
+    """The peak learning rate."""
     note: str | None = None
     """What a reader of the numbers must know."""
 
@@ -80,6 +82,7 @@ class Report:
     dead: int
     state_mb: float
     peak_mb: float
+    lr: float
     note: str | None
 
 
@@ -152,6 +155,7 @@ def run(contender: str, package: str, train: Callable[[Job, Tensor, Watch], Trai
         dead=dead,
         state_mb=state_mb(trained),
         peak_mb=watch.peak_mb,
+        lr=trained.lr,
         note=trained.note,
     )
     print(json.dumps(asdict(report)), flush=True)

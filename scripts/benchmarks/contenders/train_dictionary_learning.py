@@ -54,6 +54,7 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
         reconstruct=reconstruct,
         parameters=trainer.ae.parameters(),
         optimizer_state=trainer.optimizer.state.values(),
+        lr=trainer.lr,
         note="autocast on the CPU, which trainSAE enters on CUDA only" if half else None,
     )
 

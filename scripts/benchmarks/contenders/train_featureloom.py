@@ -1,9 +1,10 @@
 """Train our own dictionaries: `python train_featureloom.py JOB.json`.
 
-All is as `TrainConfig` has it, but for the window after which a feature is dead: 1000 steps, as
-SAELens' is, for these runs are too short for a share of them. Settings: `default` is float32,
-`bfloat16` and `screened` are the kinds of `products`, and `dense` is float32 without anything
-sparse, the reference. Figures are read off the device every 20 steps, as `scripts/train.py` does.
+All is as `TrainConfig` has it, but for runs of less than 1000 steps: there no feature is ever dead,
+as with SAELens, for the default window, a fiftieth of the run, would be less than 20 steps.
+Settings: `default` is float32, `bfloat16` and `screened` are the kinds of `products`, and `dense`
+is float32 without anything sparse, the reference. Figures are read off the device every 20 steps,
+as `scripts/train.py` does.
 """
 
 from typing import Any
@@ -12,7 +13,7 @@ from common import Job, Trained, Unsupported, Watch, batch, run
 from torch import Tensor
 
 LOG_EVERY = 20
-DEAD_AFTER_STEPS = 1000
+DEAD_FROM_STEPS = 1000
 PRODUCTS: dict[str, Any] = {
     "dense": "float32",
     "default": "float32",
@@ -34,16 +35,15 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
     given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
     cfg = ARCHITECTURES[job.architecture](d_sae=job.d_sae, **given)
     sae = cfg.build(rows.shape[1], seed=job.seed)
-    trainer = Trainer(
-        sae,
-        TrainConfig(
-            n_tokens=job.n_steps * job.batch_tokens,
-            lr=job.lr,
-            products=PRODUCTS[job.setting],
-            dead_after_tokens=DEAD_AFTER_STEPS * job.batch_tokens,
-            seed=job.seed,
-        ),
+    n_tokens = job.n_steps * job.batch_tokens
+    train_cfg = TrainConfig(
+        n_tokens=n_tokens,
+        lr=job.lr,
+        products=PRODUCTS[job.setting],
+        dead_after_tokens=n_tokens if job.n_steps < DEAD_FROM_STEPS else None,
+        seed=job.seed,
     )
+    trainer = Trainer(sae, train_cfg)
     trainer.may_be_sparse = job.setting != "dense"
     trainer.initialise(rows[: trainer.cfg.init_tokens])
     for step in range(job.n_steps):
@@ -63,6 +63,7 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
         reconstruct=reconstruct,
         parameters=sae.parameters(),
         optimizer_state=trainer.optimizer.state.values(),
+        lr=train_cfg.learning_rate(job.d_sae),
     )
 
 

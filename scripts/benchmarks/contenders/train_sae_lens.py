@@ -47,6 +47,7 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
         reconstruct=reconstruct,
         parameters=sae.parameters(),
         optimizer_state=trainer.optimizer.state.values(),
+        lr=cfg.lr,
         note="no rescaling by the decoder's norms" if job.setting == "sparse" else None,
     )
 

@@ -95,6 +95,7 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
         reconstruct=reconstruct,
         parameters=sae.parameters(),
         optimizer_state=optimizer.state.values(),
+        lr=optimizer.param_groups[0]["lr"],
         note="autocast on the CPU, which sparsify enters on CUDA only" if half else None,
     )
 
