@@ -8,9 +8,8 @@ import shtab
 from featureloom import COMMANDS, PAPERS
 
 from sae.commands import convert, evaluate, harvest, sweep, toy_models, train, upload
-from sae.commands.flags import Groups, add_flags, parse
+from sae.commands.flags import Groups, add_flags, groups_of, parse
 from sae.commands.kinds import choices, without_none
-from sae.runs.settings.fields import settings_of
 
 BY_DATACLASS: dict[str, type] = {
     "evaluate": evaluate.EvaluateFlags,
@@ -31,7 +30,7 @@ class CompletionFlags:
     """
 
     shell: Literal["bash", "zsh"] = field(metadata={"positional": True, "metavar": "SHELL"})
-    """Which shell: bash or zsh."""
+    """Shell."""
 
 
 def main(arguments: list[str]) -> None:
@@ -57,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
 def _groups(name: str) -> Groups:
     if name == "train":
         return train.flag_groups()
-    return {"flags": settings_of({**BY_DATACLASS, "completion": CompletionFlags}[name])}
+    return groups_of({**BY_DATACLASS, "completion": CompletionFlags}[name])
 
 
 def _describe(parser: argparse.ArgumentParser, groups: Groups) -> None:

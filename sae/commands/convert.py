@@ -24,22 +24,21 @@ class ConvertFlags:
     """Write a dictionary in the layout of another project, and say how exact the copy is."""
 
     source: str = field(metadata={"positional": True, "metavar": "SRC"})
-    """A run folder, the folder or file of a dictionary in any layout that is known, or an address
-    on the hub: hf://user/repo/path."""
+    """A run, the folder or file of a dictionary, or hf://user/repo/path."""
     target: Path = field(metadata={"positional": True, "metavar": "DST"})
-    """The folder to write; it must not exist yet."""
+    """The folder to write, which must not exist yet."""
     to: Literal["saelens", "dictionary_learning", "sparsify"]
-    """The layout to write."""
+    """Layout to write."""
     model: str | None = None
-    """The model whose activations to compare on, where the dictionary does not say it."""
+    """Model to compare on, if the dictionary does not say."""
     hook_name: str | None = None
-    """The site of these activations, where the dictionary does not say it."""
+    """Site to compare on, if the dictionary does not say."""
     n_tokens: int = 4096
-    """Activation vectors to compare on: random ones, and as many real ones."""
+    """Random activation vectors to compare on, and as many real ones."""
     index: int | None = None
     """Which dictionary of a file that holds several."""
     norm_scaling_factor: float | None = None
-    """What activations were scaled by, where the files leave it out."""
+    """What activations were scaled by, if the files do not say."""
 
 
 def random_activations(dictionary: sae.SAE, n_tokens: int) -> Float[Tensor, "n d_in"]:

@@ -32,21 +32,21 @@ class EvaluateFlags:
     path: str | None = field(
         default=None, metadata={"positional": True, "metavar": "RUN_OR_DICTIONARY"}
     )
-    """A run folder, the folder or file of a dictionary, or hf://user/repo[@revision]/path."""
+    """A run, the folder or file of a dictionary, or hf://user/repo[@revision]/path."""
     release: str | None = None
-    """A published release instead, such as gpt2-small-res-jb; --hook-name chooses from it."""
+    """A published release, such as gpt2-small-res-jb, with --hook-name."""
     model: str | None = None
-    """Another language model than the one it was trained on."""
+    """Another language model than it was trained on."""
     hook_name: str | None = field(default=None, metadata={"aliases": ("--hook",)})
-    """Another site than the one it was trained on; of a release, which of its dictionaries."""
+    """Another site than it was trained on; of a release, which dictionary."""
     dataset: str | None = None
-    """Other text: docstrings, a .txt, .json, .jsonl or .parquet file, or a hub id."""
+    """Other text: a .txt, .json, .jsonl or .parquet file, or a hub id."""
     eval_tokens: int | None = None
-    """Held-out tokens to evaluate on; 65,536 where the dictionary does not say."""
+    """Held-out tokens to evaluate on (as it says, or 65,536)."""
     context_size: int | None = None
-    """Tokens in each block that the model sees."""
+    """Tokens in each block that the model sees (as it says, or 128)."""
     device: str = "auto"
-    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    """Where to compute: auto (CUDA if there is one), cpu, cuda or cuda:N."""
     out: Path | None = None
     """Write eval.json to this file."""
 

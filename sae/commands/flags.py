@@ -49,9 +49,18 @@ def parse(cls: type[Flags], arguments: list[str]) -> Flags:
     A field's `metadata` may have `positional=True`, `aliases` and a `metavar`.
     """
     try:
-        return cls(**given_flags({"flags": settings_of(cls)}, arguments, str(cls.__doc__)))
+        return cls(**given_flags(groups_of(cls), arguments, str(cls.__doc__)))
     except InputError as error:
         fail(str(error))
+
+
+def groups_of(cls: type) -> Groups:
+    settings = settings_of(cls)
+    groups = {
+        "arguments": [setting for setting in settings if setting.is_positional],
+        "flags": [setting for setting in settings if not setting.is_positional],
+    }
+    return {name: its_settings for name, its_settings in groups.items() if its_settings}
 
 
 def given_flags(groups: Groups, arguments: list[str], about: str) -> dict[str, Any]:

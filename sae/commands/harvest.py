@@ -35,37 +35,41 @@ from sae.commands.flags import parse
 
 @dataclass(frozen=True, kw_only=True)
 class HarvestFlags:
-    """Harvest a language model's activations into a cache."""
+    """Harvest a language model's activations into a cache on disk or in object storage.
+
+    The same command resumes a harvest that was interrupted. Under torchrun, each process harvests
+    its share. Sites are named as `featureloom train --help` says.
+    """
 
     model: str = "tiny"
-    """The embedded model `tiny`, a hub id such as gpt2, a folder, or a .gguf file."""
+    """Language model: tiny (embedded), hub id, folder or .gguf file."""
     hook_name: tuple[str, ...] = ()
-    """TransformerLens name of the site; several are harvested in one pass.
-    By default the residual stream in the middle of the model."""
+    """Site by TransformerLens name; repeatable (residual stream, middle layer). All sites are read
+    in the same forward pass."""
     dataset: str = DOCSTRINGS
-    """`docstrings` of installed packages, a .txt, .json, .jsonl or .parquet file, or a hub id."""
+    """Text: a .txt, .json, .jsonl or .parquet file, or a hub id."""
     text_column: str = "text"
-    """The column of the dataset that holds the text."""
+    """Column of the dataset that holds the text."""
     n_tokens: int = 1_000_000
-    """Activation vectors of each site to harvest; fewer where the text ends before."""
+    """Activation vectors of each site, or fewer if the text ends."""
     held_out_tokens: int = 65_536
-    """Activation vectors of held-out documents, in a split of their own."""
+    """Activation vectors of held-out documents, a split of their own."""
     context_size: int = 128
     """Tokens in each block that the model sees, BOS included."""
     forward_tokens: int = 4096
-    """Tokens in each forward pass."""
+    """Tokens in each forward pass of the model, in whole blocks."""
     codec: CodecName = "bfloat16"
-    """How activations are stored."""
+    """Storage format."""
     shard_tokens: int = 65_536
-    """Activation vectors in each shard: what an interruption can lose at most."""
+    """Activation vectors in a shard, which an interruption may lose."""
     dtype: DtypeName = "float32"
-    """Data type of the language model."""
+    """Data type of the model."""
     device: str = "auto"
-    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    """Where to compute: auto (CUDA if there is one), cpu, cuda or cuda:N."""
     out: str = field(default="runs/cache", metadata={"aliases": ("--cache",)})
     """Folder or fsspec URL (s3://bucket/folder) of the cache."""
     verify: bool = False
-    """Check every byte of the cache and name what is damaged, which exits with 2."""
+    """Check every byte; damage is named, and exits with 2."""
     repair: bool = False
     """Harvest what is damaged again, and nothing else."""
 

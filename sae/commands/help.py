@@ -44,7 +44,8 @@ def _text(flag: Setting) -> str:
     text = flag.text.split(". ")[0].rstrip(".")
     if flag.default is True:
         return f"Do not {text[:1].lower()}{text[1:]}"
-    if (words := choices(flag.kind)) and _value(flag) == "NAME":
+    is_shown = _value(flag) != "NAME" and not flag.is_positional
+    if (words := choices(flag.kind)) and not is_shown:
         text += f": {', '.join(map(str, words))}"
     if flag.default is False or flag.default in (None, MISSING, (), [], ""):
         return text

@@ -33,29 +33,29 @@ class ToyModelsFlags:
     """
 
     section: Literal["all", Section] = field(default="all", metadata={"positional": True})
-    """Which part of the paper."""
+    """Part of the paper."""
     quick: bool = False
-    """Seconds instead of minutes: fewer seeds, restarts and steps."""
+    """Minutes instead of a quarter of an hour: fewer seeds and steps."""
     seed: int = 0
     """The first seed."""
     seeds: int | None = None
-    """How many seeds, counted from --seed; by default 5, or 2 with --quick."""
+    """How many seeds, counted from --seed (5, or 2 with --quick)."""
     n: int | None = None
-    """Features, where a section has one model."""
+    """Features, in sections with one model."""
     m: int | None = None
-    """Hidden dimensions, where a section has one model."""
+    """Hidden dimensions, in sections with one model."""
     densities: tuple[float, ...] = ()
-    """Probabilities that a feature is active, instead of the section's."""
+    """Probability that a feature is active; repeatable."""
     instances: int | None = None
     """Restarts of a setting; of geometry, densities on the curve."""
     steps: int | None = None
-    """Optimiser steps."""
+    """Optimizer steps."""
     device: str = "auto"
-    """auto (CUDA where there is one), cpu, cuda or cuda:N."""
+    """Where to compute: auto (CUDA if there is one), cpu, cuda or cuda:N."""
     workers: int | None = None
-    """Sections at a time, each on one core; by default one for each core."""
+    """Sections at a time, each on one core (one for each core)."""
     out: Path = Path("runs/toy-models")
-    """Folder for figures and result.json; what other sections have written there is kept."""
+    """Folder for figures and result.json; other sections' results are kept."""
 
     def __post_init__(self) -> None:
         refuse_below(1, seeds=self.seeds, n=self.n, m=self.m, instances=self.instances)

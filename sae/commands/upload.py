@@ -28,13 +28,13 @@ class UploadFlags:
     path: Path = field(metadata={"positional": True, "metavar": "DICTIONARY"})
     """A run folder, or the folder of a dictionary."""
     repo: str = field(metadata={"positional": True, "metavar": "USER/REPO"})
-    """The repository, which is made if there is none."""
+    """The repository on the hub; it is made if there is none."""
     path_in_repo: str = ""
-    """The folder in it, for one of several dictionaries. By default the files lie on top."""
+    """Folder in it, for one of several dictionaries."""
     private: bool = False
     """Make the repository private, if it is made."""
     revision: str | None = None
-    """The branch to publish on, which is made if there is none."""
+    """Branch to publish on; it is made if there is none."""
 
 
 def files_of(path: Path, where: HubPath) -> dict[str, bytes | Path]:

@@ -32,17 +32,17 @@ class SweepSettings:
     """Train a grid of dictionaries on one stream of activations, and compare them."""
 
     grid: Path = field(metadata={"positional": True, "metavar": "GRID"})
-    """YAML file: settings as train.py's flags name them, and under `grid` what varies."""
+    """YAML file: settings that members share, and under `grid` what varies."""
     out: Path = Path("runs/sweep")
-    """Folder for everything that the sweep writes; without --resume it must not exist yet."""
+    """New folder for the sweep."""
     resume: bool = False
-    """Resume the sweep in this folder: members that were evaluated are not trained again."""
+    """Resume the sweep in --out; evaluated members are kept."""
     members_per_pass: int | None = None
-    """Dictionaries in memory at one time; by default all of them. Every pass reads the stream."""
+    """Dictionaries in memory at a time (all). Every pass reads the stream."""
     device: str | None = None
-    """auto (CUDA where there is one), cpu, cuda or cuda:N; by default what the file has."""
+    """Where to compute (as the file says): auto, cpu, cuda or cuda:N."""
     wandb: Literal["off", "offline", "online"] | None = None
-    """Weights & Biases, where a sweep is a group; by default what the file has."""
+    """Weights & Biases, where a sweep is a group (as the file says)."""
 
     def __post_init__(self) -> None:
         refuse_below(1, members_per_pass=self.members_per_pass)
