@@ -202,7 +202,7 @@ def _at(tensors: tuple[Tensor, ...], s: slice, r: slice) -> tuple[Tensor, ...]:
     return tuple(t[s] if t.shape[1] == 1 else t[s, r] for t in tensors)
 
 
-def _column(importance: Float[Tensor, "*S n"], s: slice) -> Float[Tensor, "*S 1 n 1"]:
+def _column(importance: Float[Tensor, "*S n"], s: slice) -> Float[Tensor, "*part 1 n 1"]:
     """The importances of some settings, in the shape that outputs are multiplied with."""
     of_part = importance[s] if importance.ndim == 2 else importance
     return of_part[..., None, :, None]

@@ -18,7 +18,7 @@ LATEST = "FVU {task.fields[fvu]:.4f}  L0 {task.fields[l0]:.1f}  dead {task.field
 def fit(
     saes: TrainableSAE | Sequence[TrainableSAE],
     batches: Iterable[Batch],
-    cfg: TrainConfig | Sequence[TrainConfig] = TrainConfig(),
+    cfg: TrainConfig | Sequence[TrainConfig] | None = None,
     *,
     log_every: int = 20,
     progress: bool = True,
@@ -34,8 +34,8 @@ def fit(
     `saes` are dictionaries of `sae.architectures`; several are trained on the same stream, each as
     if alone. `batches` are tensors [batch, d_in], or mappings from hook names to such tensors, of
     which each dictionary takes that of its `provenance.hook_name`. `cfg` is one for all, or one for
-    each; `n_tokens` in it are rows, and the learning rate falls to 0 towards them, so that batches
-    should last as long: a warning says where they end earlier.
+    each, and `TrainConfig()` by default. Its `n_tokens` are rows; the learning rate falls to 0
+    towards them, so batches should last as long: a warning says where they end earlier.
 
     Returns a row for every `log_every`-th step of each dictionary and for its last one, as numbers
     by name: `step`, `n_tokens`, `loss`, `fvu`, `l0`, `dead` and others, of the training batch
@@ -47,6 +47,7 @@ def fit(
     Raises `InputError` for a stream that is empty, of the wrong width, or not finite, and
     `NotFinite` for a dictionary that diverges, once the others are done.
     """
+    cfg = cfg or TrainConfig()
     total = max(its.n_tokens for its in ([cfg] if isinstance(cfg, TrainConfig) else cfg))
     log: list[dict[str, Number]] = []
     latest: dict[int, StepRecord] = {}

@@ -24,7 +24,7 @@ Batch = Tensor | Mapping[str, Tensor]
 def train(
     saes: TrainableSAE | Sequence[TrainableSAE],
     batches: Iterable[Batch],
-    cfg: TrainConfig | Sequence[TrainConfig] = TrainConfig(),
+    cfg: TrainConfig | Sequence[TrainConfig] | None = None,
 ) -> Generator[StepRecord]:
     """Train one dictionary or several on the same stream, yielding a record per step of each.
 
@@ -32,16 +32,16 @@ def train(
     the end. A stream that ends before `n_tokens` gives a warning.
 
     `batches` are tensors [batch, d_in], the same for all, or mappings by hook name from which each
-    dictionary takes its own. `cfg` is one for all or one for each. A dictionary's training stops
-    after exactly `n_tokens`, or where the stream ends, and its result is, on a CPU to the last bit,
-    the one that it would have alone. A dictionary that was trained or loaded continues from its
-    weights. Until the generator ends, or is closed, a dictionary is in the units of training:
-    `Training` gives finished copies in between.
+    dictionary takes its own. `cfg` is one for all or one for each, `TrainConfig()` by default. A
+    dictionary's training stops after exactly `n_tokens`, or where the stream ends, and its result
+    is, on a CPU to the last bit, the one that it would have alone. A dictionary that was trained or
+    loaded continues from its weights. Until the generator ends, or is closed, a dictionary is in
+    the units of training: `Training` gives finished copies in between.
 
     Raises `InputError` for a stream that is empty, of the wrong width, or not finite, and
     `NotFinite` for a dictionary that diverges, once the others are done.
     """
-    with Training(saes, batches, cfg) as training:
+    with Training(saes, batches, cfg or TrainConfig()) as training:
         for records in training:
             yield from records
         for failure in training.failures.values():

@@ -14,8 +14,8 @@ def summary_table(report: EvalReport, title: str, *, all_positions: bool = False
     table = Table(title=escape(title), title_justify="left", caption_justify="left")
     skipped = "" if all_positions else "; position 0 and special tokens not counted"
     table.caption = f"on {report.n_tokens:,} held-out tokens{skipped}"
-    table.add_column("metric")
-    table.add_column("value", justify="right")
+    table.add_column("metric", no_wrap=True)
+    table.add_column("value", justify="right", no_wrap=True)
     table.add_column("meaning")
     for metric in METRICS.values():
         if metric.in_table and metric.name in metrics:
