@@ -196,7 +196,7 @@ def test_a_folder_without_a_manifest_is_not_a_cache(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "absent"):
         assert refusal(lambda folder=folder: ActivationCache.open(folder)) == (
             f"{folder} is not an activation cache: it has no manifest.json; make one with "
-            f"harvest.py"
+            f"`featureloom harvest`"
         )
 
 

@@ -179,6 +179,6 @@ def read_manifest(storage: Storage) -> Manifest:
         data = storage.read(FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
-            f"{storage.url} is not an activation cache: it has no {FILE}; make one with harvest.py"
+            f"{storage.url} is not an activation cache: it has no {FILE}; make one with `featureloom harvest`"
         ) from error
     return Manifest.from_bytes(data, storage.url)

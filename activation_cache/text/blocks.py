@@ -188,9 +188,10 @@ def counted_positions(
 ) -> Bool[Tensor, "batch pos"]:
     """Which positions count in training and in every metric: neither the first nor special ones.
 
-    Position 0 is an attention sink whose norm is 20 to 160 times the rest, so an explained variance
-    that counts it is meaningless. Masking by token id alone would keep it wherever no BOS is
-    prepended, and masking by position alone would keep GPT-2's document separators.
+    Position 0 is an attention sink, in GPT-2 of 20 to 160 times the norm of the rest, so an
+    explained variance that counts it is meaningless. Masking by token id alone would keep it
+    wherever no BOS is prepended, and masking by position alone would keep GPT-2's document
+    separators.
     """
     counted = ~torch.isin(tokens, special.to(tokens.device))
     counted[:, 0] = False

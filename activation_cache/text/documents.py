@@ -184,7 +184,7 @@ def _local_rows(path: Path) -> Iterable[dict[str, Any]]:
     datasets.disable_progress_bars()
     datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong, the error says
     if not path.is_file():
-        raise InputError(f"no text file at {path}: give an existing .txt, .json or .parquet file")
+        raise InputError(f"no text file at {path}: give an existing .txt, .jsonl or .parquet file")
     if path.suffix not in LOCAL_FORMATS:
         raise InputError(
             f"cannot read text from {path}: must end in one of {', '.join(LOCAL_FORMATS)}"
@@ -229,7 +229,7 @@ def _hub_rows(source: str) -> Iterable[dict[str, Any]]:
     if not hub_is_reachable():
         raise InputError(
             f"cannot read the dataset {source!r}: the hub cannot be reached; go online, or give "
-            f"'docstrings' or a local .txt, .json or .parquet file"
+            f"'docstrings' or a local .txt, .jsonl or .parquet file"
         )
     return datasets.load_dataset(source, split="train", streaming=True)
 

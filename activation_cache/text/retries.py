@@ -136,7 +136,7 @@ def _pause_s(source: str, error: Exception, n_taken: int, n_failed: int) -> floa
     if _is_final(error, ever_read=source in _ever_read):
         raise InputError(
             f"cannot read the dataset {source!r} ({cause}): check its name, and that you may read "
-            f"it (`hf auth login`), or give 'docstrings' or a local .txt, .json or .parquet file"
+            f"it (`hf auth login`), or give 'docstrings' or a local .txt, .jsonl or .parquet file"
         ) from error
     where = f"the dataset {source!r} after row {n_taken:,} ({cause})"
     if n_failed > len(RETRY_AFTER_S):

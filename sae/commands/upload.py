@@ -22,7 +22,7 @@ class UploadFlags:
     """Publish the dictionary of a run, or of any folder that sae.save wrote.
 
     Of a run, its evaluation is published too. The token is that of `hf auth login`, or HF_TOKEN.
-    What cfg.json says goes along, so look at it: a dataset may be the path of a file of yours.
+    What cfg.json says goes along, so look at it: a dataset may be a path on your machine.
     """
 
     path: Path = field(metadata={"positional": True, "metavar": "DICTIONARY"})

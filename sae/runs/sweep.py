@@ -163,13 +163,16 @@ def _write_results(out: Path, grid: Grid, members: Sequence[Member]) -> list[Swe
 def results_table(rows: Iterable[SweepRow]) -> Table:
     """The members as a table: Pareto-optimal ones first, by L0."""
     table = Table(title_justify="left", caption_justify="left")
-    table.caption = "Pareto front: no other member of the site has less of both"
+    table.caption = (
+        "Pareto front of L0 and FVU, or delta CE: no other member of the site is better in both; "
+        "up to 1% more L0 counts as the same"
+    )
     table.add_column("member", overflow="fold", min_width=20)
     shown = ("l0", "fvu", "delta_ce")
     for name in shown:
         table.add_column(METRICS[name].title, justify="right")
     table.add_column("dead", justify="right")
-    table.add_column("Pareto front of L0 and")
+    table.add_column("Pareto front")
     for row in rows:
         metrics = row.metrics
         table.add_row(
