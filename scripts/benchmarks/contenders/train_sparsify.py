@@ -5,8 +5,11 @@ trainer wants a language model: it gets one whose only module gives out the rows
 sequence. All else is at the defaults of `TrainConfig` and `SparseCoderConfig`: sign descent in a
 schedule-free wrapper (momentum 0.95) at lr 5e-3 / sqrt(d_sae / 2**14), no warm-up, no clipping,
 float32, rows not normalised, FVU as the loss, no auxiliary loss, a unit-norm decoder with the
-parallel gradient removed, b_dec from the first batch's mean. The fit is that of the averaged
-weights, which are those that it would save.
+parallel gradient removed, b_dec from the first batch's mean.
+
+The fit is that of the averaged weights, which it would save, with decoder rows at unit norm again.
+The trainer normalises the weights that it steps, not the average: where the learning rate is high,
+the norms of the average shrink and the reconstructions with them. The note has the fit as saved.
 
 It has TopK only. `bfloat16` is the autocast that `SparseCoder.forward` always enters on CUDA, here
 on the CPU, where sparsify has none.
@@ -15,7 +18,7 @@ on the CPU, where sparsify has none.
 import os
 
 import torch
-from common import Job, Trained, Unsupported, Watch, batch, run
+from common import Job, Trained, Unsupported, Watch, batch, fit, read_rows, run
 from torch import Tensor, nn
 
 
@@ -91,12 +94,17 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
         x_hat = sae.decode(acts, features)
         return acts.new_zeros(len(chunk), job.d_sae).scatter_(1, features, acts), x_hat
 
+    as_saved, _, _ = fit(read_rows(job.held_out), reconstruct, job.d_sae)
+    sae.set_decoder_norm_to_unit_norm()
+    note = f"decoder at unit norm again (FVU {as_saved:.4f} as saved)"
+    if half:
+        note += "; autocast on the CPU, which sparsify enters on CUDA only"
     return Trained(
         reconstruct=reconstruct,
         parameters=sae.parameters(),
         optimizer_state=optimizer.state.values(),
         lr=optimizer.param_groups[0]["lr"],
-        note="autocast on the CPU, which sparsify enters on CUDA only" if half else None,
+        note=note,
     )
 
 
