@@ -79,34 +79,31 @@ def _shown(default: object) -> str:
 
 
 def peers(benchmarks: str) -> str:
-    """Speed and fit beside the peers, from the page that `scripts/bench.py` writes."""
-    part = benchmarks.split("<!-- peers -->")[1].split("<!-- /peers -->")[0]
-    made = re.search(r"on (\d{4}-\d\d-\d\d), commit \w+, torch [^,]+, (.*)\.\n", part)
-    header, _, *lines = (line for line in part.splitlines() if line.startswith("|"))
-    names, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, *lines))
-    measured = [dict(zip(names, row, strict=True)) for row in rows]
-    fastest = max(_number(row["per CPU s"]) for row in measured)
-    columns = ("library", "tokens per CPU second", "share of the fastest", "FVU, held out")
+    """Fit and speed beside the peers, from the page that `scripts/bench.py` writes."""
+    (real, made), (large, _) = (
+        _measured(benchmarks, place) for place in ("peers", "peers-synthetic")
+    )
+    sizes = [f"tokens per CPU s, {rows[0]['d_sae']} features" for rows in (real, large)]
+    speeds = {row["note"].split(",")[0]: row["per CPU s"] for row in large}
     shown = table(
-        columns,
+        ("library, with its defaults", "FVU, held out", *sizes),
         (
-            (
-                row["note"].split(",")[0],
-                row["per CPU s"],
-                f"{_number(row['per CPU s']) / fastest:.0%}",
-                row["FVU"],
-            )
-            for row in measured
+            (name, row["FVU"], row["per CPU s"], speeds[name])
+            for row in real
+            for name in (row["note"].split(",")[0],)
         ),
     )
-    assert made is not None, "the line above the table says when and where it was measured"
-    first = measured[0]
-    size = f"{first['d_sae']} features, k {first['k']}, batches of {first['batch']}"
-    return f"{shown}\n\n{size}, {first['dtype']}. Measured on {made[1]}: {made[2]}."
+    return f"{shown}\n\nMeasured on {made}, in float32, k {real[0]['k']}."
 
 
-def _number(cell: str) -> float:
-    return float(cell.replace(",", ""))
+def _measured(page: str, place: str) -> tuple[list[dict[str, str]], str]:
+    """The rows of a table of the benchmarks page by their columns; when and where it was made."""
+    part = page.split(f"<!-- {place} -->")[1].split(f"<!-- /{place} -->")[0]
+    made = re.search(r" on (\d{4}-\d\d-\d\d), commit \w+, torch [^,]+, ([^.]+)", part)
+    assert made is not None, f"the line above the table {place} does not say when it was made"
+    header, _, *lines = (line for line in part.splitlines() if line.startswith("|"))
+    names, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in (header, *lines))
+    return [dict(zip(names, row, strict=True)) for row in rows], f"{made[1]} ({made[2]})"
 
 
 def put_toy_models_into_pages(docs: Path, result: Path) -> None:

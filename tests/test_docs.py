@@ -145,7 +145,7 @@ def test_a_table_that_is_older_than_the_benchmarks_page_is_noticed(tmp_path: Pat
     assert before is not None
     page.write_text(page.read_text().replace(before[1], "77,777"))
     called(reference.main, "--docs", tmp_path / "docs")
-    assert "| 77,777 | 100% |" in (tmp_path / "README.md").read_text()
+    assert "| 77,777 |" in (tmp_path / "README.md").read_text()
 
 
 def test_every_site_and_architecture_is_documented() -> None:

@@ -269,4 +269,4 @@ def test_a_hub_dataset_is_refused_while_offline(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     message = refusal("no-such-owner/no-such-dataset")
     assert "cannot read the dataset 'no-such-owner/no-such-dataset': the hub cannot be" in message
-    assert "a local .txt, .json or .parquet file" in message
+    assert "a local .txt, .jsonl or .parquet file" in message

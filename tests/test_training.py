@@ -173,7 +173,8 @@ def test_training_stops_at_the_token_budget_and_counts_every_token() -> None:
 
 def test_training_ends_with_the_stream_where_it_is_shorter_than_the_budget() -> None:
     batches = list(itertools.islice(_features(), 3))
-    records = list(train(ReLUConfig(d_sae=8).build(12), batches, TrainConfig(n_tokens=10**6)))
+    with pytest.warns(UserWarning, match="the stream ended after 192"):
+        records = list(train(ReLUConfig(d_sae=8).build(12), batches, TrainConfig(n_tokens=10**6)))
     assert records[-1].n_tokens == 3 * 64
 
 

@@ -179,6 +179,7 @@ def read_manifest(storage: Storage) -> Manifest:
         data = storage.read(FILE)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise InputError(
-            f"{storage.url} is not an activation cache: it has no {FILE}; make one with `featureloom harvest`"
+            f"{storage.url} is not an activation cache: it has no {FILE}; make one with "
+            f"`featureloom harvest`"
         ) from error
     return Manifest.from_bytes(data, storage.url)

@@ -189,7 +189,7 @@ def test_what_trying_again_cannot_mend_is_refused_at_once(
     cause = error.__cause__ or error
     assert message == (
         f"cannot read the dataset 'owner/name' ({type(cause).__name__}: {cause}): check its name, "
-        f"and that you may read it (`hf auth login`), or give 'docstrings' or a local .txt, .json "
+        f"and that you may read it (`hf auth login`), or give 'docstrings' or a local .txt, .jsonl "
         f"or .parquet file"
     )
     assert dataset.n_opened == 1
