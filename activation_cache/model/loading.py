@@ -29,7 +29,7 @@ def load_model(
 
     `source` is `"tiny"` (the embedded model, needs no network), a Hugging Face hub id such as
     `"gpt2"`, a local folder in the Hugging Face layout, or a `.gguf` file (which is dequantised and
-    needs the extra `featureloom[gguf]`). `device` is `"auto"` (CUDA where there is one) or a torch
+    needs the package gguf). `device` is `"auto"` (CUDA where there is one) or a torch
     device. `processing` is for dictionaries that were trained on a centred residual stream. Raises
     `InputError` where the model cannot be had.
     """
@@ -80,7 +80,7 @@ def _locate(source: str) -> tuple[str, dict[str, Any]]:
         if not path.is_file():
             raise InputError(f"no GGUF file at {source}: give the path of an existing one")
         if importlib.util.find_spec("gguf") is None:
-            raise InputError(f"reading {source} needs: pip install 'featureloom[gguf]'")
+            raise InputError(f"reading {source} needs the package gguf: pip install 'gguf>=0.17'")
         return str(path.parent), {"gguf_file": path.name}
     return source, {"local_files_only": not hub_is_reachable()}
 

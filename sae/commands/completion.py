@@ -61,12 +61,8 @@ def _groups(name: str) -> Groups:
 
 def _describe(parser: argparse.ArgumentParser, groups: Groups) -> None:
     """Add the flags, with what may follow each: words to choose from, or else files."""
-    flags = {flag.field: flag for group in groups.values() for flag in group}
-    add_flags(parser, flags.values())
-    for action in parser._actions:
-        if action.dest not in flags:
-            continue
-        flag = flags[action.dest]
+    flags = [flag for group in groups.values() for flag in group]
+    for flag, action in zip(flags, add_flags(parser, flags), strict=True):
         action.help = flag.text.split(". ")[0].rstrip(".")
         kind: Any = without_none(flag.kind)
         if words := choices(kind):

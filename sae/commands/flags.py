@@ -89,18 +89,21 @@ def given_flags(groups: Groups, arguments: list[str], about: str) -> dict[str, A
         fail(f"{error}; --help shows all flags")
 
 
-def add_flags(parser: argparse.ArgumentParser, flags: Iterable[Setting]) -> None:
-    for flag in flags:
-        kind = without_none(flag.kind)
-        if flag.is_positional:  # --help goes without
-            parser.add_argument(flag.field, nargs="?", metavar=flag.metavar)
-            continue
-        kwargs: dict[str, Any] = {"dest": flag.field, "metavar": flag.metavar}
-        if kind is bool:
-            kwargs = {"dest": flag.field, "action": argparse.BooleanOptionalAction}
-        elif get_origin(kind) is tuple:
-            kwargs["action"] = "append"
-        parser.add_argument(flag.flag, *flag.aliases, **kwargs)
+def add_flags(parser: argparse.ArgumentParser, flags: Iterable[Setting]) -> list[argparse.Action]:
+    """An argument of the parser for each flag, in order."""
+    return [_added(parser, flag) for flag in flags]
+
+
+def _added(parser: argparse.ArgumentParser, flag: Setting) -> argparse.Action:
+    kind = without_none(flag.kind)
+    if flag.is_positional:  # --help goes without
+        return parser.add_argument(flag.field, nargs="?", metavar=flag.metavar)
+    kwargs: dict[str, Any] = {"dest": flag.field, "metavar": flag.metavar}
+    if kind is bool:
+        kwargs = {"dest": flag.field, "action": argparse.BooleanOptionalAction}
+    elif get_origin(kind) is tuple:
+        kwargs["action"] = "append"
+    return parser.add_argument(flag.flag, *flag.aliases, **kwargs)
 
 
 class _Parser(argparse.ArgumentParser):
