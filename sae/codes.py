@@ -23,6 +23,10 @@ class Codes:
     known: ByFeature | None = field(default=None, repr=False, compare=False)
     """How the entries lie, feature by feature, where that was found before."""
 
+    def __repr__(self) -> str:
+        n_tokens, k = self.indices.shape
+        return f"Codes(n_tokens={n_tokens}, k={k}, d_sae={self.d_sae})"
+
     @classmethod
     def from_dense(cls, acts: Float[Tensor, "batch d_sae"]) -> "Codes":
         """The active entries of dense features, as wide as the busiest row needs, at least 1."""
