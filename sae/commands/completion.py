@@ -25,8 +25,8 @@ BY_DATACLASS: dict[str, type] = {
 class CompletionFlags:
     """Print the completion of the commands and flags of `featureloom` for a shell.
 
-    bash: featureloom completion bash > ~/.local/share/bash-completion/completions/featureloom
-    zsh: featureloom completion zsh > a folder of $fpath, as _featureloom
+    bash:  featureloom completion bash > ~/.local/share/bash-completion/completions/featureloom
+    zsh:   featureloom completion zsh > "${fpath[1]}/_featureloom"
     """
 
     shell: Literal["bash", "zsh"] = field(metadata={"positional": True, "metavar": "SHELL"})

@@ -33,6 +33,8 @@ class ConsoleSink:
 
     def __exit__(self, *exception: object) -> None:
         self._live.stop()
+        if not self._live.console.is_terminal:  # where rich leaves the last line open
+            self._live.console.line()
 
     def show(self, name: str, row: Row) -> None:
         self._rows[name] = row
