@@ -31,8 +31,8 @@ class Codes:
     def from_dense(cls, acts: Float[Tensor, "batch d_sae"]) -> "Codes":
         """The active entries of dense features, as wide as the busiest row needs, at least 1."""
         k = max(1, int((acts != 0).sum(dim=1).max())) if len(acts) else 1
-        values, indices = acts.topk(k, dim=1)
-        return cls(indices, values, acts.shape[1])
+        indices = acts.abs().topk(k, dim=1).indices  # a feature may be negative
+        return cls(indices, acts.gather(1, indices), acts.shape[1])
 
     def dense(self) -> Float[Tensor, "batch {self.d_sae}"]:
         empty = self.values.new_zeros(len(self.indices), self.d_sae)

@@ -41,6 +41,9 @@ class TrainableConfig(SAEConfig):
     """Whether few features are active however the weights are: their number is fixed."""
     chooses_over_the_batch: ClassVar[bool] = False
     """Whether the features of a token depend on the other tokens of a training batch."""
+    errors: ClassVar[tuple[str, ...]] = ()
+    """Which of the penalties are squared errors, summed over d_in: they are reduced as the
+    reconstruction loss is."""
 
     @property
     def initial_density(self) -> float:

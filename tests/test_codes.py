@@ -18,6 +18,13 @@ def test_decode_adds_the_decoder_rows_of_the_active_features() -> None:
     assert codes.decode(W_DEC).tolist() == [[4.0, 3.0], [0.0, 2.0]]
 
 
+def test_negative_features_are_active() -> None:
+    dense = torch.tensor([[-3.0, 0.0, 1.0], [0.0, 0.0, -2.0]])
+    codes = Codes.from_dense(dense)
+    assert codes.dense().equal(dense)
+    assert codes.counts.tolist() == [2, 1]
+
+
 def test_padding_does_not_fire() -> None:
     codes = Codes(torch.tensor([[2, 0], [1, 0]]), torch.tensor([[3.0, 1.0], [2.0, 0.0]]), 3)
     assert fire_counts(codes).tolist() == [1, 1, 1]

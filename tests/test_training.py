@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
@@ -9,6 +10,7 @@ import torch
 
 from activation_cache.common.errors import InputError
 from sae.architectures import (
+    ARCHITECTURES,
     GatedConfig,
     JumpReLUConfig,
     MatryoshkaConfig,
@@ -47,13 +49,20 @@ def test_the_squared_error_is_reduced_as_its_name_says() -> None:
     assert mse_loss(x_hat, x, "mean_d").item() == (2.5 + 8.0) / 2
 
 
-def test_a_coefficient_means_d_in_times_as_much_with_the_mean_over_d_in() -> None:
-    x = next(iter(_features()))
-    sums = forward(ReLUConfig(d_sae=32, l1_coeff=12 * 0.01).build(12), x)
-    means = forward(ReLUConfig(d_sae=32, l1_coeff=0.01).build(12), x)
-    loss_sum = mse_loss(sums.x_hat, sums.x, "sum_d") + 12 * 0.01 * sums.penalties["l1"]
-    loss_mean = mse_loss(means.x_hat, means.x, "mean_d") + 0.01 * means.penalties["l1"]
-    assert math.isclose(loss_sum.item(), 12 * loss_mean.item(), rel_tol=1e-5)
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_coefficient_means_d_in_times_as_much_with_the_mean_over_d_in(name: str) -> None:
+    """And errors beside that of the reconstruction (AuxK's, of nested widths, of gates) count as
+    much beside it with either."""
+    x, losses = next(iter(_features())), dict[str, float]()
+    known = {field.name for field in dataclasses.fields(ARCHITECTURES[name])}
+    for reduction, coeff in (("sum_d", 12 * 0.01), ("mean_d", 0.01)):
+        given = {"l1_coeff": coeff, "l0_coeff": coeff, "k": 4}
+        given = {setting: value for setting, value in given.items() if setting in known}
+        cfg = TrainConfig(loss_reduction=reduction, penalty_warmup_fraction=0.0)
+        trainer = Trainer(ARCHITECTURES[name](d_sae=32, **given).build(12), cfg)
+        trainer.dead = torch.arange(4)
+        losses[reduction] = trainer.losses(trainer.forward(x))[0].item()
+    assert losses["sum_d"] == pytest.approx(12 * losses["mean_d"], rel=1e-5)
 
 
 def _topk_pass(dictionary: TrainableSAE) -> TrainingPass:
@@ -253,20 +262,26 @@ def test_training_settings_that_make_no_sense_are_refused(setting: dict[str, flo
 # Starting from a trained dictionary --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cfg", [TopKConfig(d_sae=16, k=4), JumpReLUConfig(d_sae=16, tied=True)])
-def test_a_trained_dictionary_goes_on_from_where_it_was(
-    cfg: TopKConfig | JumpReLUConfig,
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        ReLUConfig(d_sae=16, l1_coeff=0.1),
+        GatedConfig(d_sae=16, l1_coeff=0.1),
+        JumpReLUConfig(d_sae=16, tied=True),
+        TopKConfig(d_sae=16, k=4),
+    ],
+    ids=lambda cfg: cfg.architecture,
+)
+def test_a_training_that_goes_on_begins_with_the_fit_that_the_dictionary_has(
+    cfg: TrainableConfig,
 ) -> None:
+    """Also where the activations are others than it was trained on: of another layer, say."""
     dictionary = _fit(cfg.build(12, seed=1), TrainConfig(n_tokens=6400))
-    x = next(iter(_features(seed=1, batch_tokens=4096)))
-    before = (dictionary(x) - x).square().sum().item()
-    training = train(dictionary, _features(), TrainConfig(n_tokens=6400))
-    records = [next(training)]
-    training.close()
-    after = (dictionary(x) - x).square().sum().item()
-    # One step at the beginning of its warm-up spoils nothing: nothing was drawn or scaled anew.
-    assert after < 1.05 * before
-    assert records[0].step == 0
+    x = next(iter(_features(seed=1, batch_tokens=512))) + 0.5
+    error, spread = dictionary(x) - x, x - x.mean(dim=0)
+    fvu = (error.square().sum() / spread.square().sum()).item()
+    (first,) = train(dictionary, [x], TrainConfig(n_tokens=512))
+    assert first.fvu.item() == pytest.approx(fvu, rel=1e-4)
 
 
 def test_the_biases_of_a_trained_dictionary_keep_their_meaning_in_other_units() -> None:

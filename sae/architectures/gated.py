@@ -28,6 +28,7 @@ class GatedConfig(L1Config):
     title: ClassVar[str] = "Gated"
     sparse_by: ClassVar[str] = "an L1 penalty on gates"
     activation = "gated"
+    errors: ClassVar[tuple[str, ...]] = ("gate_error",)
 
     @property
     def coefficients(self) -> Mapping[str, float]:

@@ -163,6 +163,8 @@ class Trainer:
         """What is minimised, and its parts."""
         cfg, sae = self.cfg, self.sae
         parts = {"mse": mse_loss(out.x_hat, out.target, cfg.loss_reduction), **out.penalties}
+        if cfg.loss_reduction == "mean_d":
+            parts |= {name: parts[name] / out.target.shape[1] for name in sae.cfg.errors}
         if sae.cfg.revival == "auxk" and len(self.dead):
             parts["auxk"] = auxk_loss(sae, out, self.dead, cfg.loss_reduction, cfg.products)
         penalty_weight = warm_up(self.progress, cfg.penalty_warmup_fraction)

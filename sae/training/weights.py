@@ -25,19 +25,20 @@ def initialise_(sae: TrainableSAE, x: Float[Tensor, "n d_in"], scale: float) -> 
 
     `b_dec` becomes their mean. Where the architecture knows how many features are active at first,
     the bias sees to that. An untied encoder is scaled so that the random features it starts with,
-    many of which fire at once, rebuild x with the least error that a factor can give. Of a
-    dictionary that was trained, all but `b_dec` stays as it is.
+    many of which fire at once, rebuild x with the least error that a factor can give. A dictionary
+    that was trained stays what it is, in the units of training.
     """
-    if not sae.is_fresh:  # what is measured in the units of the input
+    if not sae.is_fresh:
         for offset in sae.offsets():
             offset.mul_(scale)
+        return
     sae.b_dec.copy_(x.mean(dim=0) * scale)
-    if sae.is_fresh and sae.cfg.initial_density < 0.5:
+    if sae.cfg.initial_density < 0.5:
         n_tokens = max(64, PRE_ACTS_AT_ONCE[x.device.type] // sae.d_sae)
         pre_acts = sae.pre_acts(x[:n_tokens] * scale).flatten()
         n_active = max(1, int(sae.cfg.initial_density * len(pre_acts)))
         sae.b_enc.sub_(pre_acts.topk(n_active, sorted=True).values[-1])
-    if sae.is_fresh and sae.untied_W_enc_rows is not None:
+    if sae.untied_W_enc_rows is not None:
         along, square = x.new_zeros(()), x.new_zeros(())
         for part in x.split(max(1, PRE_ACTS_AT_ONCE[x.device.type] // sae.d_sae)):
             centred = part * scale - sae.b_dec
