@@ -2,7 +2,7 @@
 
 This module is its command; `featureloom --help` says what there is. In Python, import
 
-    import sae                # dictionaries: fit, train, evaluate, load, save, attach
+    import sae                # dictionaries: fit, train, evaluate, load, save
     import activation_cache   # activations: load_model, harvest, ActivationCache
 
 It imports neither, so that the overview takes no time. In the wheel it is at the top.

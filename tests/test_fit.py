@@ -60,10 +60,11 @@ def test_a_stream_that_ends_before_n_tokens_is_warned_of_with_both_numbers() -> 
     assert log[-1]["n_tokens"] == 64
 
 
-def test_a_training_that_is_stopped_from_outside_is_not() -> None:
-    for record in sae.train(fresh(), batches(10), sae.TrainConfig(n_tokens=320)):
-        if record.step == 3:
-            break
+def test_a_training_that_is_stopped_from_outside_is_not(recwarn: pytest.WarningsRecorder) -> None:
+    training = sae.train(fresh(), batches(10), sae.TrainConfig(n_tokens=320))
+    assert [next(training).step for _ in range(4)] == [0, 1, 2, 3]
+    training.close()
+    assert len(recwarn) == 0
 
 
 def test_saving_a_dictionary_that_was_not_trained_is_warned_of(tmp_path: Path) -> None:

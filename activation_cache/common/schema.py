@@ -45,10 +45,8 @@ def convert(kind: Any, value: Any, name: str, *, lenient: bool = False) -> Any:
     if origin in (Union, UnionType):
         if value is None and NoneType in parts:
             return None
-        others = [part for part in parts if part is not NoneType]
-        if len(others) > 1:  # of literals
-            others = [Literal[tuple(x for part in others for x in get_args(part))]]  # type: ignore[valid-type]
-        return within(others[0], value, name)
+        (other,) = (part for part in parts if part is not NoneType)
+        return within(other, value, name)
     if is_dataclass(kind):
         return _from_mapping(kind, value, name, within)
     if origin is dict:

@@ -51,7 +51,7 @@ def random_activations(dictionary: sae.SAE, n_tokens: int) -> Float[Tensor, "n d
 
 
 def real_activations(dictionary: sae.SAE, flags: ConvertFlags) -> Float[Tensor, "n d_in"]:
-    """Of held-out text, at the dictionary's site; `InputError` where they cannot be had."""
+    """Of held-out text, at the dictionary's site; `InputError` where they are not available."""
     name = flags.model or dictionary.provenance.model_name
     hook_name = flags.hook_name or dictionary.hook_name
     if name is None or hook_name is None:
