@@ -128,6 +128,17 @@ def test_runs_whose_folder_nobody_names_are_numbered_and_the_last_one_is_resumed
     assert "run in runs/run-2 is complete" in called(train_script.main, "--resume").out
 
 
+def test_a_run_that_diverged_says_so_with_what_to_try_on_the_console_and_in_its_report(
+    tmp_path: Path,
+) -> None:
+    done = called(train_script.main, *SMALL, "--k", 4, "--lr", 10, "--out", tmp_path / "run")
+    report = (tmp_path / "run" / "report.html").read_text()
+    again = called(evaluate_script.main, tmp_path / "run")
+    assert "warning: FVU " in done.out and "warning: FVU " in again.out
+    for shown in (done.out, again.out, report):
+        assert "try a lower learning rate" in shown
+
+
 def test_help_names_every_flag_of_the_contract() -> None:
     shown = called(train_script.main, "--help")
     assert shown.code == 0
