@@ -380,3 +380,17 @@ def test_tick_labels_are_short() -> None:
     assert [compact(value) for value in values] == labels
     assert [power_of_ten(e) for e in (-7, 0, 12)] == ["10⁻⁷", "10⁰", "10¹²"]
     assert power_of_ten(-1.5) == "0.032"  # 10^-1.5 = 0.0316
+
+
+@pytest.mark.parametrize(
+    ("density", "said"),
+    [
+        ({"log10_edges": [-1.0, 0.0], "counts": [0]}, "No feature fired."),
+        ({}, "No firing frequencies were recorded."),
+    ],
+)
+def test_a_page_without_a_histogram_says_why(
+    tmp_path: Path, density: Mapping[str, Any], said: str
+) -> None:
+    evaluated = {"metrics": METRICS, "density": density}
+    assert said in page_of(write_run(tmp_path, evaluated=evaluated))
