@@ -27,8 +27,8 @@ class SAEConfig(ABC):
     d_sae: int
     """Number of features."""
     tied: bool = False
-    """Encode with the transposed decoder: half the parameters. The encoder's columns have unit norm
-    then."""
+    """Encode with the transposed decoder: half the parameters. All but relu train one number that
+    it is multiplied by."""
 
     def __post_init__(self) -> None:
         refuse_below(1, d_sae=self.d_sae)
@@ -50,6 +50,9 @@ class SAE(nn.Module, Generic[Cfg]):
     STORED_NAMES: ClassVar[Mapping[str, str]] = {"untied_W_enc_rows": "W_enc"}
     """How saved files call parameters and buffers, where not by their own name."""
 
+    gain: nn.Parameter | None
+    """Of a tied dictionary that has one: W_enc = gain * W_dec.T."""
+
     def __init__(self, cfg: Cfg, d_in: int, *, seed: int = 0) -> None:
         super().__init__()
         refuse_below(1, d_in=d_in)
@@ -64,6 +67,7 @@ class SAE(nn.Module, Generic[Cfg]):
         self.untied_W_enc_rows = None if cfg.tied else nn.Parameter(W_dec.clone())
         self.b_enc = nn.Parameter(torch.zeros(cfg.d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
+        self.register_parameter("gain", None)
 
     @property
     def W_enc(self) -> Float[Tensor, "d_in d_sae"]:
@@ -72,7 +76,9 @@ class SAE(nn.Module, Generic[Cfg]):
     @property
     def W_enc_rows(self) -> Float[Tensor, "d_sae d_in"]:
         """The encoder with a feature in each row, which is how it lies in memory."""
-        return self.W_dec if self.untied_W_enc_rows is None else self.untied_W_enc_rows
+        if self.untied_W_enc_rows is not None:
+            return self.untied_W_enc_rows
+        return self.W_dec if self.gain is None else self.gain * self.W_dec
 
     @property
     def d_sae(self) -> int:

@@ -36,6 +36,8 @@ class Provenance:
     eval_tokens: int | None = None
     """Held-out tokens that it was evaluated on."""
     loss_reduction: str | None = None
+    coefficient_units: str | None = None
+    """Of the penalty coefficients that it was trained with: none are known of older versions'."""
     seed: int | None = None
     hook_name_out: str | None = None
     """Of a transcoder, the site that it predicts."""

@@ -12,17 +12,20 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
+from activation_cache.common.errors import refuse_below, refuse_not_positive
 from sae.base import SAE, SAEConfig
 from sae.codes import Codes, indices_of
 from sae.kernels import ByFeature, sum_rows
 
-Revival = Literal["auxk", "resample", "none"]
-"""How an architecture brings features back that have stopped firing."""
-
 Penalties = dict[str, Float[Tensor, ""]]
 """By the names of `TrainableConfig.coefficients`: sums over features, means over the batch."""
+
+TYPICAL_L0 = 32
+"""What a dictionary is expected to end at, where its settings do not say."""
+TYPICAL_NORM = 14.0
+"""Of the inputs in training that learning rates were chosen for: about sqrt(192)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,28 +39,64 @@ class TrainableConfig(SAEConfig):
     activation: ClassVar[Literal["relu", "jumprelu", "topk", "gated"] | None] = None
     """How a finished dictionary encodes, if other projects have a word for it: it can then be
     written for them."""
-    revival: ClassVar[Revival] = "none"
     is_sparse_from_the_start: ClassVar[bool] = False
     """Whether few features are active however the weights are: their number is fixed."""
     chooses_over_the_batch: ClassVar[bool] = False
     """Whether the features of a token depend on the other tokens of a training batch."""
-    errors: ClassVar[tuple[str, ...]] = ()
-    """Which of the penalties are squared errors, summed over d_in: they are reduced as the
-    reconstruction loss is."""
+    powers: ClassVar[Mapping[str, int]] = {}
+    """By which power of the inputs' norm a penalty grows, where that is not the square: the first
+    for a sum of features, none for a count. So coefficients can be the same at every width."""
+    has_gain: ClassVar[bool] = True
+    """Whether a tied encoder is the decoder's transpose times a number that is trained."""
+
+    auxk_coeff: float = 1 / 8
+    """Weight of the AuxK loss, 0 for none. Dead features reconstruct what is left of the error."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_below(0, auxk_coeff=self.auxk_coeff)
 
     @property
-    def initial_density(self) -> float:
-        """Share of the features that are active on a token at first, before an untied encoder is
-        scaled: half by chance."""
-        return 0.5
+    def initial_l0(self) -> float:
+        """Features of a token that are active at first: more than in the end, and few of all."""
+        return 2.0 * TYPICAL_L0
 
     @property
     def coefficients(self) -> Mapping[str, float]:
-        """The weight of each penalty that the architecture adds to the reconstruction loss."""
-        return {}
+        """The weight of each penalty that is added to the reconstruction loss."""
+        return {"auxk": self.auxk_coeff}
 
     @abstractmethod
     def build(self, d_in: int, *, seed: int = 0) -> "TrainableSAE[Any]": ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PenalisedConfig(TrainableConfig):
+    """What dictionaries have in common that are as sparse as a penalty makes them."""
+
+    penalty: ClassVar[str]
+    """Which of the penalties. Its coefficient is the setting of that name with `_coeff`."""
+
+    target_l0: float | None = None
+    """Search the penalty coefficient that gives this L0. It starts from the coefficient that is
+    set."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_not_positive(target_l0=self.target_l0)
+        refuse_below(0, **{f"{self.penalty}_coeff": self.penalty_coeff})
+
+    @property
+    def penalty_coeff(self) -> float:
+        return getattr(self, f"{self.penalty}_coeff")
+
+    @property
+    def initial_l0(self) -> float:
+        return 2.0 * (self.target_l0 or TYPICAL_L0)
+
+    @property
+    def coefficients(self) -> Mapping[str, float]:
+        return {**super().coefficients, self.penalty: self.penalty_coeff}
 
 
 @dataclass(frozen=True)
@@ -117,8 +156,14 @@ class TrainableSAE(SAE[Cfg]):
 
     def __init__(self, cfg: Cfg, d_in: int, *, seed: int = 0) -> None:
         super().__init__(cfg, d_in, seed=seed)
+        if cfg.tied and cfg.has_gain:
+            self.gain = nn.Parameter(torch.ones(()))
         self.is_fresh = True
         """Whether the weights are random still."""
+        self.unit = 1.0
+        """In the units of training, the mean norm that settings refer to: the trainer sets it."""
+        self.input_norm: float | None = None
+        """The mean norm that the trainer brings inputs to; None where it takes them as they are."""
 
     def support(
         self, pre_acts: Float[Tensor, "batch n"], slack: int = 1
@@ -141,14 +186,23 @@ class TrainableSAE(SAE[Cfg]):
         """The parameters and buffers that are measured in the units of the input."""
         return [self.b_enc, self.b_dec]
 
+    def learning_rate_factors(self) -> Mapping[str, float]:
+        """What the learning rate of a parameter is multiplied by, by its name, where not 1.
+
+        Adam's steps do not grow with what they move: an offset that features are chosen by needs
+        more where inputs are larger.
+        """
+        return {}
+
+    @torch.no_grad()
+    def let_through_(self, level: float) -> None:
+        """Make features active whose product with the encoder exceeds `level`, of one whose
+        offsets are 0. Nothing to do where their number is fixed."""
+        self.b_enc.fill_(-level)
+
     @torch.no_grad()
     def constrain_(self) -> None:
         """Bring parameters that left their range back, after a step. Decoder rows are not meant."""
-
-    @torch.no_grad()
-    def reset_features_(self, features: Int[Tensor, " n"]) -> None:
-        """Give features that are resampled biases that let them fire."""
-        self.b_enc[features] = 0.0
 
     def statistic(self, acts: Tensor | Codes) -> Float[Tensor, ""] | None:
         """A number of a training batch whose running mean the dictionary needs afterwards; NaN or

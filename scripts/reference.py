@@ -18,8 +18,6 @@ from sae.runs.settings.fields import settings_of
 from sae.runs.settings.groups import setting_groups
 from sae.runs.settings.run_settings import SHARED
 
-REVIVALS = {"auxk": "AuxK", "resample": "resampling", "none": "nothing"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceFlags:
@@ -53,14 +51,8 @@ def architectures() -> str:
     rows: list[tuple[str, ...]] = []
     for name, cls in ARCHITECTURES.items():
         own = [f"`{s.flag}`" for s in settings_of(cls) if s.name not in SHARED]
-        rows.append((f"`{name}`", cls.sparse_by, ", ".join(own), REVIVALS[cls.revival]))
-    columns = (
-        "`--architecture`",
-        "what makes it sparse",
-        "its settings",
-        "keeps features alive by",
-    )
-    return table(columns, rows)
+        rows.append((f"`{name}`", cls.sparse_by, ", ".join(own)))
+    return table(("`--architecture`", "what makes it sparse", "its settings"), rows)
 
 
 def settings() -> dict[str, str]:

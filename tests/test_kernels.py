@@ -94,9 +94,8 @@ def gradients(dictionary: TrainableSAE, x: Tensor, *, sparse: bool) -> dict[str,
     for name, coefficient in dictionary.cfg.coefficients.items():
         if name in out.penalties:
             loss = loss + coefficient * out.penalties[name]
-    if dictionary.cfg.revival == "auxk":
-        dead = torch.arange(0, dictionary.d_sae, 3)
-        loss = loss + auxk_loss(dictionary, out, dead, "sum_d")
+    dead = torch.arange(0, dictionary.d_sae, 3)
+    loss = loss + auxk_loss(dictionary, out, dead, "sum_d")
     loss.backward()
     found = {"loss": loss.detach()}
     for name, parameter in dictionary.named_parameters():

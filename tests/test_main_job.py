@@ -73,8 +73,8 @@ def fronts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[flo
         "eval_tokens": 16_384,
         "wandb": "off",
         "grid": [
-            {"architecture": "relu", "l1_coeff": [1.0, 2.0, 4.0]},
-            {"architecture": "jumprelu", "l0_coeff": [0.1, 0.4, 1.6]},
+            {"architecture": "relu", "l1_coeff": [0.07, 0.14, 0.28]},
+            {"architecture": "jumprelu", "l0_coeff": [0.0005, 0.002, 0.008]},
         ],
     }
     (folder / "grid.yaml").write_text(json.dumps(grid))

@@ -49,7 +49,7 @@ def _numbers(table: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     "flags",
     [
-        "--architecture relu --tied --l1-coeff 0.5 --hook-name blocks.1.mlp.hook_post",
+        "--architecture relu --tied --l1-coeff 0.02 --hook-name blocks.1.mlp.hook_post",
         "--architecture topk --k 4 --dtype bfloat16",
     ],
 )

@@ -21,10 +21,11 @@ from sae.provenance import Provenance
 from sae.toy import Independent, SparseFeatures
 from sae.trainable import TrainableConfig, TrainableSAE, TrainingPass
 from sae.training import TrainConfig, Trainer, Training, train
-from sae.training.dead import FiringTracker, resample_
+from sae.training.config import CoefficientUnits
+from sae.training.dead import FiringTracker
 from sae.training.forward import forward
 from sae.training.losses import auxk_loss, mse_loss
-from sae.training.schedules import warm_up, warm_up_and_decay
+from sae.training.schedules import decay, warm_up
 
 
 def _features(seed: int = 0, batch_tokens: int = 64) -> SparseFeatures:
@@ -49,16 +50,20 @@ def test_the_squared_error_is_reduced_as_its_name_says() -> None:
     assert mse_loss(x_hat, x, "mean_d").item() == (2.5 + 8.0) / 2
 
 
+@pytest.mark.parametrize("units", ["relative", "absolute"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_a_coefficient_means_d_in_times_as_much_with_the_mean_over_d_in(name: str) -> None:
-    """And errors beside that of the reconstruction (AuxK's, of nested widths, of gates) count as
-    much beside it with either."""
+def test_the_mean_over_d_in_scales_the_whole_loss(name: str, units: CoefficientUnits) -> None:
+    """Errors beside that of the reconstruction (AuxK's, of nested widths, of gates) count as much
+    beside it with either; absolute coefficients must be d_in times smaller with the mean."""
     x, losses = next(iter(_features())), dict[str, float]()
     known = {field.name for field in dataclasses.fields(ARCHITECTURES[name])}
-    for reduction, coeff in (("sum_d", 12 * 0.01), ("mean_d", 0.01)):
+    for reduction in ("sum_d", "mean_d"):
+        coeff = 0.01 / 12 if (reduction, units) == ("mean_d", "absolute") else 0.01
         given = {"l1_coeff": coeff, "l0_coeff": coeff, "k": 4}
         given = {setting: value for setting, value in given.items() if setting in known}
-        cfg = TrainConfig(loss_reduction=reduction, penalty_warmup_fraction=0.0)
+        cfg = TrainConfig(
+            loss_reduction=reduction, penalty_warmup_fraction=0.0, coefficient_units=units
+        )
         trainer = Trainer(ARCHITECTURES[name](d_sae=32, **given).build(12), cfg)
         trainer.dead = torch.arange(4)
         losses[reduction] = trainer.losses(trainer.forward(x))[0].item()
@@ -102,9 +107,22 @@ def test_a_penalty_warms_up_linearly_and_stays() -> None:
     assert warm_up(0.0, 0.0) == 1.0
 
 
-def test_the_learning_rate_rises_stays_and_falls_to_nothing() -> None:
-    factors = [warm_up_and_decay(p, 0.1, 0.2) for p in (0.0, 0.05, 0.5, 0.9, 1.0)]
-    assert factors == pytest.approx([0.0, 0.5, 1.0, 0.5, 0.0])
+def test_a_rate_stays_and_falls_linearly_to_nothing() -> None:
+    assert [decay(p, 0.2) for p in (0.0, 0.8, 0.9, 1.0)] == pytest.approx([1.0, 1.0, 0.5, 0.0])
+    assert decay(0.5, 0.0) == 1.0
+
+
+def test_every_step_has_a_learning_rate_the_first_and_the_last_too() -> None:
+    cfg = TrainConfig(n_tokens=640, lr=1.0, lr_warmup_fraction=0.2, lr_decay_fraction=0.5)
+    rates = [record.lr for record in train(ReLUConfig(d_sae=8).build(12), _features(), cfg)]
+    assert rates == pytest.approx([0.5, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_a_run_of_one_batch_learns() -> None:
+    dictionary = TopKConfig(d_sae=16, k=4).build(12)
+    before = dictionary.W_dec.detach().clone()
+    (record,) = train(dictionary, _features(), TrainConfig(n_tokens=64))
+    assert record.lr > 0 and not torch.equal(dictionary.W_dec, before)
 
 
 # Dead features -----------------------------------------------------------------------------------
@@ -119,43 +137,23 @@ def test_a_feature_is_dead_once_it_has_been_silent_for_the_window() -> None:
     assert tracker.dead.tolist() == [False, True, False]
 
 
-@pytest.mark.parametrize("cfg", [ReLUConfig(d_sae=16), JumpReLUConfig(d_sae=16, tied=True)])
-def test_resampling_points_dead_features_at_errors_and_leaves_the_others_alone(
-    cfg: ReLUConfig | JumpReLUConfig,
-) -> None:
-    dictionary = cfg.build(12, seed=1)
-    optimizer = torch.optim.Adam(dictionary.parameters(), lr=1e-3)
+@pytest.mark.parametrize("name", ["relu", "gated"])
+def test_auxk_reaches_features_that_a_bias_has_killed(name: str) -> None:
+    """Their pre-activations are negative on every token, so they have no gradient by themselves."""
     x = next(iter(_features()))
-    mse_loss(dictionary(x), x, "sum_d").backward()
-    optimizer.step()
-    dead = torch.zeros(16, dtype=torch.bool)
-    dead[[2, 5]] = True
-    before = dictionary.W_dec.detach().clone()
-    out = forward(dictionary, x)
-    resample_(dictionary, dead, out, optimizer, torch.Generator().manual_seed(0))
-    errors = (out.x - out.x_hat).detach()
-    errors = errors / errors.norm(dim=1, keepdim=True)
-    cosines = dictionary.W_dec.detach()[dead] @ errors.T
-    assert torch.allclose(cosines.amax(dim=1), torch.ones(2), atol=1e-5)
-    assert torch.equal(dictionary.W_dec[~dead], before[~dead])
-    moments = optimizer.state[dictionary.W_dec]["exp_avg"]
-    assert (moments[dead] == 0).all() and (moments[~dead] != 0).any()
-
-
-def test_resampling_brings_features_back_that_a_bad_start_has_killed() -> None:
-    def share_alive(dead_after_tokens: int) -> float:
-        dictionary = ReLUConfig(d_sae=48, l1_coeff=0.05).build(12, seed=1)
-        with torch.no_grad():
-            dictionary.b_enc[:24] = -100.0  # half of the features can never fire
-        cfg = TrainConfig(
-            n_tokens=64 * 300, normalise=False, dead_after_tokens=dead_after_tokens, lr=3e-3
-        )
-        _fit(dictionary, cfg)
-        acts = dictionary.encode(_features(1).sample_strengths(4096) @ _features().directions)
-        return (acts > 0).any(dim=0).float().mean().item()
-
-    assert share_alive(dead_after_tokens=10**9) <= 0.5
-    assert share_alive(dead_after_tokens=64 * 30) > 0.9
+    sae = ARCHITECTURES[name](d_sae=16).build(12, seed=1)
+    with torch.no_grad():
+        sae.b_enc[3] = -100.0
+    out = forward(sae, x)
+    auxk_loss(sae, out, torch.tensor([3]), "sum_d").backward()
+    # Raised to where it exceeds its mean by two standard deviations, it fires on a few tokens.
+    assert sae.b_enc.grad is not None and sae.b_enc.grad.count_nonzero() == 1
+    pre_acts = sae.pre_acts(x)[:, 3].detach()
+    raised = pre_acts - pre_acts.mean() - 2 * pre_acts.std(correction=0)
+    assert 0 < (raised > 0).sum() < 16
+    error = out.x - out.x_hat - raised.relu()[:, None] * sae.W_dec[3]
+    expected = -2 * ((raised > 0) * (error @ sae.W_dec[3])).mean()
+    assert sae.b_enc.grad[3].item() == pytest.approx(expected.item(), rel=1e-3)
 
 
 def test_auxk_brings_features_back_that_a_bad_start_has_killed() -> None:

@@ -7,7 +7,7 @@ In training, of a batch of n tokens:
     loss = |x - x_hat|^2 + auxk_coeff * |error - what the dead features make of it|^2
 
 Afterwards a token must not depend on its batch, so one threshold stands in for the choice: the mean
-over batches of the smallest feature that was kept (their section 3).
+over the last batches of the smallest feature that was kept (their section 3).
 
     acts = pre * 1[pre > threshold],  pre = relu((x - b_dec) W_enc + b_enc)
 """

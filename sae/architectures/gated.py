@@ -5,7 +5,8 @@
     acts = 1[gate > 0] * relu(((x - b_dec) W_enc) * exp(r_mag) + b_mag)
     loss = |x - x_hat|^2 + l1_coeff * sum(relu(gate)) + |x - relu(gate) W_dec' - b_dec'|^2
 
-with W_dec' and b_dec' held constant in the last term, which alone trains the gate to rebuild x.
+with W_dec' and b_dec' held constant in the last term, which alone trains the gate to rebuild x; for
+inputs of mean norm 1.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from sae.architectures.relu import L1Config
 from sae.base import SAE
-from sae.trainable import Entries, Penalties, TrainableSAE
+from sae.trainable import TYPICAL_NORM, Entries, Penalties, TrainableSAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class GatedConfig(L1Config):
     title: ClassVar[str] = "Gated"
     sparse_by: ClassVar[str] = "an L1 penalty on gates"
     activation = "gated"
-    errors: ClassVar[tuple[str, ...]] = ("gate_error",)
+
+    auxk_coeff: float = 1 / 2
 
     @property
     def coefficients(self) -> Mapping[str, float]:
@@ -49,11 +51,10 @@ class GatedSAE(TrainableSAE[GatedConfig]):
     def offsets(self) -> list[Tensor]:
         return [*super().offsets(), self.b_mag]
 
-    @torch.no_grad()
-    def reset_features_(self, features: Tensor) -> None:
-        super().reset_features_(features)
-        self.r_mag[features] = 0.0
-        self.b_mag[features] = 0.0
+    def learning_rate_factors(self) -> Mapping[str, float]:
+        if self.input_norm is None:
+            return {}
+        return dict.fromkeys(("b_enc", "b_mag"), self.input_norm / TYPICAL_NORM)
 
     def activate(self, pre_acts: Tensor) -> Tensor:
         return self._magnitudes(Entries(pre_acts))

@@ -3,56 +3,57 @@
     acts = pre * 1[pre > threshold],  pre = relu((x - b_dec) W_enc + b_enc)
     loss = |x - x_hat|^2 + l0_coeff * L0,  L0 = sum(1[pre > threshold])
 
-Neither step has a useful gradient, so straight-through estimators with a rectangle of width
+for inputs of mean norm 1. Neither step has a useful gradient, so straight-through estimators with a rectangle of width
 `bandwidth` around the threshold stand in (their eqs. 11 and 12):
 
     d acts / d threshold = -threshold / bandwidth * 1[|pre - threshold| < bandwidth / 2]
     d L0   / d threshold =         -1 / bandwidth * 1[|pre - threshold| < bandwidth / 2]
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from activation_cache.common.errors import refuse_below, refuse_not_positive
+from activation_cache.common.errors import refuse_not_positive
 from sae.trainable import (
+    TYPICAL_NORM,
     Entries,
+    PenalisedConfig,
     Penalties,
-    Revival,
-    TrainableConfig,
     TrainableSAE,
     chosen,
 )
 
+THRESHOLD_RATE = 3.5
+"""What the learning rate of thresholds is multiplied by. That the rate is lower for dictionaries of
+more than 1,536 features is for their weights."""
+
 
 @dataclass(frozen=True, kw_only=True)
-class JumpReLUConfig(TrainableConfig):
+class JumpReLUConfig(PenalisedConfig):
     """The JumpReLU dictionary. Trains the threshold itself, where the paper takes its logarithm."""
 
     architecture: ClassVar[str] = "jumprelu"
     title: ClassVar[str] = "JumpReLU"
     sparse_by: ClassVar[str] = "a trained threshold and an L0 penalty"
     activation = "jumprelu"
-    revival: ClassVar[Revival] = "resample"
+    penalty: ClassVar[str] = "l0"
+    powers: ClassVar[Mapping[str, int]] = {"l0": 0}
 
-    l0_coeff: float = 0.2
-    """Weight of the L0 penalty. It is the number of active features, beside the squared error
-    summed over d_in."""
-    bandwidth: float = 0.5
-    """Width of the threshold's gradient window. For inputs of norm sqrt(d_in)."""
-    initial_threshold: float = 0.5
-    """Where every threshold starts. For inputs of norm sqrt(d_in)."""
+    l0_coeff: float = 1e-3
+    """Weight of the L0 penalty. It is the number of active features, beside the squared error of
+    inputs of mean norm 1: one more feature must explain this share of the mean squared norm."""
+    bandwidth: float = 0.036
+    """Width of the threshold's gradient window. For inputs of mean norm 1."""
+
+    auxk_coeff: float = 1 / 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        refuse_below(0, l0_coeff=self.l0_coeff)
-        refuse_not_positive(bandwidth=self.bandwidth, initial_threshold=self.initial_threshold)
-
-    @property
-    def coefficients(self) -> dict[str, float]:
-        return {"l0": self.l0_coeff}
+        refuse_not_positive(bandwidth=self.bandwidth)
 
     def build(self, d_in: int, *, seed: int = 0) -> "JumpReLUSAE":
         return JumpReLUSAE(self, d_in, seed=seed)
@@ -61,15 +62,25 @@ class JumpReLUConfig(TrainableConfig):
 class JumpReLUSAE(TrainableSAE[JumpReLUConfig]):
     def __init__(self, cfg: JumpReLUConfig, d_in: int, *, seed: int = 0) -> None:
         super().__init__(cfg, d_in, seed=seed)
-        self.threshold = nn.Parameter(torch.full((cfg.d_sae,), cfg.initial_threshold))
+        self.threshold = nn.Parameter(torch.zeros(cfg.d_sae))
+
+    @property
+    def bandwidth(self) -> float:
+        """In the units of training."""
+        return self.cfg.bandwidth * self.unit
 
     def offsets(self) -> list[Tensor]:
         return [*super().offsets(), self.threshold]
 
+    def learning_rate_factors(self) -> Mapping[str, float]:
+        if self.input_norm is None:
+            return {}
+        of_width = max(1.0, self.d_sae / 1536) ** 0.5
+        return {"threshold": THRESHOLD_RATE * self.input_norm / TYPICAL_NORM * of_width}
+
     @torch.no_grad()
-    def reset_features_(self, features: Tensor) -> None:
-        super().reset_features_(features)
-        self.threshold[features] = self.cfg.initial_threshold
+    def let_through_(self, level: float) -> None:
+        self.threshold.fill_(level)
 
     @torch.no_grad()
     def constrain_(self) -> None:
@@ -79,11 +90,11 @@ class JumpReLUSAE(TrainableSAE[JumpReLUConfig]):
         return pre_acts * (pre_acts > self.threshold)
 
     def support(self, pre_acts: Tensor, slack: int = 1) -> tuple[Tensor, Tensor]:
-        return chosen(pre_acts, pre_acts > self.threshold - self.cfg.bandwidth / 2)
+        return chosen(pre_acts, pre_acts > self.threshold - self.bandwidth / 2)
 
     def activate_entries(self, entries: Entries, target: Tensor) -> tuple[Tensor, Penalties]:
         thresholds = entries.of(self.threshold)
-        acts, steps = _JumpReLU.apply(entries.pre_acts, thresholds, self.cfg.bandwidth)
+        acts, steps = _JumpReLU.apply(entries.pre_acts, thresholds, self.bandwidth)
         return acts, {"l0": steps.sum(dim=1).mean()}
 
 

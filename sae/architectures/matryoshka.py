@@ -29,8 +29,8 @@ class MatryoshkaConfig(FixedL0Config):
     sparse_by: ClassVar[str] = "the same, with nested widths"
     activation = "jumprelu"
     chooses_over_the_batch: ClassVar[bool] = True
-    errors: ClassVar[tuple[str, ...]] = ("nested",)
 
+    auxk_coeff: float = 1.0
     prefixes: tuple[int, ...] = ()
     """Nested width; repeatable (1/16, 1/8, 1/4, 1/2, all). They rise to d_sae."""
 

@@ -3,6 +3,8 @@ al. 2023, "Sparse Autoencoders Find Highly Interpretable Features" (arXiv 2309.0
 
     acts = relu((x - b_dec) W_enc + b_enc)
     loss = |x - x_hat|^2 + l1_coeff * sum(acts)
+
+for inputs of mean norm 1. A tied encoder has no gain here: the L1 penalty would pull at it.
 """
 
 from collections.abc import Mapping
@@ -11,50 +13,39 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from activation_cache.common.errors import refuse_below
-from sae.trainable import Entries, Penalties, Revival, TrainableConfig, TrainableSAE
+from sae.trainable import TYPICAL_NORM, Entries, PenalisedConfig, Penalties, TrainableSAE
 
 
 @dataclass(frozen=True, kw_only=True)
-class L1Config(TrainableConfig):
+class L1Config(PenalisedConfig):
     """What dictionaries with an L1 penalty have in common."""
 
-    revival: ClassVar[Revival] = "resample"
+    penalty: ClassVar[str] = "l1"
+    powers: ClassVar[Mapping[str, int]] = {"l1": 1}
 
-    l1_coeff: float = 2.0
+    l1_coeff: float = 0.1
     """Weight of the L1 penalty. It is the sum of the features, or gates, beside the squared error
-    summed over d_in."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse_below(0, l1_coeff=self.l1_coeff)
-
-    @property
-    def coefficients(self) -> Mapping[str, float]:
-        return {"l1": self.l1_coeff}
+    of inputs of mean norm 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReLUConfig(L1Config):
-    """The L1 dictionary. It starts with a threshold that a twelfth of the features exceed, and at
-    least 128: to thin out half of them would take most of a short run, in dense steps. What else
-    was tried is in docs/log.md.
-    """
+    """The L1 dictionary."""
 
     architecture: ClassVar[str] = "relu"
     title: ClassVar[str] = "ReLU"
     sparse_by: ClassVar[str] = "an L1 penalty"
     activation = "relu"
-
-    @property
-    def initial_density(self) -> float:
-        return min(0.5, max(1 / 12, 128 / self.d_sae))
+    has_gain: ClassVar[bool] = False
 
     def build(self, d_in: int, *, seed: int = 0) -> "ReLUSAE":
         return ReLUSAE(self, d_in, seed=seed)
 
 
 class ReLUSAE(TrainableSAE[ReLUConfig]):
+    def learning_rate_factors(self) -> Mapping[str, float]:
+        return {} if self.input_norm is None else {"b_enc": self.input_norm / TYPICAL_NORM}
+
     def activate(self, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()
 

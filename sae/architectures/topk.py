@@ -5,38 +5,33 @@ autoencoders" (arXiv 2406.04093).
     loss = |x - x_hat|^2 + auxk_coeff * |error - what the dead features make of it|^2
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from activation_cache.common.errors import InputError, refuse_below
+from activation_cache.common.errors import InputError
 from sae.codes import Codes, top_k
-from sae.trainable import Entries, Penalties, Revival, TrainableConfig, TrainableSAE
+from sae.trainable import Entries, Penalties, TrainableConfig, TrainableSAE
 
 
 @dataclass(frozen=True, kw_only=True)
 class FixedL0Config(TrainableConfig):
     """What dictionaries whose number of active features is chosen have in common."""
 
-    revival: ClassVar[Revival] = "auxk"
     is_sparse_from_the_start: ClassVar[bool] = True
 
     k: int = 32
     """Active features per token. Those that are not positive count as inactive."""
-    auxk_coeff: float = 1 / 8
-    """Weight of the AuxK loss, 0 for none. Dead features reconstruct what is left of the error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.k <= self.d_sae:
             raise InputError(f"k must be in 1..d_sae ({self.d_sae}), got {self.k}")
-        refuse_below(0, auxk_coeff=self.auxk_coeff)
 
     @property
-    def coefficients(self) -> Mapping[str, float]:
-        return {"auxk": self.auxk_coeff}
+    def initial_l0(self) -> float:
+        return self.k
 
 
 @dataclass(frozen=True, kw_only=True)

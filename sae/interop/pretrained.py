@@ -132,6 +132,7 @@ class PretrainedSAE(SAE[PretrainedConfig]):
         weights = {name: tensor.to(torch.float32) for name, tensor in tensors.items()}
         W_enc = weights.pop("W_enc", None)
         self.untied_W_enc_rows = None if W_enc is None else _parameter(W_enc.T)
+        self.gain = None
         for name, tensor in weights.items():
             setattr(self, name, _parameter(tensor))
         if "W_skip" not in weights:

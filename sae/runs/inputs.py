@@ -91,6 +91,7 @@ class Inputs:
         """Where a dictionary of these settings belongs."""
         (hook_name,) = settings.hook_names
         source: SourceConfig = self.settings.harvest if self.cache is None else self.cache.config
+        units = settings.training.coefficient_units
         return Provenance(
             model_name=self.model.name,
             hook_name=hook_name,
@@ -105,6 +106,7 @@ class Inputs:
             n_tokens=settings.training.n_tokens,
             eval_tokens=settings.eval_tokens,
             loss_reduction=settings.training.loss_reduction,
+            coefficient_units=None if units == "absolute" else units,
             seed=settings.seed,
         )
 

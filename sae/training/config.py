@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal
 
 from activation_cache.common.errors import InputError, refuse_below, refuse_not_positive
 from activation_cache.common.schema import convert
@@ -9,6 +10,9 @@ from activation_cache.common.types import OnNaN
 from sae.selection import Products
 from sae.trainable import TrainableConfig
 from sae.training.losses import LossReduction
+
+CoefficientUnits = Literal["relative", "absolute"]
+"""Relative ones are for inputs of mean norm 1, absolute ones for the units of training."""
 
 SHORT_RUN = 1_600_000
 """Tokens below which a higher learning rate pays; above, it kills features for no better fit."""
@@ -33,11 +37,15 @@ class TrainConfig:
     clip_grad_norm: float | None = None
     """Clip the gradient of all parameters together to this norm (no clipping)."""
     loss_reduction: LossReduction = "sum_d"
-    """Sum the squared error over d_in, or average it. Penalty coefficients belong to one of the
-    two."""
+    """Sum the squared error over d_in, or average it. With relative coefficients this only scales
+    the whole loss."""
     normalise: bool = True
     """Scale inputs to a mean norm of sqrt(d_in) for training. The scale is folded into the
     result."""
+    coefficient_units: CoefficientUnits = "relative"
+    """Units of penalty coefficients and of the bandwidth. They are for inputs of mean norm 1
+    (relative), so that they carry over between widths, or for those of training (absolute), as in
+    SAELens and in older versions of this project."""
     products: Products = "float32"
     """Precision of matrix products. bfloat16 is faster where the hardware has it; weights and sums
     stay in float32. `screened` lets bfloat16 propose features, and float32 decide."""
@@ -55,6 +63,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         convert(Products, self.products, "products")
+        convert(CoefficientUnits, self.coefficient_units, "coefficient_units")
         convert(OnNaN, self.on_nan, "on_nan")
         refuse_below(1, n_tokens=self.n_tokens, init_tokens=self.init_tokens)
         refuse_not_positive(lr=self.lr, clip_grad_norm=self.clip_grad_norm)
@@ -64,6 +73,19 @@ class TrainConfig:
             return self.lr
         of_width = 2e-3 * min(1.0, math.sqrt(1536 / d_sae))
         return of_width * math.sqrt(min(4.0, max(1.0, SHORT_RUN / self.n_tokens)))
+
+    def unit(self, d_in: int) -> float:
+        """The mean norm that settings refer to, in the units of training."""
+        is_scaled = self.normalise and self.coefficient_units == "relative"
+        return math.sqrt(d_in) if is_scaled else 1.0
+
+    def penalty_factor(self, power: int, d_in: int) -> float:
+        """What a coefficient is multiplied by, of a penalty that grows by this power of the inputs'
+        norm, beside a squared error."""
+        if self.coefficient_units == "absolute":
+            return 1.0
+        factor = self.unit(d_in) ** (2 - power)
+        return factor / d_in if self.loss_reduction == "mean_d" and power < 2 else factor
 
     @property
     def dead_window_tokens(self) -> int:

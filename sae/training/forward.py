@@ -28,12 +28,13 @@ def forward(
     and it pays where few features are in the support. `shadow` keeps memory between calls.
     """
     target = x if target is None else target
-    centred, bias = x - sae.b_dec.detach(), encoder_bias(sae)
+    centred, bias = encoder_input(sae, x), encoder_bias(sae)
     if sparse:
         entries = _sparse_entries(sae, centred, bias, products, shadow or Shadow())
         return _pass(sae, entries, x, target)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=products == "bfloat16"):
-        entries = _all_entries(sae, centred @ sae.W_enc + bias)
+        of_weights = centred @ encoder_rows(sae).T
+        entries = _all_entries(sae, with_gain(sae, of_weights, of_weights) + bias)
         return _pass(sae, entries, x, target)
 
 
@@ -41,28 +42,57 @@ def pre_acts_of(
     sae: TrainableSAE, x: Float[Tensor, "batch d_in"], features: Int[Tensor, " n"]
 ) -> Float[Tensor, "batch n"]:
     """The pre-activations of a few features."""
-    rows, bias = sae.W_enc_rows[features], encoder_bias(sae)[features]
-    return (x - sae.b_dec.detach()) @ rows.T + bias
+    rows, bias = encoder_rows(sae)[features], encoder_bias(sae)[features]
+    of_weights = encoder_input(sae, x) @ rows.T
+    return with_gain(sae, of_weights, of_weights) + bias
+
+
+# The encoder is (gain * (x - b_dec)) @ rows.T + b_enc. All but rows and b_enc is taken as a constant
+# in the product, and gets its gradient in a way that costs less.
+
+
+def encoder_rows(sae: TrainableSAE) -> Float[Tensor, "d_sae d_in"]:
+    """The encoder without its gain."""
+    return sae.W_dec if sae.untied_W_enc_rows is None else sae.untied_W_enc_rows
+
+
+def encoder_input(sae: TrainableSAE, x: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+    """The centred input, times the gain where there is one."""
+    centred = x - sae.b_dec.detach()
+    return centred if sae.gain is None else centred * sae.gain.detach()
 
 
 def encoder_bias(sae: TrainableSAE) -> Float[Tensor, " d_sae"]:
     """b_enc, by which the constant b_dec in (x - b_dec) @ W_enc gets its gradient."""
-    return _CentredBias.apply(sae.b_enc, sae.b_dec, sae.W_enc_rows.detach())
+    gain = None if sae.gain is None else sae.gain.detach()
+    return _CentredBias.apply(sae.b_enc, sae.b_dec, encoder_rows(sae).detach(), gain)
+
+
+def with_gain(sae: TrainableSAE, values: Tensor, of_weights: Tensor) -> Tensor:
+    """The same values, by which the constant gain gets its gradient; `of_weights` are they without
+    their bias."""
+    if sae.gain is None:
+        return values
+    return values + (sae.gain / sae.gain.detach() - 1) * of_weights.detach()
 
 
 def _sparse_entries(
     sae: TrainableSAE, centred: Tensor, bias: Tensor, products: Products, shadow: Shadow
 ) -> Entries:
+    rows = encoder_rows(sae)
     selected = select(
         centred,
-        sae.W_enc_rows,
+        rows,
         bias,
         sae.support,
         shadow,
         products=products,
         in_parts=not sae.cfg.chooses_over_the_batch,
     )
-    values = values_at(selected.values, centred, sae.W_enc_rows, bias, selected.by_feature)
+    values = values_at(selected.values, centred, rows, bias, selected.by_feature)
+    if sae.gain is not None:
+        own_bias = Entries(values, selected.by_feature).of(sae.b_enc)
+        values = with_gain(sae, values, values - own_bias)
     return Entries(values, selected.by_feature)
 
 
@@ -89,12 +119,16 @@ class _CentredBias(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, b_enc: Tensor, b_dec: Tensor, rows: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, b_enc: Tensor, b_dec: Tensor, rows: Tensor, gain: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(rows)
+        ctx.gain = gain
         return b_enc.view_as(b_enc)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         (grad,) = grads
         (rows,) = ctx.saved_tensors
-        return grad, -(grad @ rows), None
+        of_b_dec = -(grad @ rows)
+        return grad, of_b_dec if ctx.gain is None else of_b_dec * ctx.gain, None, None

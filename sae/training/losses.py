@@ -53,11 +53,17 @@ def auxk_loss(
     them count for a token (app. A.2). The gradient reaches the encoder through the pre-activations;
     the error itself is a constant. Of the few features that are dead, hundreds count for a token:
     their products are dense.
+
+    A feature whose pre-activations are never positive would get no gradient, as where a bias has
+    killed it. Here those of such a feature are raised until they are positive where they exceed
+    their mean over the batch by two standard deviations.
     """
     k_aux = out.x.shape[1] // 2
     error = (out.target - out.x_hat).detach()
     with torch.autocast(error.device.type, torch.bfloat16, enabled=products == "bfloat16"):
         pre_acts = pre_acts_of(sae, out.x, dead)
+        std, mean = torch.std_mean(pre_acts.detach(), dim=0, correction=0)
+        pre_acts = pre_acts - (mean + 2 * std).clamp_max(0)
         if len(dead) > k_aux:
             values, indices = top_k(pre_acts, k_aux)
             pre_acts = torch.zeros_like(pre_acts).scatter(1, indices, values)

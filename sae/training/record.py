@@ -1,6 +1,6 @@
 """The record of a step of a training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from jaxtyping import Float
 from torch import Tensor
@@ -32,6 +32,8 @@ class StepRecord:
     """Steps so far whose loss was three times its running mean."""
     skipped: Float[Tensor, ""]
     """Batches so far that changed nothing because their loss or gradient was not finite."""
+    searched: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """The penalty coefficient, by the name of its setting, where it is searched for a given L0."""
 
     def row(self) -> dict[str, Number]:
         """As numbers, by the names that metrics.jsonl has. The JumpReLU penalty, which is an L0
@@ -49,4 +51,5 @@ class StepRecord:
             "grad_norm": self.grad_norm.item(),
             "spikes": int(self.spikes),
             "skipped": int(self.skipped),
+            **{name: value.item() for name, value in self.searched.items()},
         }

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,21 +14,22 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from activation_cache.common.errors import InputError
 from sae.codes import fire_counts
 from sae.selection import Shadow
-from sae.trainable import TrainableSAE, TrainingPass
+from sae.trainable import PenalisedConfig, TrainableSAE, TrainingPass
 from sae.training.config import TrainConfig
-from sae.training.dead import FiringTracker, resample_
+from sae.training.dead import FiringTracker
 from sae.training.forward import forward
 from sae.training.health import Health, not_finite
 from sae.training.losses import auxk_loss, mse_loss, variance
 from sae.training.record import StepRecord
 from sae.training.running_mean import RunningMean
-from sae.training.schedules import warm_up, warm_up_and_decay
+from sae.training.schedules import decay, warm_up
+from sae.training.sparsity import L0Controller
+from sae.training.start import norm_scale, start_
 from sae.training.weights import (
     fold_scale_,
-    initialise_,
-    norm_scale,
     normalise_decoder_,
     project_decoder_gradient_,
+    unfold_scale_,
 )
 
 Reduce = Callable[[Sequence[Tensor]], None]
@@ -35,9 +37,7 @@ Reduce = Callable[[Sequence[Tensor]], None]
 
 STATISTIC = {"sum": "threshold_sum", "weight": "threshold_weight"}
 """How checkpoints call the parts of the running mean: the first one was of thresholds."""
-
-WARMED_UP = ("l1", "l0")
-"""Penalties that would kill features before these have learned anything."""
+SHARE = "threshold_share"
 
 
 class Trainer:
@@ -50,7 +50,7 @@ class Trainer:
 
     COUNT_STEPS = 20
     """Counting features makes the host wait for the device, so it is not done every step."""
-    COUNTERS = ("is_sparse", "has_failed", "n_steps", "n_tokens", "n_tokens_resampled_at")
+    COUNTERS = ("is_sparse", "has_failed", "n_steps", "n_tokens")
     SPARSE_BELOW, DENSE_ABOVE = 0.02, 0.04
     """Shares of the features active on a token at which the form of the step changes."""
 
@@ -70,10 +70,13 @@ class Trainer:
         self.scale = 1.0
         """What inputs are multiplied by."""
         self.lr = cfg.learning_rate(sae.d_sae)
-        self.optimizer = torch.optim.Adam(sae.parameters(), lr=self.lr, fused=True)
+        sae.unit = cfg.unit(sae.d_in)
+        sae.input_norm = sae.d_in**0.5 if cfg.normalise else None
+        self.optimizer = adam(sae, self.lr)
+        self.controller = controller_of(sae)
+        """Where an L0 is given, not a penalty."""
         self.tracker = FiringTracker(sae.d_sae, cfg.dead_window_tokens, sae.device)
         self.statistic = RunningMean(sae.device)
-        self.generator = torch.Generator().manual_seed(cfg.seed)
         self.health = Health(sae.device)
         self.dead = torch.zeros(0, dtype=torch.int64, device=sae.device)
         self.may_be_sparse = True
@@ -82,7 +85,6 @@ class Trainer:
         self.has_failed = False
         self.n_steps = 0
         self.n_tokens = 0
-        self.n_tokens_resampled_at = 0
         self._shadow = Shadow()
 
     @property
@@ -99,22 +101,36 @@ class Trainer:
                 f"the mean norm of the first activations is {norm:.4g} in float32, which gives no "
                 f"scale: fix the stream before training"
             )
-        if self.sae.is_fresh:
-            self._choose_form(self.sae.cfg.initial_density)
         sample = sample.to(self.sae.device, torch.float32)
         self.scale = norm_scale(sample) if self.cfg.normalise else 1.0
-        initialise_(self.sae, sample, self.scale)
+        if self.sae.is_fresh:
+            self._choose_form(start_(self.sae, sample, self.scale) / self.sae.d_sae)
+        else:
+            unfold_scale_(self.sae, self.scale)
 
     def dictionary(self) -> TrainableSAE:
         """A copy of the dictionary as it is now, for inputs as they are."""
         finished = copy.deepcopy(self.sae)
-        fold_scale_(finished, self.scale)
+        self._finish(finished)
         return finished
 
     def finish(self) -> None:
         """Make the dictionary itself the finished one."""
-        fold_scale_(self.sae, self.scale)
+        self._finish(self.sae)
         self.scale = 1.0
+
+    def _finish(self, sae: TrainableSAE) -> None:
+        fold_scale_(sae, self.scale)
+        found = {name: coefficient.item() for name, coefficient in self.searched.items()}
+        sae.cfg = replace(sae.cfg, **found)
+
+    @property
+    def searched(self) -> dict[str, Float[Tensor, ""]]:
+        """The penalty coefficient as it is now, by the name of its setting, if it is searched."""
+        cfg = self.sae.cfg
+        if self.controller is None or not isinstance(cfg, PenalisedConfig):
+            return {}
+        return {f"{cfg.penalty}_coeff": cfg.penalty_coeff * self.controller.factor}
 
     def step(
         self, x: Float[Tensor, "batch d_in"], target: Float[Tensor, "batch d_in"] | None = None
@@ -129,7 +145,7 @@ class Trainer:
         loss, parts = self.losses(out)
         self.backward(loss)
         self.reduce([*self.gradients, loss.detach()])
-        lr, grad_norm = self.update(loss)
+        lr, grad_norm = self.update(loss, len(x))
         record = self.record_step(out, loss, parts, lr, grad_norm)
         if self._may_wait and self.health.has_new_skips(self.cfg.on_nan):
             where = (
@@ -143,6 +159,10 @@ class Trainer:
     def progress(self) -> float:
         """The share of the tokens that have been seen."""
         return min(self.n_tokens / self.cfg.n_tokens, 1.0)
+
+    def progress_after(self, batch_tokens: int) -> float:
+        """The share once a batch of so many has been seen, too."""
+        return min((self.n_tokens + batch_tokens) / self.cfg.n_tokens, 1.0)
 
     def forward(self, x: Tensor, target: Tensor | None = None) -> TrainingPass:
         is_sparse = self.is_sparse and self.may_be_sparse
@@ -164,16 +184,25 @@ class Trainer:
         cfg, sae = self.cfg, self.sae
         parts = {"mse": mse_loss(out.x_hat, out.target, cfg.loss_reduction), **out.penalties}
         if cfg.loss_reduction == "mean_d":
-            parts |= {name: parts[name] / out.target.shape[1] for name in sae.cfg.errors}
-        if sae.cfg.revival == "auxk" and len(self.dead):
+            squares = [name for name in out.penalties if sae.cfg.powers.get(name, 2) == 2]
+            parts |= {name: parts[name] / out.target.shape[1] for name in squares}
+        if len(self.dead) and sae.cfg.auxk_coeff:
             parts["auxk"] = auxk_loss(sae, out, self.dead, cfg.loss_reduction, cfg.products)
-        penalty_weight = warm_up(self.progress, cfg.penalty_warmup_fraction)
         loss = parts["mse"]
         for name, coefficient in sae.cfg.coefficients.items():
             if name in parts:
-                weight = penalty_weight if name in WARMED_UP else 1.0
-                loss = loss + weight * coefficient * parts[name]
+                loss = loss + self._weight(name) * coefficient * parts[name]
         return loss, parts
+
+    def _weight(self, name: str) -> float | Tensor:
+        """What the coefficient of a penalty is multiplied by."""
+        cfg, its = self.cfg, self.sae.cfg
+        factor = cfg.penalty_factor(its.powers.get(name, 2), self.sae.d_in)
+        if not isinstance(its, PenalisedConfig) or name != its.penalty:
+            return factor
+        if self.controller is not None:
+            return factor * self.controller.factor
+        return factor * warm_up(self.progress, cfg.penalty_warmup_fraction)
 
     def backward(self, loss: Float[Tensor, ""]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
@@ -183,7 +212,7 @@ class Trainer:
     def gradients(self) -> list[Tensor]:
         return [p.grad for p in self.sae.parameters() if p.grad is not None]
 
-    def update(self, loss: Float[Tensor, ""]) -> tuple[float, Tensor]:
+    def update(self, loss: Float[Tensor, ""], batch_tokens: int) -> tuple[float, Tensor]:
         """One step of the optimiser: the learning rate it had, and the norm of the gradient.
 
         Of weights that no longer fit a cache, every pass counts: clipping is left out where it
@@ -197,9 +226,12 @@ class Trainer:
         self.optimizer.found_inf = is_bad.to(torch.float32)  # type: ignore[attr-defined]
         if cfg.clip_grad_norm is not None:
             clip_grads_with_norm_(sae.parameters(), cfg.clip_grad_norm, grad_norm)
-        schedule = cfg.lr_warmup_fraction, cfg.lr_decay_fraction
-        lr = self.lr * warm_up_and_decay(self.progress, *schedule)
-        self.optimizer.param_groups[0]["lr"] = lr
+        lr = self.lr * min(
+            warm_up(self.progress_after(batch_tokens), cfg.lr_warmup_fraction),
+            decay(self.progress, cfg.lr_decay_fraction),
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["factor"]
         if grad_norm.device.type != "cpu" or not is_bad:
             self.optimizer.step()
             normalise_decoder_(sae)  # after the step: a saved dictionary has unit rows
@@ -224,15 +256,17 @@ class Trainer:
         self.tracker.update(fires * is_good, batch_tokens * is_good)
         statistic = self.sae.statistic(out.acts)
         if statistic is not None:
-            self.statistic.update(statistic, is_good)
+            self.statistic.update(statistic, is_good, self.n_steps)
             self.sae.set_statistic_(self.statistic.value)
+        if self.controller is not None:
+            reached = warm_up(self.progress, self.cfg.penalty_warmup_fraction)
+            self.controller.update(l0, reached, is_good)
         self.n_steps += 1
         self.n_tokens += batch_tokens
         if self.n_steps % self.COUNT_STEPS == 0:
             self.dead = self.tracker.dead.nonzero().flatten()
             if is_good:
                 self._choose_form(l0.item() / self.sae.d_sae)
-        self._resample_if_due(out, is_good)
         return StepRecord(
             dictionary=self.position,
             step=self.n_steps - 1,
@@ -247,6 +281,7 @@ class Trainer:
             grad_norm=norm,
             spikes=self.health.n_spikes.clone(),
             skipped=self.health.n_skipped.clone(),
+            searched=self.searched,
         )
 
     # To resume elsewhere -------------------------------------------------------------------------
@@ -264,27 +299,34 @@ class Trainer:
             "tokens_since_fired": self.tracker.tokens_since_fired,
             "dead": self.dead,
             "health": self.health.state_dict(),
-            "generator": self.generator.get_state(),
+            **({} if self.controller is None else {"controller": self.controller.state_dict()}),
             **{name: getattr(self, name) for name in self.COUNTERS},
         }
 
-    def _statistic_state(self) -> dict[str, Tensor]:
+    def _statistic_state(self) -> dict[str, Any]:
         """Nothing for an architecture that has none."""
         if not self.statistic.weight:
             return {}
-        return {key: getattr(self.statistic, name) for name, key in STATISTIC.items()}
+        parts = {key: getattr(self.statistic, name) for name, key in STATISTIC.items()}
+        return {**parts, SHARE: self.statistic.share}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.sae.load_state_dict(state["sae"]["weights"])
+        weights = state["sae"]["weights"]
+        if "gain" not in weights and self.sae.gain is not None:  # of an older version
+            self.sae.gain = None
+            self.optimizer = adam(self.sae, self.lr)
+        self.sae.load_state_dict(weights)
         self.scale, self.sae.is_fresh = state["sae"]["input_scale"], state["sae"]["is_fresh"]
         for name, key in STATISTIC.items():
             if key in state["sae"]:
                 setattr(self.statistic, name, state["sae"][key].to(self.sae.device, copy=True))
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+                self.statistic.share = state["sae"].get(SHARE)
+        self.optimizer.load_state_dict(_by_parameter(copy.deepcopy(state["optimizer"])))
         self.tracker.tokens_since_fired.copy_(state["tokens_since_fired"])
         self.dead = state["dead"].to(self.sae.device)
         self.health.load_state_dict(state["health"])
-        self.generator.set_state(state["generator"])
+        if self.controller is not None:
+            self.controller.load_state_dict(state["controller"])
         for name in self.COUNTERS:
             setattr(self, name, state[name])
 
@@ -293,17 +335,29 @@ class Trainer:
         if not self.sae.cfg.is_sparse_from_the_start:
             self.is_sparse = density < (self.DENSE_ABOVE if self.is_sparse else self.SPARSE_BELOW)
 
-    def _resample_if_due(self, out: TrainingPass, is_good: Tensor) -> None:
-        """Every tenth of the run, but not at its end: what is resampled needs time to learn.
 
-        Where the batch was skipped, it is put off to the next one.
-        """
-        total = self.cfg.n_tokens
-        due = self.n_tokens - self.n_tokens_resampled_at >= 0.1 * total
-        is_time = self.sae.cfg.revival == "resample" and due and self.n_tokens < 0.7 * total
-        if is_time and is_good:
-            self.n_tokens_resampled_at = self.n_tokens
-            dead = self.tracker.dead
-            if dead.any():
-                resample_(self.sae, dead, out, self.optimizer, self.generator)
-                self.tracker.tokens_since_fired.masked_fill_(dead, 0)
+def controller_of(sae: TrainableSAE) -> L0Controller | None:
+    """What finds the penalty, where an L0 is given."""
+    cfg = sae.cfg
+    if not isinstance(cfg, PenalisedConfig) or cfg.target_l0 is None:
+        return None
+    return L0Controller(cfg.target_l0, cfg.initial_l0, sae.device)
+
+
+def adam(sae: TrainableSAE, lr: float) -> torch.optim.Adam:
+    """The optimiser, with a group for each parameter."""
+    factors = sae.learning_rate_factors()
+    groups = [
+        {"params": [parameter], "factor": factors.get(name, 1.0)}
+        for name, parameter in sae.named_parameters()
+    ]
+    return torch.optim.Adam(groups, lr=lr, fused=True)
+
+
+def _by_parameter(state: dict[str, Any]) -> dict[str, Any]:
+    """The optimiser's state with a group for each parameter: older versions had one for all."""
+    (first, *others) = state["param_groups"]
+    if others or len(first["params"]) == 1:
+        return state
+    groups = [{**first, "params": [i], "factor": 1.0} for i in first["params"]]
+    return {**state, "param_groups": groups}

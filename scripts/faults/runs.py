@@ -11,7 +11,7 @@ from pathlib import Path
 TRAIN = Path(__file__).parents[1] / "train.py"
 ARCHITECTURES = {
     "topk": ("--k", "8"),
-    "relu": ("--l1-coeff", "1"),
+    "relu": ("--l1-coeff", "0.07"),
     "batch_topk": ("--k", "8"),
     "jumprelu": ("--tied",),
 }

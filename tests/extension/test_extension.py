@@ -54,7 +54,7 @@ def test_it_says_that_other_projects_have_no_word_for_it(outside: dict[str, Any]
 
 def test_it_is_in_the_report_and_in_the_table_of_the_documentation(outside: dict[str, Any]) -> None:
     assert "<h1>SoftReLU dictionary" in outside["report"]
-    row = "| `soft_relu` | a penalty on squared features | `--softness`, `--square-coeff` |"
+    row = "| `soft_relu` | a penalty on squared features | `--auxk-coeff`, `--softness`, `--square"
     assert row in outside["docs"]["training.md"]
     assert "`--softness`" in outside["docs"]["settings.md"]
 

@@ -110,22 +110,6 @@ def test_a_gradient_alone_that_overflows_leaves_no_trace_either(cfg: AnySAEConfi
         assert_equal(ours, trained(cfg, good, flat()))
 
 
-def test_where_features_are_due_to_be_resampled_a_skipped_batch_resamples_none() -> None:
-    """And those that are dead stay marked as dead, for the next time."""
-    cfg = ReLUConfig(d_sae=24, l1_coeff=50.0)
-    train_cfg = flat(n_tokens=2000, on_nan="skip", lr=0.05)
-    trainer = Trainer(cfg.build(6), train_cfg)
-    for x in batches(12):
-        trainer.step(x)
-    dead = trainer.tracker.dead.clone()
-    before = {name: x.clone() for name, x in everything(trainer).items()}
-    assert dead.any()
-    trainer.step(bad(NAN))  # at 208 tokens, a tenth is due
-    assert torch.equal(trainer.tracker.dead, dead)
-    after = everything(trainer)
-    assert [name for name in before if not torch.equal(before[name], after[name])] == []
-
-
 def test_the_form_of_a_step_is_not_chosen_by_what_a_bad_batch_says(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

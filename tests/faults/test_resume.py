@@ -30,9 +30,9 @@ from sae.training.trainer import Trainer
 
 KINDS: dict[str, dict[str, Any]] = {
     "batch_topk": {"k": 2},
-    "gated": {"l1_coeff": 200.0, "lr": 0.05},
-    "jumprelu": {"l0_coeff": 20.0, "lr": 0.05},
-    "tied relu": {"l1_coeff": 200.0, "lr": 0.05, "tied": True},
+    "gated": {"l1_coeff": 15.0, "lr": 0.05},
+    "jumprelu": {"l0_coeff": 0.1, "lr": 0.05},
+    "tied relu": {"l1_coeff": 15.0, "lr": 0.05, "tied": True},
 }
 """The state of every other kind is tested in test_states.py."""
 

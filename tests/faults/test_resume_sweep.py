@@ -153,5 +153,5 @@ def test_a_member_that_diverges_keeps_no_other_from_its_end(make: Make) -> None:
     sweep(replace(settings, resume=True))
     diverged, fine = (member(settings, name) for name in ("lr1e+30-k2", "lr0.01-k2"))
     assert logged(fine)[-1]["n_tokens"] == 512
-    assert logged(diverged)[-1]["n_tokens"] < 512
+    assert all(row["n_tokens"] < 512 for row in logged(diverged))
     assert listed(diverged).keys() == listed(fine).keys()

@@ -21,12 +21,12 @@ from sae.training import TrainConfig, Trainer
 
 FILE = Path(__file__).with_name("losses.txt")
 N_STEPS, EVERY = 40, 2
-"""Twenty losses of each training, over which features die, are resampled and helped by AuxK."""
+"""Twenty losses of each training, over which features die and are helped by AuxK."""
 D_IN, D_SAE, BATCH = 16, 64, 64
 OWN = {
-    "relu": {"l1_coeff": 1.0},
-    "gated": {"l1_coeff": 1.0},
-    "jumprelu": {"l0_coeff": 0.3},
+    "relu": {"l1_coeff": 0.25},
+    "gated": {"target_l0": 4.0},
+    "jumprelu": {"l0_coeff": 0.02},
     "topk": {"k": 4},
     "batch_topk": {"k": 4},
     "matryoshka": {"k": 4, "prefixes": (8, 24, 64)},

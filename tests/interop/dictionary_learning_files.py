@@ -23,7 +23,7 @@ def inputs(scale: float = 2.0) -> Tensor:
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
 
 
 def layers(**biases: Tensor) -> State:

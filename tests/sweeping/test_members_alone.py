@@ -18,9 +18,9 @@ VARIED: Grid = [
     {"architecture": "topk", "k": 2, "tied": True, "hook_name": MLP, "n_tokens": 150},
     {"architecture": "batch_topk", "k": 4, "products": "bfloat16", "n_tokens": 300},
     {"architecture": "matryoshka", "k": 3, "tied": True, "d_sae": 48, "products": "screened"},
-    {"architecture": "relu", "l1_coeff": 1, "lr": "1e-2", "hook_name": MLP},
+    {"architecture": "relu", "l1_coeff": 0.07, "lr": "1e-2", "hook_name": MLP},
     {"architecture": "gated", "tied": True, "d_sae": 40, "n_tokens": 1},
-    {"architecture": "jumprelu", "l0_coeff": 0.1, "seed": 1, "n_tokens": 640},
+    {"architecture": "jumprelu", "l0_coeff": 0.001, "seed": 1, "n_tokens": 640},
 ]
 
 
@@ -66,8 +66,8 @@ def test_every_architecture_seed_width_site_and_product_is_what_it_is_alone(
     }
     grid = [
         {"architecture": ["topk", "batch_topk", "matryoshka"], "k": 2, **each},
-        {"architecture": ["relu", "gated"], "l1_coeff": 8, "lr": 0.01, **each},
-        {"architecture": "jumprelu", "l0_coeff": 2, "lr": 0.01, "n_tokens": 1280, **each},
+        {"architecture": ["relu", "gated"], "l1_coeff": 0.5, "lr": 0.01, **each},
+        {"architecture": "jumprelu", "l0_coeff": 0.01, "lr": 0.01, "n_tokens": 1280, **each},
         {
             "architecture": ["topk", "batch_topk", "matryoshka"],
             "products": ["bfloat16", "screened"],

@@ -17,6 +17,7 @@ from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import convert, listed, shown
 from sae.architectures import ARCHITECTURES
+from sae.architectures.older import dictionary_as_now
 from sae.base import SAE
 from sae.interop.exporting import write_files
 from sae.interop.layout import Hints
@@ -55,14 +56,19 @@ def read(source: Source, hints: Hints) -> TrainableSAE:
     file.finish()
     if len({tensor.dtype for tensor in stored.values()}) > 1:
         raise InputError(f"{file.path} holds tensors of several data types; {AGAIN}")
+    W_enc = stored.pop("W_enc")
     if sae.untied_W_enc_rows is not None:
-        sae.untied_W_enc_rows.data = stored.pop("W_enc").T.contiguous()
-    elif not torch.equal(stored.pop("W_enc"), stored["W_dec"].T):
-        raise InputError(
-            f"{file.path} is of a tied dictionary, and W_enc is not the transpose of W_dec; {AGAIN}"
-        )
+        sae.untied_W_enc_rows.data = W_enc.T.contiguous()
     for name, tensor in stored.items():
         weights[name].data = tensor
+    if sae.gain is not None:
+        gain = _own(config).get("gain", 1.0)
+        sae.gain.data = torch.tensor(convert(float, gain, "gain"), dtype=sae.dtype)
+    if cfg.tied and not torch.equal(W_enc, sae.W_enc):
+        raise InputError(
+            f"{file.path} is of a tied dictionary, and W_enc is not the transpose of W_dec times "
+            f"its gain; {AGAIN}"
+        )
     sae.provenance = provenance
     sae.is_fresh = False
     _refuse_contradictions(config, _to_json(sae))
@@ -87,6 +93,7 @@ def _stored(sae: SAE) -> dict[str, Tensor]:
     """The parameters and buffers by the names that saved files call them, the encoder always."""
     named = (*sae.named_parameters(), *sae.named_buffers())
     by_name = {sae.STORED_NAMES.get(name, name): tensor for name, tensor in named}
+    by_name.pop("gain", None)  # in the config: SAELens would refuse a tensor that it does not know
     return {**by_name, "W_enc": sae.W_enc}
 
 
@@ -96,7 +103,9 @@ def _stored(sae: SAE) -> dict[str, Tensor]:
 def _to_json(sae: TrainableSAE) -> dict[str, Any]:
     architecture, activation = sae.cfg.architecture, sae.cfg.activation
     computed: str = activation or architecture
-    own = {"architecture": architecture, "config": asdict(sae.cfg)}
+    own: dict[str, Any] = {"architecture": architecture, "config": asdict(sae.cfg)}
+    if sae.gain is not None and sae.gain != 1:
+        own["gain"] = sae.gain.item()
     known = sae.provenance.to_metadata()
     layout = saelens_config(
         sae,
@@ -131,15 +140,21 @@ def _described(config: Config) -> tuple[TrainableConfig, Provenance]:
     try:
         own = Config("metadata.featureloom", convert(dict, metadata.pop("featureloom"), "it"))
         cls = ARCHITECTURES[own.one_of("architecture", ARCHITECTURES)]
-        cfg = convert(cls, own.get("config"), "its config")
+        settings = own.get("config")
+        settings = dictionary_as_now(settings) if isinstance(settings, dict) else settings
+        cfg = convert(cls, settings, "its config")
         return cfg, Provenance.from_metadata(metadata)
     except InputError as error:
         raise InputError(f"{config.file} cannot be used: {error}; {AGAIN}") from error
 
 
+def _own(config: Config) -> Mapping[str, Any]:
+    return config["metadata"]["featureloom"]
+
+
 def _refuse_contradictions(config: Config, layout: Mapping[str, Any]) -> None:
     """What SAELens reads must be what was read here: it does not know `metadata.featureloom`."""
-    own, known = (of["metadata"]["featureloom"] for of in (config, layout))
+    own, known = _own(config), layout["metadata"]["featureloom"]
     unknown = (set(config) - set(layout)) | (set(own) - set(known))
     if unknown:
         raise InputError(f"{config.file} has unknown keys: {listed(unknown)}; {AGAIN}")

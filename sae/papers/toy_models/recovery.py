@@ -41,10 +41,8 @@ L1_COEFFS = (0.0, 0.03, 0.1, 0.3, 1.0)
 
 
 def _jumprelu(l0_coeff: float, *, tied: bool = False) -> JumpReLUConfig:
-    """Its defaults are for inputs of norm sqrt(d_in), and these have a norm of about 1."""
-    return JumpReLUConfig(
-        d_sae=D_SAE, l0_coeff=l0_coeff, tied=tied, bandwidth=0.07, initial_threshold=0.07
-    )
+    """Twice the bandwidth of the default."""
+    return JumpReLUConfig(d_sae=D_SAE, l0_coeff=l0_coeff, tied=tied, bandwidth=0.07)
 
 
 DICTIONARIES: dict[str, AnySAEConfig] = {

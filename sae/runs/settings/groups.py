@@ -47,17 +47,24 @@ def setting_groups() -> dict[str, list[Setting]]:
 
 def _of_architectures() -> Iterator[Setting]:
     """The settings of all architectures, each once; those that not all have are None at first."""
-    having: dict[str, list[str]] = {}
+    having: dict[str, dict[str, list[str]]] = {}
     first: dict[str, Setting] = {}
     for name, cls in ARCHITECTURES.items():
         for setting in settings_of(cls):
-            having.setdefault(setting.name, []).append(name)
+            default = "" if setting.default in (MISSING, (), None) else f": {setting.default}"
+            having.setdefault(setting.name, {}).setdefault(default, []).append(name)
             first.setdefault(setting.name, setting)
     for name, setting in first.items():
         if name in SHARED:
             yield setting
             continue
-        default = "" if setting.default in (MISSING, ()) else f": {setting.default}"
         about, *more = setting.text.rstrip(".").split(". ")
-        sentences = [f"{about} ({', '.join(having[name])}{default})", *more]
+        by_default = having[name]
+        names = [architecture for its in by_default.values() for architecture in its]
+        whose = "all" if len(names) == len(ARCHITECTURES) else ", ".join(names)
+        if len(by_default) == 1:
+            sentences = [f"{about} ({whose}{next(iter(by_default))})", *more]
+        else:
+            each = "; ".join(f"{', '.join(its)}{of}" for of, its in by_default.items())
+            sentences = [f"{about} ({whose})", *more, f"Defaults: {each}"]
         yield replace(setting, default=None, text=f"{'. '.join(sentences)}.")

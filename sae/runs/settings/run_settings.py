@@ -14,6 +14,7 @@ from activation_cache.common.schema import convert, listed
 from activation_cache.common.versions import git_commit, library_versions
 from activation_cache.model.loading import TINY
 from sae.architectures import ARCHITECTURES, TopKConfig
+from sae.architectures.older import run_as_now
 from sae.runs.settings.fields import Setting, settings_of
 from sae.runs.settings.files import read_settings_file
 from sae.runs.signals import signal_number
@@ -186,10 +187,11 @@ def settings_from_file(path: Path) -> RunSettings:
 def flat_settings(path: Path) -> Mapping[str, Any]:
     """What such a file says, by flat names."""
     content = read_settings_file(path)
-    settings = content.get("settings", content)
-    if not isinstance(settings, Mapping):
+    if "settings" not in content:
+        return content
+    if not isinstance(content["settings"], Mapping):
         raise InputError(f"the config file {path} must map flag names to values under `settings`")
-    return settings
+    return run_as_now(content["settings"])
 
 
 def changed_setting(then: Mapping[str, Any], now: RunSettings) -> tuple[str, Any] | None:
@@ -197,6 +199,7 @@ def changed_setting(then: Mapping[str, Any], now: RunSettings) -> tuple[str, Any
 
     More tokens than then are no change.
     """
+    then = run_as_now(then)
     before = settings_from(then, where="the config.json of the run")
     before = before if before.model else before.but(model=TINY)  # as older versions wrote it
     values, values_then = now.to_dict(), before.to_dict()
