@@ -3,8 +3,8 @@
     acts = pre * 1[pre > threshold],  pre = relu((x - b_dec) W_enc + b_enc)
     loss = |x - x_hat|^2 + l0_coeff * L0,  L0 = sum(1[pre > threshold])
 
-for inputs of mean norm 1. Neither step has a useful gradient, so straight-through estimators with a rectangle of width
-`bandwidth` around the threshold stand in (their eqs. 11 and 12):
+for inputs of mean norm 1. Neither step has a useful gradient, so straight-through estimators with a
+rectangle of width `bandwidth` around the threshold stand in (their eqs. 11 and 12):
 
     d acts / d threshold = -threshold / bandwidth * 1[|pre - threshold| < bandwidth / 2]
     d L0   / d threshold =         -1 / bandwidth * 1[|pre - threshold| < bandwidth / 2]

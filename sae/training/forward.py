@@ -47,8 +47,8 @@ def pre_acts_of(
     return with_gain(sae, of_weights, of_weights) + bias
 
 
-# The encoder is (gain * (x - b_dec)) @ rows.T + b_enc. All but rows and b_enc is taken as a constant
-# in the product, and gets its gradient in a way that costs less.
+# The encoder is (gain * (x - b_dec)) @ rows.T + b_enc. Gain and b_dec are constants in the product,
+# and get their gradients in ways that cost less.
 
 
 def encoder_rows(sae: TrainableSAE) -> Float[Tensor, "d_sae d_in"]:

@@ -29,7 +29,7 @@ class RunningMean:
 
     @torch.no_grad()
     def update(self, value: Float[Tensor, ""], counts: Bool[Tensor, ""], n_steps: int) -> None:
-        """Take note of a value, unless it is not finite or does not count; `n_steps` came before."""
+        """Take note of a value, unless it is not finite or does not count, after so many steps."""
         seen = value.isfinite() & counts
         length = LONGEST_MEMORY if self.share is None else self.share * n_steps
         length = min(LONGEST_MEMORY, max(1.0, length))

@@ -1,10 +1,10 @@
 """How a dictionary starts: where it will stand, sparse, and at the scale that rebuilds best.
 
 One start for all architectures. Decoder rows are random in the space that the inputs span, and the
-encoder is their transpose. The level is sought that as few features exceed as the architecture wants at first (`initial_l0`,
-`let_through_`); then, in the form in which it is trained, the factor by which these rebuild the
-inputs with the least error, and the encoder and its offsets are multiplied by that together, so
-that the same features fire. What was tried is in docs/log.md.
+encoder is their transpose. The level is sought that as few features exceed as the architecture
+wants at first (`initial_l0`, `let_through_`); then, in the form in which it is trained, the factor
+by which these rebuild the inputs with the least error. The encoder and its offsets are multiplied
+by that together, so that the same features fire. What was tried is in docs/log.md.
 """
 
 import math
