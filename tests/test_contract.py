@@ -21,6 +21,7 @@ SMALL = {
     "topk": {"k": 4},
     "batch_topk": {"k": 4},
     "matryoshka": {"k": 4},
+    "relu": {"l1_coeff": 0.03},
     "gated": {"l1_coeff": 0.03},
     "jumprelu": {"l0_coeff": 0.01},
 }

@@ -23,7 +23,7 @@ def rows(n: int = 2048, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("name", ["relu", "jumprelu", "gated", "topk"])
 def test_the_encoder_starts_at_the_scale_that_rebuilds_best(name: str, tied: bool) -> None:
     """What an encoder makes of x that is larger or smaller by a quarter is farther from x."""
-    x, cfg = rows(), ARCHITECTURES[name](d_sae=512, tied=tied)
+    x, cfg = rows(), ARCHITECTURES[name](d_sae=1024, tied=tied)
 
     def error(factor: float) -> float:
         sae = cfg.build(24, seed=1)

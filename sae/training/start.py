@@ -95,7 +95,7 @@ def _let_through_as_many_as_fit(sae: TrainableSAE, x: Tensor) -> float:
     l0 = 0.0
     for _ in range(BISECTIONS):
         middle = (few + many) / 2
-        _let_through(sae, x[: MOST_TOKENS // 4], math.exp(middle))
-        factor, l0 = _rebuilt(sae, x[: MOST_TOKENS // 4])
+        _let_through(sae, x, math.exp(middle))
+        factor, l0 = _rebuilt(sae, x)
         few, many = (middle, many) if factor > 1 else (few, middle)
     return l0
