@@ -59,7 +59,7 @@ class TrainConfig:
     """First tokens of the stream, which set the scale and the decoder bias. They are trained on as
     well."""
     seed: int = 0
-    """Seed of the initial weights and of resampling."""
+    """Seed of the initial weights."""
 
     def __post_init__(self) -> None:
         convert(Products, self.products, "products")
