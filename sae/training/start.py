@@ -22,7 +22,7 @@ MOST_TOKENS = 2048
 """Tokens that the start is fitted to, of a narrow dictionary; wider ones take fewer."""
 FEWEST_TOKENS = 64
 BISECTIONS = 12
-NO_VARIANCE = 1e-6
+NO_VARIANCE = 1e-10
 """Of the largest variance of a direction: one with less is outside of the inputs' space."""
 
 
@@ -60,8 +60,9 @@ def _stay_in_the_span_of(sae: TrainableSAE, centred: Tensor) -> None:
     """
     if len(centred) < 2 * sae.d_in:
         return  # too few to tell
+    centred = centred.double()
     variances, directions = torch.linalg.eigh(centred.T @ centred)
-    spanned = directions[:, variances > NO_VARIANCE * variances[-1]]
+    spanned = directions[:, variances > NO_VARIANCE * variances[-1]].to(sae.dtype)
     if 0 < spanned.shape[1] < sae.d_in:
         rows = sae.W_dec @ spanned @ spanned.T
         sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
