@@ -116,7 +116,7 @@ def test_a_batch_that_was_skipped_moves_nothing() -> None:
 def test_a_given_l0_is_reached(name: str, tied: bool) -> None:
     for target in (4.0, 12.0):
         cfg = ARCHITECTURES[name](d_sae=192, tied=tied, target_l0=target)
-        assert _l0(_trained(cfg, 400)) == pytest.approx(target, rel=0.15)
+        assert _l0(_trained(cfg, 400)) == pytest.approx(target, rel=0.2)
 
 
 def test_the_coefficient_that_was_found_is_in_every_row_and_saved_with_the_dictionary() -> None:
