@@ -24,8 +24,6 @@ Penalties = dict[str, Float[Tensor, ""]]
 
 TYPICAL_L0 = 32
 """What a dictionary is expected to end at, where its settings do not say."""
-TYPICAL_NORM = 14.0
-"""Of the inputs in training that learning rates were chosen for: about sqrt(192)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,8 +160,6 @@ class TrainableSAE(SAE[Cfg]):
         """Whether the weights are random still."""
         self.unit = 1.0
         """In the units of training, the mean norm that settings refer to: the trainer sets it."""
-        self.input_norm: float | None = None
-        """The mean norm that the trainer brings inputs to; None where it takes them as they are."""
 
     def support(
         self, pre_acts: Float[Tensor, "batch n"], slack: int = 1
@@ -186,12 +182,9 @@ class TrainableSAE(SAE[Cfg]):
         """The parameters and buffers that are measured in the units of the input."""
         return [self.b_enc, self.b_dec]
 
-    def learning_rate_factors(self) -> Mapping[str, float]:
-        """What the learning rate of a parameter is multiplied by, by its name, where not 1.
-
-        Adam's steps do not grow with what they move: an offset that features are chosen by needs
-        more where inputs are larger.
-        """
+    def offset_rates(self) -> Mapping[str, float]:
+        """The offsets, by their names, whose learning rate grows with the norm of the inputs, and
+        what it is multiplied by beside."""
         return {}
 
     @torch.no_grad()

@@ -174,7 +174,8 @@ def buffered(cache: ActivationCache) -> Iterator[Rows]:
 def dictionary_of(batches: Iterator[Rows], n_tokens: int) -> SAE:
     dictionary = TopKConfig(d_sae=64, k=8).build(192, seed=1)
     dictionary.provenance = dictionary.provenance.updated({"hook_name": RESID})
-    for _ in train(dictionary, batches, TrainConfig(n_tokens=n_tokens, init_tokens=512)):
+    cfg = TrainConfig(n_tokens=n_tokens, init_tokens=512, lr=2e-3)
+    for _ in train(dictionary, batches, cfg):
         pass
     return dictionary
 
@@ -215,14 +216,14 @@ def test_dictionaries_from_every_codec_are_as_good_and_nearly_the_same(
         return error.item(), dictionary.W_dec.detach()
 
     fvu, W_dec = trained("float32")
-    # Measured at half of today's learning rate: fvu 0.1172, and with bfloat16 0.1171, float16
+    # Measured when this test was written: fvu 0.1172, and with bfloat16 0.1171, float16
     # 0.1172, int8 0.1166; mean cosines of the directions with those of float32: 0.9986, 0.9997,
     # 0.9948. With float32 in the order of two other seeds: fvu 0.1141 and 0.1197, cosines 0.942 and
-    # 0.955. Today's fvu is 0.0875, and cosines are 0.980 and 0.971 with bfloat16 and int8.
-    assert fvu == pytest.approx(0.085, rel=0.2)
+    # 0.955.
+    assert fvu == pytest.approx(0.1172, rel=0.05)
     for codec in ("bfloat16", "int8"):
         its_fvu, its_W_dec = trained(codec)
         assert its_fvu == pytest.approx(fvu, rel=0.05)
-        assert (its_W_dec * W_dec).sum(dim=1).mean().item() > 0.965
+        assert (its_W_dec * W_dec).sum(dim=1).mean().item() > 0.98
     _, in_another_order = trained("float32", seed=6)
-    assert (in_another_order * W_dec).sum(dim=1).mean().item() < 0.96
+    assert (in_another_order * W_dec).sum(dim=1).mean().item() < 0.97

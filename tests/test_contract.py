@@ -126,9 +126,9 @@ def test_decoder_rows_have_unit_norm_after_training(cfg: TrainableConfig) -> Non
 
 @every_architecture
 def test_training_lowers_the_loss(cfg: TrainableConfig) -> None:
-    config = TrainConfig(n_tokens=64 * 150, penalty_warmup_fraction=0.0)
-    losses = [r.loss.item() for r in train(cfg.build(D_IN), _batches(150), config)]
-    assert sum(losses[-20:]) < 0.85 * sum(losses[:20])
+    config = TrainConfig(n_tokens=64 * 250, penalty_warmup_fraction=0.0)
+    losses = [r.loss.item() for r in train(cfg.build(D_IN), _batches(250), config)]
+    assert sum(losses[-20:]) / 20 < 0.7 * sum(losses[:5]) / 5
 
 
 @every_architecture

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sae.architectures.relu import L1Config
 from sae.base import SAE
-from sae.trainable import TYPICAL_NORM, Entries, Penalties, TrainableSAE
+from sae.trainable import Entries, Penalties, TrainableSAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +51,8 @@ class GatedSAE(TrainableSAE[GatedConfig]):
     def offsets(self) -> list[Tensor]:
         return [*super().offsets(), self.b_mag]
 
-    def learning_rate_factors(self) -> Mapping[str, float]:
-        if self.input_norm is None:
-            return {}
-        return dict.fromkeys(("b_enc", "b_mag"), self.input_norm / TYPICAL_NORM)
+    def offset_rates(self) -> Mapping[str, float]:
+        return {"b_enc": 1.0, "b_mag": 1.0}
 
     def activate(self, pre_acts: Tensor) -> Tensor:
         return self._magnitudes(Entries(pre_acts))

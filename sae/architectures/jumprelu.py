@@ -18,14 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from activation_cache.common.errors import refuse_not_positive
-from sae.trainable import (
-    TYPICAL_NORM,
-    Entries,
-    PenalisedConfig,
-    Penalties,
-    TrainableSAE,
-    chosen,
-)
+from sae.trainable import Entries, PenalisedConfig, Penalties, TrainableSAE, chosen
 
 THRESHOLD_RATE = 3.5
 """What the learning rate of thresholds is multiplied by. That the rate is lower for dictionaries of
@@ -72,11 +65,8 @@ class JumpReLUSAE(TrainableSAE[JumpReLUConfig]):
     def offsets(self) -> list[Tensor]:
         return [*super().offsets(), self.threshold]
 
-    def learning_rate_factors(self) -> Mapping[str, float]:
-        if self.input_norm is None:
-            return {}
-        of_width = max(1.0, self.d_sae / 1536) ** 0.5
-        return {"threshold": THRESHOLD_RATE * self.input_norm / TYPICAL_NORM * of_width}
+    def offset_rates(self) -> Mapping[str, float]:
+        return {"threshold": THRESHOLD_RATE * max(1.0, self.d_sae / 1536) ** 0.5}
 
     @torch.no_grad()
     def let_through_(self, level: float) -> None:

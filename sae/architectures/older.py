@@ -13,11 +13,3 @@ def dictionary_as_now(settings: Mapping[str, Any]) -> dict[str, Any]:
         return dict(settings)
     kept = {name: value for name, value in settings.items() if name != "initial_threshold"}
     return {**kept, "auxk_coeff": 0.0}
-
-
-def run_as_now(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Every setting of a run by its flat name, as they are now: coefficients stay what they are, in
-    the units that they were in."""
-    if "coefficient_units" in settings:
-        return dict(settings)
-    return {**dictionary_as_now(settings), "coefficient_units": "absolute"}

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from sae.trainable import TYPICAL_NORM, Entries, PenalisedConfig, Penalties, TrainableSAE
+from sae.trainable import Entries, PenalisedConfig, Penalties, TrainableSAE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +43,8 @@ class ReLUConfig(L1Config):
 
 
 class ReLUSAE(TrainableSAE[ReLUConfig]):
-    def learning_rate_factors(self) -> Mapping[str, float]:
-        return {} if self.input_norm is None else {"b_enc": self.input_norm / TYPICAL_NORM}
+    def offset_rates(self) -> Mapping[str, float]:
+        return {"b_enc": 1.0}
 
     def activate(self, pre_acts: Tensor) -> Tensor:
         return pre_acts.relu()

@@ -19,6 +19,9 @@ PANELS = (
     Panel("Quality", "Unexplained variance", ("fvu",), "share of variance", log_y=True),
     Panel("Sparsity", "L0", ("l0",), "active features per token"),
     Panel("Sparsity", "Dead features", ("dead",), "features"),
+    Panel(
+        "Sparsity", "Penalty coefficient", ("l1_coeff", "l0_coeff"), "searched for the target L0"
+    ),
     Panel("Loss", "L1 penalty", ("l1",), "per token"),
     Panel("Loss", "L0 penalty", ("l0_penalty",), "per token"),
     Panel("Loss", "AuxK loss", ("auxk",), "per token", log_y=True),

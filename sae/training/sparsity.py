@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae.trainable import TYPICAL_L0
+from sae.trainable import TYPICAL_L0, PenalisedConfig, TrainableSAE
 
 PROPORTIONAL, INTEGRAL = 2.0, 0.05
 """How much the logarithm of the coefficient answers to that of the excess of L0: at once, and per
@@ -17,14 +17,15 @@ LARGEST_EXCESS = 1.0
 """As a logarithm: an L0 that is far off moves the coefficient no faster than one 2.7 times off."""
 
 FURTHEST = 7.0
-"""As a logarithm: some L0 cannot be had with any coefficient, and the search ends at a thousand."""
+"""Clamps the integral (anti-windup), where no coefficient gives the L0: the search goes no further
+than a coefficient 1,000 times larger or smaller than at its start."""
 
 
 class L0Controller:
     """Multiplies a penalty coefficient by what brings L0 to a target, step by step.
 
-    A controller with a proportional and an integral part, on logarithms. The target itself falls
-    from the L0 at the start over the first part of the run, in place of a warm-up of the penalty.
+    A PI controller (proportional and integral), on logarithms. The target itself falls from the L0
+    at the start over the first part of the run, in place of a warm-up of the penalty.
     All is kept on the device, and nothing waits for it.
     """
 
@@ -55,3 +56,11 @@ class L0Controller:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.log_factor = state["log_factor"].to(self.log_factor.device)
         self.excess = state["excess"].to(self.excess.device)
+
+
+def controller_of(sae: TrainableSAE) -> L0Controller | None:
+    """The search that its config asks for, if it does."""
+    cfg = sae.cfg
+    if not isinstance(cfg, PenalisedConfig) or cfg.target_l0 is None:
+        return None
+    return L0Controller(cfg.target_l0, cfg.initial_l0, sae.device)

@@ -23,7 +23,7 @@ MOST_TOKENS = 2048
 FEWEST_TOKENS = 64
 BISECTIONS = 12
 NO_VARIANCE = 1e-10
-"""Of the largest variance of a direction: one with less is outside of the inputs' space."""
+"""Of all variance: a direction with less is outside of the inputs' space."""
 
 
 def norm_scale(x: Float[Tensor, "n d_in"]) -> float:
@@ -60,10 +60,14 @@ def _stay_in_the_span_of(sae: TrainableSAE, centred: Tensor) -> None:
     """
     if len(centred) < 2 * sae.d_in:
         return  # too few to tell
-    centred = centred.double()
-    variances, directions = torch.linalg.eigh(centred.T @ centred)
-    spanned = directions[:, variances > NO_VARIANCE * variances[-1]].to(sae.dtype)
-    if 0 < spanned.shape[1] < sae.d_in:
+    centred = centred.cpu().double()  # not every device has float64 and its decompositions
+    covariance = centred.T @ centred
+    least = NO_VARIANCE * covariance.trace()
+    if torch.linalg.cholesky_ex(covariance - least * torch.eye(sae.d_in)).info == 0:
+        return  # all variances are larger than that, and this is fast to see
+    variances, directions = torch.linalg.eigh(covariance)
+    spanned = directions[:, variances > least].to(sae.W_dec)
+    if spanned.shape[1]:  # else all rows are the same
         rows = sae.W_dec @ spanned @ spanned.T
         sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
         if sae.untied_W_enc_rows is not None:

@@ -20,10 +20,11 @@ from sae.training.dead import FiringTracker
 from sae.training.forward import forward
 from sae.training.health import Health, not_finite
 from sae.training.losses import auxk_loss, mse_loss, variance
+from sae.training.optimizer import adam, by_parameter
 from sae.training.record import StepRecord
 from sae.training.running_mean import RunningMean
 from sae.training.schedules import decay, warm_up
-from sae.training.sparsity import L0Controller
+from sae.training.sparsity import controller_of
 from sae.training.start import norm_scale, start_
 from sae.training.weights import (
     fold_scale_,
@@ -71,8 +72,7 @@ class Trainer:
         """What inputs are multiplied by."""
         self.lr = cfg.learning_rate(sae.d_sae)
         sae.unit = cfg.unit(sae.d_in)
-        sae.input_norm = sae.d_in**0.5 if cfg.normalise else None
-        self.optimizer = adam(sae, self.lr)
+        self.optimizer = adam(sae, self.lr, normalise=cfg.normalise)
         self.controller = controller_of(sae)
         """Where an L0 is given, not a penalty."""
         self.tracker = FiringTracker(sae.d_sae, cfg.dead_window_tokens, sae.device)
@@ -160,10 +160,6 @@ class Trainer:
         """The share of the tokens that have been seen."""
         return min(self.n_tokens / self.cfg.n_tokens, 1.0)
 
-    def progress_after(self, batch_tokens: int) -> float:
-        """The share once a batch of so many has been seen, too."""
-        return min((self.n_tokens + batch_tokens) / self.cfg.n_tokens, 1.0)
-
     def forward(self, x: Tensor, target: Tensor | None = None) -> TrainingPass:
         is_sparse = self.is_sparse and self.may_be_sparse
         return forward(
@@ -226,10 +222,8 @@ class Trainer:
         self.optimizer.found_inf = is_bad.to(torch.float32)  # type: ignore[attr-defined]
         if cfg.clip_grad_norm is not None:
             clip_grads_with_norm_(sae.parameters(), cfg.clip_grad_norm, grad_norm)
-        lr = self.lr * min(
-            warm_up(self.progress_after(batch_tokens), cfg.lr_warmup_fraction),
-            decay(self.progress, cfg.lr_decay_fraction),
-        )
+        risen = warm_up((self.n_tokens + batch_tokens) / cfg.n_tokens, cfg.lr_warmup_fraction)
+        lr = self.lr * min(risen, decay(self.progress, cfg.lr_decay_fraction))
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
         if grad_norm.device.type != "cpu" or not is_bad:
@@ -314,14 +308,14 @@ class Trainer:
         weights = state["sae"]["weights"]
         if "gain" not in weights and self.sae.gain is not None:  # of an older version
             self.sae.gain = None
-            self.optimizer = adam(self.sae, self.lr)
+            self.optimizer = adam(self.sae, self.lr, normalise=self.cfg.normalise)
         self.sae.load_state_dict(weights)
         self.scale, self.sae.is_fresh = state["sae"]["input_scale"], state["sae"]["is_fresh"]
         for name, key in STATISTIC.items():
             if key in state["sae"]:
                 setattr(self.statistic, name, state["sae"][key].to(self.sae.device, copy=True))
                 self.statistic.share = state["sae"].get(SHARE)
-        self.optimizer.load_state_dict(_by_parameter(copy.deepcopy(state["optimizer"])))
+        self.optimizer.load_state_dict(by_parameter(copy.deepcopy(state["optimizer"])))
         self.tracker.tokens_since_fired.copy_(state["tokens_since_fired"])
         self.dead = state["dead"].to(self.sae.device)
         self.health.load_state_dict(state["health"])
@@ -334,30 +328,3 @@ class Trainer:
         """Sparse once few features are active, dense again only if they are many: no flapping."""
         if not self.sae.cfg.is_sparse_from_the_start:
             self.is_sparse = density < (self.DENSE_ABOVE if self.is_sparse else self.SPARSE_BELOW)
-
-
-def controller_of(sae: TrainableSAE) -> L0Controller | None:
-    """What finds the penalty, where an L0 is given."""
-    cfg = sae.cfg
-    if not isinstance(cfg, PenalisedConfig) or cfg.target_l0 is None:
-        return None
-    return L0Controller(cfg.target_l0, cfg.initial_l0, sae.device)
-
-
-def adam(sae: TrainableSAE, lr: float) -> torch.optim.Adam:
-    """The optimiser, with a group for each parameter."""
-    factors = sae.learning_rate_factors()
-    groups = [
-        {"params": [parameter], "factor": factors.get(name, 1.0)}
-        for name, parameter in sae.named_parameters()
-    ]
-    return torch.optim.Adam(groups, lr=lr, fused=True)
-
-
-def _by_parameter(state: dict[str, Any]) -> dict[str, Any]:
-    """The optimiser's state with a group for each parameter: older versions had one for all."""
-    (first, *others) = state["param_groups"]
-    if others or len(first["params"]) == 1:
-        return state
-    groups = [{**first, "params": [i], "factor": 1.0} for i in first["params"]]
-    return {**state, "param_groups": groups}

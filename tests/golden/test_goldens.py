@@ -15,11 +15,10 @@ from safetensors.torch import load_file
 
 import sae
 from activation_cache import ActivationCache
-from sae.architectures.older import run_as_now
 from sae.pages.run_report import write_report
 from sae.runs.evaluation import evaluate_dictionary
 from sae.runs.run import run
-from sae.runs.settings.run_settings import settings_from, settings_from_file
+from sae.runs.settings.run_settings import run_as_now, settings_from, settings_from_file
 from sae.training import Trainer
 
 BEFORE = Path(__file__).with_name("before")

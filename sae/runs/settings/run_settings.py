@@ -14,7 +14,7 @@ from activation_cache.common.schema import convert, listed
 from activation_cache.common.versions import git_commit, library_versions
 from activation_cache.model.loading import TINY
 from sae.architectures import ARCHITECTURES, TopKConfig
-from sae.architectures.older import run_as_now
+from sae.architectures.older import dictionary_as_now
 from sae.runs.settings.fields import Setting, settings_of
 from sae.runs.settings.files import read_settings_file
 from sae.runs.signals import signal_number
@@ -192,6 +192,16 @@ def flat_settings(path: Path) -> Mapping[str, Any]:
     if not isinstance(content["settings"], Mapping):
         raise InputError(f"the config file {path} must map flag names to values under `settings`")
     return run_as_now(content["settings"])
+
+
+def run_as_now(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Every setting of a config.json, which an older version may have written, as they are now.
+
+    Coefficients stay what they are, in the units that they were in.
+    """
+    if "coefficient_units" in settings:
+        return dict(settings)
+    return {**dictionary_as_now(settings), "coefficient_units": "absolute"}
 
 
 def changed_setting(then: Mapping[str, Any], now: RunSettings) -> tuple[str, Any] | None:
