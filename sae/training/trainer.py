@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim import Optimizer
 
 from activation_cache.common.errors import InputError
 from sae.codes import fire_counts
@@ -20,7 +21,7 @@ from sae.training.dead import FiringTracker
 from sae.training.forward import forward
 from sae.training.health import Health, not_finite
 from sae.training.losses import auxk_loss, mse_loss, variance
-from sae.training.optimizer import adam, by_parameter
+from sae.training.optimizer import older_optimizer, optimizer_of
 from sae.training.record import StepRecord
 from sae.training.running_mean import RunningMean
 from sae.training.schedules import decay, warm_up
@@ -72,7 +73,7 @@ class Trainer:
         """What inputs are multiplied by."""
         self.lr = cfg.learning_rate(sae.d_sae)
         sae.unit = cfg.unit(sae.d_in)
-        self.optimizer = adam(sae, self.lr, normalise=cfg.normalise)
+        self.optimizer: Optimizer = optimizer_of(sae, self.lr, normalise=cfg.normalise)
         self.controller = controller_of(sae)
         """Where an L0 is given, not a penalty."""
         self.tracker = FiringTracker(sae.d_sae, cfg.dead_window_tokens, sae.device)
@@ -218,15 +219,16 @@ class Trainer:
         project_decoder_gradient_(sae)
         grad_norm = get_total_norm(self.gradients)
         is_bad = ~torch.isfinite(loss.detach() + grad_norm)
-        # What fused Adam has for mixed precision: where this is 1, it changes nothing.
-        self.optimizer.found_inf = is_bad.to(torch.float32)  # type: ignore[attr-defined]
         if cfg.clip_grad_norm is not None:
             clip_grads_with_norm_(sae.parameters(), cfg.clip_grad_norm, grad_norm)
         risen = warm_up((self.n_tokens + batch_tokens) / cfg.n_tokens, cfg.lr_warmup_fraction)
         lr = self.lr * min(risen, decay(self.progress, cfg.lr_decay_fraction))
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["factor"]
-        if grad_norm.device.type != "cpu" or not is_bad:
+        on_cpu = grad_norm.device.type == "cpu"
+        if not on_cpu:  # nothing waits: where this is 1, the step changes nothing
+            self.optimizer.found_inf = is_bad.to(torch.float32)  # type: ignore[attr-defined]
+        if not (on_cpu and is_bad):
             self.optimizer.step()
             normalise_decoder_(sae)  # after the step: a saved dictionary has unit rows
             sae.constrain_()
@@ -308,14 +310,17 @@ class Trainer:
         weights = state["sae"]["weights"]
         if "gain" not in weights and self.sae.gain is not None:  # of an older version
             self.sae.gain = None
-            self.optimizer = adam(self.sae, self.lr, normalise=self.cfg.normalise)
         self.sae.load_state_dict(weights)
         self.scale, self.sae.is_fresh = state["sae"]["input_scale"], state["sae"]["is_fresh"]
         for name, key in STATISTIC.items():
             if key in state["sae"]:
                 setattr(self.statistic, name, state["sae"][key].to(self.sae.device, copy=True))
                 self.statistic.share = state["sae"].get(SHARE)
-        self.optimizer.load_state_dict(by_parameter(copy.deepcopy(state["optimizer"])))
+        optimizer = copy.deepcopy(state["optimizer"])
+        if (older := older_optimizer(self.sae, self.lr, optimizer)) is not None:
+            self.optimizer = older
+        else:
+            self.optimizer.load_state_dict(optimizer)
         self.tracker.tokens_since_fired.copy_(state["tokens_since_fired"])
         self.dead = state["dead"].to(self.sae.device)
         self.health.load_state_dict(state["health"])

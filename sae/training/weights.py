@@ -30,7 +30,7 @@ def fold_scale_(sae: TrainableSAE, scale: float) -> None:
 @torch.no_grad()
 def normalise_decoder_(sae: TrainableSAE) -> None:
     """Bring every decoder row back to unit norm, after the optimiser's step."""
-    for rows in _blocks(sae.W_dec):
+    for rows in blocks(sae.W_dec):
         rows.div_(torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-8))
 
 
@@ -38,11 +38,11 @@ def normalise_decoder_(sae: TrainableSAE) -> None:
 def project_decoder_gradient_(sae: TrainableSAE) -> None:
     """Remove what the gradient would change of the norms of the decoder rows."""
     if sae.W_dec.grad is not None:
-        for rows, grad in zip(_blocks(sae.W_dec), _blocks(sae.W_dec.grad), strict=True):
+        for rows, grad in zip(blocks(sae.W_dec), blocks(sae.W_dec.grad), strict=True):
             along = torch.linalg.vecdot(grad, rows)
             grad.addcmul_(along[:, None], rows, value=-1.0)
 
 
-def _blocks(rows: Tensor) -> tuple[Tensor, ...]:
+def blocks(rows: Tensor) -> tuple[Tensor, ...]:
     """Views that stay in a processor's cache from one operation to the next; a GPU takes all."""
     return rows.split(ROWS_IN_CACHE) if rows.device.type == "cpu" else (rows,)

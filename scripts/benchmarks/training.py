@@ -38,13 +38,13 @@ class Shape:
     def bytes_moved(self) -> int:
         """What a sparse step has to read and write at least, in float32 but for low products.
 
-        The optimiser: weights, two moments and gradients read, all but these written, and gradients
-        written before. The encoder: weights read, pre-activations written and read once. The codes:
-        a row of a table for each active feature, in decoding and in three gradients.
+        The optimiser: weights, their moment and gradients read, all but these written, and
+        gradients written before. The encoder: weights read, pre-activations written and read once.
+        The codes: a row of a table for each active feature, in decoding and in three gradients.
         """
         low = 4 if self.products == "float32" else 2
         weights = 2 * self.d_sae * self.d_in
-        optimiser = weights * 4 * (4 + 3 + 1)
+        optimiser = weights * 4 * (3 + 2 + 1)
         encoder = weights // 2 * (4 + (2 * low if low == 2 else 0))
         pre_acts = 2 * low * self.batch_tokens * self.d_sae
         codes = 4 * 4 * self.batch_tokens * self.k * self.d_in

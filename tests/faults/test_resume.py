@@ -30,7 +30,7 @@ from sae.training.trainer import Trainer
 
 KINDS: dict[str, dict[str, Any]] = {
     "batch_topk": {"k": 2},
-    "gated": {"l1_coeff": 15.0, "lr": 0.05},
+    "gated": {"l1_coeff": 15.0, "lr": 0.2},
     "jumprelu": {"l0_coeff": 0.1, "lr": 0.05},
     "tied relu": {"l1_coeff": 15.0, "lr": 0.05, "tied": True},
 }
