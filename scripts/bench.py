@@ -17,21 +17,27 @@ toy-instances       a thousand toy models in one process, against a process for 
 train-topk          whole trainings on the same rows, ours and with --peer the peers', against the
 train-relu          first of ours; with the fit on held-out rows (only with --peer or --only)
 
+With --quality, instead, how well ours and the peers' dictionaries fit the same rows, each peer at
+its best learning rate, over seeds.
+
 Floor and row take turns, and the medians of their repeats are compared: on a shared machine only
 such ratios mean anything.
 """
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import torch
+from benchmarks import quality
 from benchmarks.cache import cache_harvest_rows, cache_read_rows
 from benchmarks.harvest import harvest_rows
 from benchmarks.measure import BenchFlags, Row
 from benchmarks.page import COLUMNS, cells, page_part, place_of
 from benchmarks.peers import peer_rows
+from benchmarks.quality import qualities
 from benchmarks.stream import shuffle_rows, sweep_rows, train_stream_rows
 from benchmarks.toy import toy_rows
 from benchmarks.training import bookkeeping_rows, ceiling_rows, step_rows
@@ -76,20 +82,36 @@ def main(arguments: list[str]) -> None:
         refuse_unwritable(flags.page)
         places_in(flags.page, [place_of(flags)])  # before hours of work
     torch.set_num_threads(flags.threads)
+    if flags.quality:
+        found = qualities(flags)
+        show(flags, found, quality.COLUMNS, [quality.cells(each, found[0]) for each in found])
+        return
     measured: list[Row] = []
     for row in rows(flags):
         measured.append(row)
         print(f"{row.name} {row.share_of_floor:.2f} {row.note}", file=sys.stderr)
+    show(flags, measured, COLUMNS, [cells(row) for row in measured])
+
+
+def show(
+    flags: BenchFlags,
+    measured: Sequence[Any],
+    columns: Sequence[str],
+    lines: Sequence[Sequence[str]],
+) -> None:
+    """Put the table where the flags want it."""
     if flags.page is not None:
-        put_into_page(flags.page, {place_of(flags): page_part(flags, measured)})
+        part = page_part(flags, columns, lines)
+        put_into_page(flags.page, {place_of(flags): part})
     if flags.json:
-        print(json.dumps([asdict(row) for row in measured], indent=2))
+        print(json.dumps([asdict(each) for each in measured], indent=2))
         return
     table = Table(title=f"{flags.on.type}, {flags.threads} threads, model {flags.model}")
-    for column in COLUMNS:
-        table.add_column(column, justify="left" if column in ("row", "note") else "right")
-    for row in measured:
-        table.add_row(*cells(row))
+    for column in columns:
+        is_text = column in ("row", "note", "library", "architecture")
+        table.add_column(column, justify="left" if is_text else "right")
+    for line in lines:
+        table.add_row(*line)
     console = Console()
     Console(width=max(console.width, PAGE_WIDTH)).print(table)
 

@@ -14,8 +14,10 @@ from sae.commands.flags import parse
 from sae.commands.toy_models import SECTIONS
 from sae.evaluation import METRICS
 from sae.papers.claims import markdown_table, read_claims
+from sae.runs.settings import RunSettings
 from sae.runs.settings.fields import settings_of
 from sae.runs.settings.groups import setting_groups
+from sae.runs.settings.presets import PRESETS, Preset
 from sae.runs.settings.run_settings import SHARED
 
 
@@ -70,6 +72,33 @@ def _shown(default: object) -> str:
     return "" if default in (None, MISSING, (), []) else f"`{default}`"
 
 
+def recipes() -> str:
+    """The presets side by side, with what is known of them."""
+    columns: dict[str, dict[str, str]] = {}
+    for name in PRESETS:
+        preset = Preset.named(name)
+        settings = RunSettings.of(**preset.settings)
+        dictionary, harvest = settings.dictionary, settings.harvest
+        lr = settings.training.learning_rate(dictionary.d_sae)
+        columns[name] = {
+            "model": f"`{settings.model}`",
+            "site": f"`{settings.hook_names[0]}`",
+            "text": f"`{harvest.dataset}`",
+            "dictionary": f"{dictionary.architecture}, {dictionary.d_sae:,} features",
+            "tokens": f"{settings.training.n_tokens:,}",
+            "tokens a feature": f"{settings.training.n_tokens // dictionary.d_sae:,}",
+            "batch": f"{harvest.batch_tokens:,}",
+            "learning rate": f"{lr:.2g}",
+            "shuffle buffer": f"{harvest.buffer_tokens:,}",
+            **preset.expected,
+        }
+    rows = columns[PRESETS[0]]
+    return table(
+        ("", *(f"`{name}`" for name in PRESETS)),
+        ((row, *(columns[name][row] for name in PRESETS)) for row in rows),
+    )
+
+
 def peers(benchmarks: str) -> str:
     """Fit and speed beside the peers, from the page that `scripts/bench.py` writes."""
     (real, made), (large, _) = (
@@ -119,6 +148,7 @@ def main(arguments: list[str]) -> None:
     for page, tables in {
         "metrics.md": {"metrics": metrics()},
         "training.md": {"architectures": architectures()},
+        "recipes.md": {"recipes": recipes()},
         "settings.md": settings(),
     }.items():
         put_into_page(flags.docs / page, tables)

@@ -1,17 +1,22 @@
 """The benchmark's rows at sizes that take no time. What they say of speed is not looked at."""
 
 import json
+import math
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import bench
+import numpy as np
 import pytest
-from benchmarks import peers
+from benchmarks import peers, quality
 from benchmarks.contenders.common import synthetic_rows
 from benchmarks.measure import BenchFlags
 from benchmarks.page import place_of
+from benchmarks.quality import Fit
 from benchmarks.training import Shape, trainer_of
 from peers import environments
 
@@ -96,6 +101,7 @@ def test_a_page_without_a_place_is_refused_before_anything_is_measured(
         ({"only": "step-topk"}, "benchmarks"),
         ({"only": "train-topk"}, "peers-synthetic"),
         ({"only": "train-topk", "rows": "model"}, "peers"),
+        ({"quality": True}, "quality"),
     ],
 )
 def test_whole_trainings_have_places_of_their_own(flags: dict[str, Any], place: str) -> None:
@@ -167,3 +173,72 @@ def test_it_runs_where_only_torch_and_transformers_are(name: str, tmp_path: Path
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)[0]["name"] == name
+
+
+# Quality -----------------------------------------------------------------------------------------
+
+
+def fit(fvu: float, lr: float = 1.0, curve: Sequence[tuple[float, float]] = ()) -> Fit:
+    return Fit("ours 1.0", fvu, fvu, l0=4, dead=0, delta_ce=None, cpu_s=9, lr=lr, curve=curve)
+
+
+@pytest.fixture
+def activations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for module in (peers, quality):
+        monkeypatch.setattr(module, "HELD_OUT_ROWS", 512)
+    np.save(tmp_path / "rows.npy", synthetic_rows(2048, 16, seed=0).numpy())
+    return tmp_path / "rows.npy"
+
+
+FITTED = {"quality": True, "d_sae": 64, "k": 4, "batch_tokens": 64, "steps": 20, "seeds": 2}
+
+
+@pytest.mark.slow
+def test_the_fits_of_all_seeds_on_the_rows_of_a_file(activations: Path) -> None:
+    topk, batch_topk = quality.qualities(BenchFlags(rows=str(activations), **FITTED))
+    assert (topk.architecture, batch_topk.architecture) == ("topk", "batch_topk")
+    for found in (topk, batch_topk):
+        assert len(found.fits) == 2 and found.fits[0].fvu != found.fits[1].fvu
+        assert all(0 < fit.fvu < 1 and fit.delta_ce is None for fit in found.fits)
+        cells = dict(zip(quality.COLUMNS, quality.cells(found, topk), strict=True))
+        assert cells["FVU"].startswith(f"{found.fvu:.4f} ± ") and cells["delta CE"] == ""
+        fvus = [fvu for _, fvu in found.fits[0].curve]
+        assert len(fvus) > 5 and fvus[-1] < fvus[0]  # on the way it gets better
+    assert topk.fits[0].l0 == 4
+
+
+def test_the_learning_rate_of_a_peer_is_searched_until_it_gets_worse() -> None:
+    """Best at eight times the default of 1: that and the two beside it are tried, and a half never
+    is, for twice the default is better already."""
+
+    def made(peer: str, architecture: str, seed: int, lr: float | None = None) -> Any:
+        lr = lr or 1.0
+        return SimpleNamespace(fit=fit(abs(math.log2(lr / 8)), lr))
+
+    comparison = quality.Comparison.__new__(quality.Comparison)
+    comparison._made = made  # type: ignore[method-assign]
+    assert [its.fit.lr for its in comparison._rates("peer")] == [1, 2, 4, 8, 16]
+
+
+def test_the_time_to_another_fit_is_that_of_the_first_point_that_is_as_good() -> None:
+    ours = [fit(0.1, curve=[(2.0, 0.5), (seconds, 0.2)]) for seconds in (4.0, 6.0)]
+    found = quality.Quality("topk", ours, [])
+    assert [found.seconds_to(fvu) for fvu in (0.5, 0.2, 0.1, 0.05)] == [2.0, 5.0, 9.0, None]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("missing.npy", "cannot read activations from missing.npy"),
+        ("few.npy", "too few for 1,280 of the training"),
+        ("flat.npy", r"has the shape \[4\]: activations are \[n, d_in\]"),
+    ],
+)
+def test_a_file_without_such_rows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.save("few.npy", np.zeros((100, 8)))
+    np.save("flat.npy", np.zeros(4))
+    with pytest.raises(InputError, match=said):
+        quality.qualities(BenchFlags(rows=rows, **FITTED))

@@ -18,9 +18,11 @@ from refusals import refusal_of
 
 import sae
 from activation_cache.model.loading import TINY_FOLDER
+from activation_cache.stream.source import of_other_text
 from sae.commands import evaluate as evaluate_script
 from sae.commands import train as train_script
 from sae.runs.settings import RunSettings
+from sae.runs.settings.presets import PRESETS, Preset, PresetName
 
 SMALL = [
     *("--n-tokens", "2048", "--batch-tokens", "256", "--buffer-tokens", "1024"),
@@ -148,6 +150,33 @@ def test_help_names_every_flag_of_the_contract() -> None:
     )
     for flag in contract.split():
         assert f"--{flag}" in shown.out, flag
+
+
+def test_a_preset_sets_what_flags_do_not(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    done = called(train_script.main, "--preset", "tiny", *SMALL, "--k", 4, "--out", run)
+    assert done.code == 0, done.err
+    settings = json.loads((run / "config.json").read_text())["settings"]
+    its = Preset.named("tiny").settings
+    assert settings["hook_name"] == its["hook_name"] and settings["k"] == 4
+    assert settings["architecture"] == its["architecture"] and settings["d_sae"] == 64
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_makes_settings_and_says_what_to_expect_and_from_where(
+    name: PresetName,
+) -> None:
+    preset = Preset.named(name)
+    settings = RunSettings.of(**preset.settings)
+    assert {name: settings.to_dict()[name] for name in preset.settings} == preset.settings
+    assert preset.expected.keys() == {"L0", "FVU", "delta CE", "memory", "time", "source"}
+
+
+def test_the_default_text_with_another_model_than_the_embedded_one_gives_a_warning() -> None:
+    assert of_other_text("tiny", "docstrings") is None
+    assert of_other_text("gpt2", "text.jsonl") is None
+    warning = of_other_text("gpt2", "docstrings")
+    assert warning is not None and "gpt2" in warning and "--dataset" in warning
 
 
 @pytest.mark.slow

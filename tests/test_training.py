@@ -161,7 +161,7 @@ def test_auxk_brings_features_back_that_a_bad_start_has_killed() -> None:
         dictionary = TopKConfig(d_sae=48, k=3, auxk_coeff=auxk_coeff).build(12, seed=1)
         with torch.no_grad():
             dictionary.W_enc[:, :24] *= 0.01  # never among the three largest
-        cfg = TrainConfig(n_tokens=64 * 200, normalise=False, dead_after_tokens=640, lr=6e-4)
+        cfg = TrainConfig(n_tokens=64 * 200, normalise=False, dead_after_tokens=640, lr=2e-3)
         _fit(dictionary, cfg)
         acts = dictionary.encode(_features(1).sample_strengths(4096) @ _features().directions)
         return (acts > 0).any(dim=0).float().mean().item()

@@ -12,6 +12,7 @@ from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.finite import all_finite
 from activation_cache.common.types import OnNaN
 from activation_cache.model.language_model import LanguageModel
+from activation_cache.model.loading import TINY
 from activation_cache.stream.shuffle import Rows
 from activation_cache.text.blocks import TokenBatch, TokenBlocks, counted_positions, special_ids
 from activation_cache.text.documents import DOCSTRINGS, Split, documents
@@ -21,6 +22,16 @@ CONTEXT_TOKENS = 10
 
 CONTEXT_CHARS, TOKEN_CHARS = 50, 20
 """How much of them is quoted at most."""
+
+
+def of_other_text(model: str, dataset: str) -> str | None:
+    """What to tell whoever reads the default text with a model that was trained on another."""
+    if model == TINY or dataset != DOCSTRINGS:
+        return None
+    return (
+        f"warning: the text is docstrings of Python packages, which are not what {model} was "
+        f"trained on: name a text with --dataset"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,6 +28,7 @@ from activation_cache.cache.codec import CodecName
 from activation_cache.cache.writer import OnProgress
 from activation_cache.cache.writer import Progress as Step
 from activation_cache.common.dtypes import DTYPES, DtypeName, emulation_warning
+from activation_cache.stream.source import of_other_text
 from activation_cache.text.documents import DOCSTRINGS
 from sae.commands.exits import fail
 from sae.commands.flags import parse
@@ -106,9 +107,12 @@ def progress_bar(console: Console, cache_rows: int) -> Iterator[OnProgress]:
 
 def harvest(flags: HarvestFlags, console: Console) -> ActivationCache:
     model = load_model(flags.model, device=flags.device, dtype=DTYPES[flags.dtype])
-    warning = emulation_warning("--dtype", model.dtype, model.device)
-    if warning is not None:
-        console.print(warning, markup=False, soft_wrap=True)
+    for warning in (
+        emulation_warning("--dtype", model.dtype, model.device),
+        of_other_text(flags.model, flags.dataset),
+    ):
+        if warning is not None:
+            console.print(warning, markup=False, soft_wrap=True)
     cfg = flags.cache_config()
     with progress_bar(console, cfg.n_tokens + cfg.held_out_tokens) as show:
         return ActivationCache.create(flags.out, model, cfg, on_progress=show)

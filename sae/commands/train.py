@@ -17,6 +17,7 @@ from sae.runs.folder import numbered
 from sae.runs.settings import RunSettings, settings_from, settings_from_file
 from sae.runs.settings.fields import Setting, settings_of
 from sae.runs.settings.groups import setting_groups
+from sae.runs.settings.presets import Preset, PresetName
 from sae.runs.settings.run_settings import flat_settings
 
 
@@ -29,6 +30,9 @@ class Command:
     runs/run-N."""
     dry_run: bool = False
     """Print the steps, memory, disk and time of the run, and write nothing."""
+    preset: PresetName | None = None
+    """Settings by name, for a known model and site: docs/recipes.md. --config and flags override
+    them."""
     config: Path | None = None
     """Settings file (YAML, JSON or a run's config.json); flags override it."""
 
@@ -67,13 +71,17 @@ def train(settings: RunSettings, command: Command) -> None:
 
 
 def _settings(command: Command, given: dict[str, Any]) -> RunSettings:
-    """The flags that are given, and below them a file of settings, or with --resume the run's."""
-    in_file = flat_settings(command.config) if command.config else dict[str, Any]()
+    """The flags that are given, and below them a file of settings or a preset, or with --resume the
+    run's."""
+    in_file = dict(flat_settings(command.config)) if command.config else {}
+    if command.preset is not None:
+        in_file = {**Preset.named(command.preset).settings, **in_file}
     if "out" not in {*given, *in_file}:
         given["out"] = numbered(resume=command.resume)
     of_the_run = given.get("out", RunSettings().out) / "config.json"
-    if command.config is not None:
-        start = settings_from(in_file, where=f"the config file {command.config}")
+    if in_file:
+        where = f"config file {command.config}" if command.config else f"preset {command.preset}"
+        start = settings_from(in_file, where=f"the {where}")
     elif command.resume and of_the_run.is_file():
         start = settings_from_file(of_the_run)
     else:

@@ -28,14 +28,14 @@ def dry_run(settings: RunSettings, console: Console) -> Table:
     weights = sum(4 * d_sae * d_in * (1 if tied else 2) for d_in in widths)
     itemsize = inputs.model.dtype.itemsize
     buffer = settings.harvest.buffer_tokens * sum(widths) * itemsize
-    checkpoint = 3 * weights + (buffer if inputs.cache is None else 0)
+    checkpoint = 2 * weights + (buffer if inputs.cache is None else 0)
     table = Table(title="what this run would take", title_justify="left", show_header=False)
     for what, much in {
         "dictionaries": f"{len(members)} of {d_sae:,} features, {settings.dictionary.architecture}",
         "sites": ", ".join(member.hook_name for member in members),
         "tokens": f"{n_tokens:,}",
         "steps": f"{-(-n_tokens // batch_tokens):,} of {batch_tokens:,} tokens",
-        "memory": f"{_mb(4 * weights + buffer)}: weights, gradients, optimiser, and the buffer",
+        "memory": f"{_mb(3 * weights + buffer)}: weights, gradients, optimiser, and the buffer",
         "disk": f"{_mb(weights + settings.keep_checkpoints * checkpoint)}: dictionaries, and "
         f"{settings.keep_checkpoints} checkpoints",
         "training": f"about {_duration(n_tokens * seconds_per_token(inputs))}, by a short probe",

@@ -18,6 +18,7 @@ from activation_cache.common.dtypes import DTYPES
 from activation_cache.common.errors import InputError
 from activation_cache.model.loading import TINY
 from activation_cache.stream.prefetch import Prefetch
+from activation_cache.stream.source import of_other_text
 from sae.base import SAE, refuse_more_than_memory
 from sae.evaluation.evaluate import TextBatch
 from sae.loading import load
@@ -47,6 +48,8 @@ class Inputs:
             model = cache.load_model(device=settings.device)
         else:
             model = load_model(name, device=settings.device, dtype=DTYPES[settings.dtype])
+            if (warning := of_other_text(name, settings.harvest.dataset)) is not None:
+                console.print(warning, markup=False, soft_wrap=True)
         hook_names = settings.hook_names or (model.middle_site,)
         return cls(settings.but(model=name, hook_name=hook_names), model, cache)
 

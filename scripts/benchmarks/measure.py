@@ -14,7 +14,7 @@ from activation_cache.common.errors import InputError
 
 POSITIVE = (
     *("context_size", "forward_tokens", "buffer_tokens", "d_in", "d_sae", "k", "batch_tokens"),
-    *("cache_tokens", "threads", "repeats", "steps"),
+    *("cache_tokens", "threads", "repeats", "steps", "seeds"),
 )
 
 
@@ -54,10 +54,17 @@ class BenchFlags:
     """Also train with this peer, in an environment of its own, which the first time is built."""
     setting: tuple[Literal["default", "bfloat16", "dense", "screened", "sparse"], ...] = ()
     """Train ours and the peers' only with this setting. By default with all that each has."""
-    rows: Literal["synthetic", "model"] = "synthetic"
-    """What ours and the peers' train on: synthetic rows, or activations of --model at --layer."""
+    rows: str = "synthetic"
+    """What ours and the peers' train on: synthetic rows, activations of --model at --layer (model),
+    or a file of activations (.npy, or .safetensors with one tensor, [n, d_in])."""
     steps: int = 60
     """Steps that we and the peers train for."""
+    quality: bool = False
+    """Compare fits instead of speeds: each peer at the best of the learning rates around its
+    default, ours at its default. Fits are taken on rows that no training saw, the last ones of a
+    file. With --model, also the delta CE at --layer."""
+    seeds: int = 5
+    """Trainings of each, for --quality."""
     environments: Path = Path.home() / ".cache" / "featureloom" / "peers"
     """Where the environments of the peers are."""
     only: str | None = None

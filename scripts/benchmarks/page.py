@@ -3,7 +3,7 @@
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -38,21 +38,23 @@ def cells(row: Row) -> tuple[str, ...]:
 
 def place_of(flags: BenchFlags) -> str:
     """The part of a page that the table belongs into."""
+    if flags.quality:
+        return "quality"
     if flags.only not in ("train-topk", "train-relu"):
         return "benchmarks"
     return "peers" if flags.rows == "model" else "peers-synthetic"
 
 
-def page_part(flags: BenchFlags, rows: Sequence[Row]) -> str:
+def page_part(flags: BenchFlags, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The table under a line that says how it was made, in Markdown."""
     device = torch.cuda.get_device_name() if flags.on.type == "cuda" else _processor()
     lines = [
         f"Made by `python scripts/bench.py {shlex.join(sys.argv[1:])}` on {date.today()}, commit "
         f"{git_commit()}, torch {torch.__version__}, {device}, {flags.threads} threads.",
         "",
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{'---|' * len(COLUMNS)}",
-        *(f"| {' | '.join(cells(row))} |" for row in rows),
+        f"| {' | '.join(columns)} |",
+        f"|{'---|' * len(columns)}",
+        *(f"| {' | '.join(row)} |" for row in rows),
     ]
     return "\n".join(lines)
 

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from peers.environments import environment
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
@@ -90,7 +92,7 @@ def peer_rows(flags: BenchFlags) -> Iterator[Row]:
     pythons = {peer: environment(RECIPES[peer], flags.environments) for peer in flags.peer}
     pythons[OURS] = Path(sys.executable)
     with tempfile.TemporaryDirectory() as folder:
-        files = _write_rows(Path(folder), flags)
+        files = write_rows(Path(folder), flags)
         for architecture, its_entries in entries.items():
             yield from _rows(flags, architecture, its_entries, pythons, files)
 
@@ -105,20 +107,50 @@ def _entries(flags: BenchFlags, architecture: str) -> list[Entry]:
     ]
 
 
-def _write_rows(folder: Path, flags: BenchFlags) -> RowFiles:
+def write_rows(folder: Path, flags: BenchFlags, held_out_rows: int = HELD_OUT_ROWS) -> RowFiles:
     files = {name: str(folder / f"{name}.safetensors") for name in ("activations", "held_out")}
-    rows = _rows_of(flags, "train", flags.steps, flags.batch_tokens or 2048)
+    rows = _rows_of(flags, "train", flags.steps * (flags.batch_tokens or 2048))
     save_file({"rows": rows}, files["activations"])
-    save_file({"rows": _rows_of(flags, "held_out", 1, HELD_OUT_ROWS)}, files["held_out"])
+    save_file({"rows": _rows_of(flags, "held_out", held_out_rows)}, files["held_out"])
     return RowFiles(**files, d_in=rows.shape[1])
 
 
-def _rows_of(flags: BenchFlags, split: Split, n_batches: int, batch_tokens: int) -> Tensor:
-    """Rows [n_batches * batch_tokens, d_in] of a split, shuffled."""
+def _rows_of(flags: BenchFlags, split: Split, n_rows: int) -> Tensor:
+    """Rows [n_rows, d_in] of a split, shuffled; of a file those at its begin, or at its end."""
     if flags.rows == "synthetic":
-        return synthetic_rows(n_batches * batch_tokens, flags.d_in, seed=SEEDS[split])
-    stream = stream_of(flags, load(flags), batch_tokens, split)
-    return torch.cat([next(stream)[site(flags)].float().cpu() for _ in range(n_batches)])
+        return synthetic_rows(n_rows, flags.d_in, seed=SEEDS[split])
+    if flags.rows == "model":
+        batch_tokens = flags.batch_tokens or 2048
+        stream = stream_of(flags, load(flags), batch_tokens, split)
+        n_batches = -(-n_rows // batch_tokens)
+        rows = torch.cat([next(stream)[site(flags)].float().cpu() for _ in range(n_batches)])
+        return rows[:n_rows]
+    rows = _rows_of_file(Path(flags.rows))
+    if split == "held_out":
+        return rows[-n_rows:]
+    if len(rows) < n_rows + HELD_OUT_ROWS:
+        raise InputError(
+            f"{flags.rows} has {len(rows):,} rows, too few for {n_rows:,} of the training and "
+            f"others for the fit: lower --steps or --batch-tokens"
+        )
+    return rows[:n_rows]
+
+
+def _rows_of_file(path: Path) -> Tensor:
+    """Rows [n, d_in] of an .npy or .safetensors file; `InputError` where there are none."""
+    try:
+        if path.suffix == ".npy":
+            rows = torch.from_numpy(np.load(path))
+        else:
+            (rows,) = load_file(path).values()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"cannot read activations from {path} ({error}): give synthetic, model, an .npy file, "
+            f"or a .safetensors file with one tensor"
+        ) from error
+    if rows.dim() != 2:
+        raise InputError(f"{path} has the shape {list(rows.shape)}: activations are [n, d_in]")
+    return rows.float()
 
 
 def _rows(
@@ -142,7 +174,7 @@ def _rows(
             "n_steps": flags.steps,
             "threads": flags.threads,
         }
-        report = _train(entry.contender, pythons[entry.contender], job)
+        report = train(entry.contender, pythons[entry.contender], job)
         if "unsupported" in report:
             continue
         row = _row(flags, report, job, files.d_in, reference)
@@ -150,7 +182,7 @@ def _rows(
         yield row
 
 
-def _train(contender: str, python: Path, job: dict[str, Any]) -> dict[str, Any]:
+def train(contender: str, python: Path, job: dict[str, Any]) -> dict[str, Any]:
     """What the contender's program reports."""
     path = Path(job["activations"]).with_name("job.json")
     path.write_text(json.dumps(job))

@@ -101,11 +101,11 @@ def test_an_interrupted_run_from_before_resumes_to_what_it_would_have_been(befor
 
 
 def test_the_settings_of_a_run_from_before_train_as_good_a_dictionary_again(before: Path) -> None:
-    """Not the same one: the first step had a learning rate of 0 then."""
+    """Not the same one: the first step had a learning rate of 0, and the optimizer was Adam."""
     (before / "run").rename(before / "first")
     run(settings_from_file(before / "first" / "config.json"))
     fits = [rows_of(before / name)[-1]["fvu"] for name in ("run", "first")]
-    assert 0.8 * fits[1] < fits[0] < fits[1]  # one step more has been learned
+    assert fits[0] < fits[1]
 
 
 @pytest.mark.parametrize("architecture", ["relu", "jumprelu"])

@@ -37,7 +37,7 @@ class Job:
     """A safetensors file with one tensor, `rows` [n, d_in] in float32."""
     held_out: str
     """A file of the same form, for the fit."""
-    architecture: Literal["topk", "relu"]
+    architecture: Literal["topk", "batch_topk", "relu"]
     setting: Literal["default", "bfloat16", "sparse"] = "default"
     """The contender's defaults, or its bfloat16 autocast, or its sparse activations."""
     d_sae: int
@@ -50,6 +50,10 @@ class Job:
     n_steps: int
     threads: int
     seed: int = 0
+    save_to: str | None = None
+    """A folder for the trained dictionary, as the contender writes it."""
+    points: int = 0
+    """How often the fit is to be taken on the way, apart from the clock."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,8 @@ class Trained:
     """The state of each parameter, as `optimizer.state.values()` gives it."""
     lr: float
     """The peak learning rate."""
+    save: Callable[[Path], object]
+    """Writes the dictionary into a folder that exists."""
     note: str | None = None
     """What a reader of the numbers must know."""
 
@@ -84,12 +90,16 @@ class Report:
     peak_mb: float
     lr: float
     note: str | None
+    curve: list[tuple[float, float]]
+    """CPU seconds of training, and the FVU on the held-out rows after them."""
 
 
 @dataclass
 class Watch:
     """Times the steps and watches the resident memory of this process."""
 
+    curve: list[tuple[float, float]] = field(default_factory=list)
+    _left_out: tuple[float, float] = (0.0, 0.0)
     _marks: list[tuple[float, float]] = field(default_factory=list)
     _before_mib: float = 0.0
     _peak_mib: float = 0.0
@@ -110,6 +120,13 @@ class Watch:
         self._mark()
         self._peak_mib = _status_mib("VmHWM")
 
+    def point(self, fvu: Callable[[], float]) -> None:
+        """Takes the fit on the way, within a step; what that takes counts for nothing."""
+        began = self._now()
+        self.curve.append((began[1] - self._marks[0][1], fvu()))
+        taken = [now - then for now, then in zip(self._now(), began, strict=True)]
+        self._left_out = (self._left_out[0] + taken[0], self._left_out[1] + taken[1])
+
     @property
     def step_s(self) -> list[float]:
         return self._between(0)
@@ -123,7 +140,11 @@ class Watch:
         return self._peak_mib - self._before_mib
 
     def _mark(self) -> None:
-        self._marks.append((time.perf_counter(), time.process_time()))
+        self._marks.append(self._now())
+
+    def _now(self) -> tuple[float, float]:
+        """Wall and CPU seconds, but for those of `point`."""
+        return time.perf_counter() - self._left_out[0], time.process_time() - self._left_out[1]
 
     def _between(self, clock: int) -> list[float]:
         return [after[clock] - before[clock] for before, after in pairwise(self._marks)]
@@ -157,7 +178,10 @@ def run(contender: str, package: str, train: Callable[[Job, Tensor, Watch], Trai
         peak_mb=watch.peak_mb,
         lr=trained.lr,
         note=trained.note,
+        curve=watch.curve,
     )
+    if job.save_to is not None:
+        trained.save(Path(job.save_to))
     print(json.dumps(asdict(report)), flush=True)
 
 

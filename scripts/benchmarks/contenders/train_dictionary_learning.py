@@ -15,6 +15,9 @@ enters on CUDA (autocast_dtype), here on the CPU, where `trainSAE` would only ro
 """
 
 import contextlib
+import json
+from pathlib import Path
+from typing import Any
 
 import torch
 from common import Job, Trained, Unsupported, Watch, batch, run
@@ -55,8 +58,16 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
         parameters=trainer.ae.parameters(),
         optimizer_state=trainer.optimizer.state.values(),
         lr=trainer.lr,
+        save=lambda folder: _save(trainer, folder / "sae"),
         note="autocast on the CPU, which trainSAE enters on CUDA only" if half else None,
     )
+
+
+def _save(trainer: Any, folder: Path) -> None:
+    """As its `trainSAE` does."""
+    folder.mkdir()
+    torch.save(trainer.ae.state_dict(), folder / "ae.pt")
+    (folder / "config.json").write_text(json.dumps({"trainer": trainer.config}))
 
 
 def _settings(job: Job, d_in: int) -> dict:

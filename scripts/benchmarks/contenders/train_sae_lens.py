@@ -48,6 +48,7 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
         parameters=sae.parameters(),
         optimizer_state=trainer.optimizer.state.values(),
         lr=cfg.lr,
+        save=lambda folder: sae.save_inference_model(folder / "sae"),
         note="no rescaling by the decoder's norms" if job.setting == "sparse" else None,
     )
 

@@ -104,6 +104,7 @@ def train(job: Job, rows: Tensor, watch: Watch) -> Trained:
         parameters=sae.parameters(),
         optimizer_state=optimizer.state.values(),
         lr=optimizer.param_groups[0]["lr"],
+        save=lambda folder: sae.save_to_disk(folder / "sae"),
         note=note,
     )
 
