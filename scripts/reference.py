@@ -101,20 +101,25 @@ def recipes() -> str:
 
 def peers(benchmarks: str) -> str:
     """Fit and speed beside the peers, from the page that `scripts/bench.py` writes."""
-    (real, made), (large, _) = (
-        _measured(benchmarks, place) for place in ("peers", "peers-synthetic")
+    (fits, made), (large, _) = (
+        _measured(benchmarks, place) for place in ("quality", "peers-synthetic")
     )
-    sizes = [f"tokens per CPU s, {rows[0]['d_sae']} features" for rows in (real, large)]
     speeds = {row["note"].split(",")[0]: row["per CPU s"] for row in large}
     shown = table(
-        ("library, with its defaults", "FVU, held out", *sizes),
         (
-            (name, row["FVU"], row["per CPU s"], speeds[name])
-            for row in real
-            for name in (row["note"].split(",")[0],)
+            *("library", "dictionary", "learning rate", "FVU, held out", "CPU s"),
+            f"tokens per CPU s, {large[0]['d_sae']} features",
+        ),
+        (
+            (
+                *(row[name] for name in ("library", "architecture", "learning rate")),
+                *(row[name] for name in ("FVU", "CPU s")),
+                speeds[row["library"]] if row["architecture"] == "topk" else "",
+            )
+            for row in fits
         ),
     )
-    return f"{shown}\n\nMeasured on {made}, in float32, k {real[0]['k']}."
+    return f"{shown}\n\nMeasured on {made}, in float32, k {large[0]['k']}."
 
 
 def _measured(page: str, place: str) -> tuple[list[dict[str, str]], str]:

@@ -228,7 +228,7 @@ def test_bad_flags_are_refused_in_one_line_and_leave_nothing_behind(
         ({"d_sae": 8, "k": 9}, r"k must be in 1..d_sae \(8\), got 9"),
         ({"architecture": "relu", "l1_coeff": -1.0}, "l1_coeff must be at least 0, got -1"),
         ({"architecture": "jumprelu", "l0_coeff": -1.0}, "l0_coeff must be at least 0, got -1"),
-        ({"l1_coeff": 1.0}, "unknown settings for the architecture topk: l1_coeff"),
+        ({"l1_coeff": 1.0}, "unknown settings for the architecture batch_topk: l1_coeff"),
         ({"n_tokens": 0}, "n_tokens must be at least 1, got 0"),
         ({"d_sae": 0}, "d_sae must be at least 1, got 0"),
         ({"batch_tokens": 0}, "batch_tokens must be at least 1, got 0"),
@@ -299,5 +299,5 @@ def test_a_dictionary_of_another_kind_is_no_start(trained: Path, tmp_path: Path)
     other = (*SMALL, "--start-from", trained, "--k", 4, "--tied", "--out", tmp_path / "second")
     done = called(train_script.main, *other)
     assert done.code == 2
-    assert "(topk, 192 to 64) than what is to be trained (topk, tied, 192 to 64)" in done.err
+    assert "(batch_topk, 192 to 64) than what is to be trained (batch_topk, tied, 192 to 64)" in done.err
     assert not (tmp_path / "second").exists()

@@ -1,6 +1,6 @@
 """Train a sparse dictionary on a language model's activations, evaluate it, and write a report.
 
-Without any flag this trains a TopK dictionary on the embedded model, which needs no network.
+Without any flag this trains a BatchTopK dictionary on the embedded model, which needs no network.
 Numbers may be written as 300k, 1.5M or 1e6. docs/settings.md says more of every flag.
 
 Sites are blocks.LAYER. followed by hook_resid_pre, hook_resid_mid, hook_resid_post, hook_attn_out,

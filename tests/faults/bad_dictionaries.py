@@ -228,7 +228,7 @@ BAD_DICTIONARIES = {
     "train, from a dictionary of another size": Bad(
         "train",
         "--start-from d --d-sae 64 --wandb off --out run",
-        r"start_from d.*\(topk, 192 to 8\).*\(topk, 192 to 64\): start from one of the same",
+        r"start_from d.*\(topk, 192 to 8\).*\(batch_topk, 192 to 64\): start from one of the same",
         valid,
     ),
 }

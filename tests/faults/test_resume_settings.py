@@ -27,7 +27,7 @@ from sae.runs.settings.run_settings import MAY_CHANGE
 
 CHANGES: dict[str, Any] = {
     "model": "other", "hook_name": (MLP,), "dataset": "other.txt", "text_column": "body",
-    "architecture": "batch_topk", "d_sae": 33, "k": 5, "tied": True, "n_tokens": 511,
+    "architecture": "topk", "d_sae": 33, "k": 5, "tied": True, "n_tokens": 511,
     "batch_tokens": 32, "buffer_tokens": 512, "context_size": 15, "lr": 0.5, "eval_tokens": 64,
     "products": "bfloat16", "start_from": "other", "seed": 1, "data_seed": 1, "dtype": "float16",
 }  # fmt: skip

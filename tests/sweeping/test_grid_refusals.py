@@ -67,7 +67,7 @@ BAD_VALUES = {
     # Twice the same
     "{k: [4, 4.0]}": "twice",
     "{k: 4, seed: 0}, {seed: [1, 0], k: 4}": "twice",
-    "{k: 32}, {architecture: topk}": "twice",
+    "{k: 32}, {architecture: batch_topk}": "twice",
 }
 
 
@@ -84,8 +84,8 @@ def test_a_member_that_cannot_be_is_refused_with_the_setting_named(
 
 
 BAD_SHARED = {
-    "kk: 4": "unknown settings for the architecture topk: kk",
-    "true: 4": "unknown settings for the architecture topk: True",
+    "kk: 4": "unknown settings for the architecture batch_topk: kk",
+    "true: 4": "unknown settings for the architecture batch_topk: True",
     "log_every: 0": "log_every must be at least 1, got 0",
     "epochs: 2": "epochs are passes over a cache",
     "out: 5": "out",

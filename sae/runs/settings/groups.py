@@ -7,7 +7,7 @@ from typing import Any, Literal
 from activation_cache import HarvestConfig
 from sae.architectures import ARCHITECTURES
 from sae.runs.settings.fields import Setting, settings_of
-from sae.runs.settings.run_settings import SHARED, RunSettings
+from sae.runs.settings.run_settings import DEFAULT_ARCHITECTURE, SHARED, RunSettings
 from sae.training import TrainConfig
 
 OF_THE_MODEL = ("model", "dtype", "device", "cache", "epochs")
@@ -25,7 +25,7 @@ def setting_groups() -> dict[str, list[Setting]]:
             *settings_of(HarvestConfig),
         ],
         "dictionary": [
-            Setting("architecture", "", names, "topk", ARCHITECTURE),
+            Setting("architecture", "", names, DEFAULT_ARCHITECTURE, ARCHITECTURE),
             *_of_architectures(),
         ],
         "training": [

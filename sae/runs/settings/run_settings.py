@@ -13,7 +13,7 @@ from activation_cache.common.errors import InputError, refuse_below, refuse_not_
 from activation_cache.common.schema import convert, listed
 from activation_cache.common.versions import git_commit, library_versions
 from activation_cache.model.loading import TINY
-from sae.architectures import ARCHITECTURES, TopKConfig
+from sae.architectures import ARCHITECTURES, BatchTopKConfig
 from sae.architectures.older import dictionary_as_now
 from sae.runs.settings.fields import Setting, settings_of
 from sae.runs.settings.files import read_settings_file
@@ -22,6 +22,8 @@ from sae.trainable import TrainableConfig
 from sae.training import TrainConfig
 
 N_TOKENS = 1_200_000
+DEFAULT_ARCHITECTURE = BatchTopKConfig.architecture
+"""docs/training.md says why."""
 MAY_CHANGE = (
     *("out", "wandb", "device", "log_every", "stop_signal", "on_nan", "checkpoint_minutes"),
     *("checkpoint_tokens", "keep_checkpoints", "keep_every_tokens", "keep_best"),
@@ -45,7 +47,9 @@ class RunSettings:
     harvest: HarvestConfig = field(
         default=HarvestConfig(batch_tokens=512), metadata={"setting": None}
     )
-    dictionary: TrainableConfig = field(default=TopKConfig(d_sae=1536), metadata={"setting": None})
+    dictionary: TrainableConfig = field(
+        default=BatchTopKConfig(d_sae=1536), metadata={"setting": None}
+    )
     training: TrainConfig = field(
         default=TrainConfig(n_tokens=N_TOKENS), metadata={"setting": None}
     )
@@ -162,7 +166,7 @@ def settings_from(content: Mapping[str, Any], *, where: str = "") -> RunSettings
     try:
         architecture = convert(
             Literal[tuple(ARCHITECTURES)],  # type: ignore[valid-type]
-            given.pop("architecture", "topk"),
+            given.pop("architecture", DEFAULT_ARCHITECTURE),
             "architecture",
             lenient=True,
         )
