@@ -182,6 +182,11 @@ class TrainableSAE(SAE[Cfg]):
         """The parameters and buffers that are measured in the units of the input."""
         return [self.b_enc, self.b_dec]
 
+    @property
+    def row_rate(self) -> float:
+        """What the learning rate of the rows of the weights is multiplied by."""
+        return 1.0
+
     def offset_rates(self) -> Mapping[str, float]:
         """The offsets, by their names, whose learning rate grows with the norm of the inputs, and
         what it is multiplied by beside."""

@@ -299,5 +299,8 @@ def test_a_dictionary_of_another_kind_is_no_start(trained: Path, tmp_path: Path)
     other = (*SMALL, "--start-from", trained, "--k", 4, "--tied", "--out", tmp_path / "second")
     done = called(train_script.main, *other)
     assert done.code == 2
-    assert "(batch_topk, 192 to 64) than what is to be trained (batch_topk, tied, 192 to 64)" in done.err
+    assert (
+        "(batch_topk, 192 to 64) than what is to be trained (batch_topk, tied, 192 to 64)"
+        in done.err
+    )
     assert not (tmp_path / "second").exists()

@@ -83,7 +83,7 @@ def optimizer_of(sae: TrainableSAE, lr: float, *, normalise: bool) -> VectorAdam
     for name, parameter in sae.named_parameters():
         of_rows = parameter.dim() == 2
         width = sae.d_in if of_rows or name == "b_dec" else 1
-        factor = ROW_STEP / norm if of_rows else factors.get(name, 1.0)
+        factor = ROW_STEP * sae.row_rate / norm if of_rows else factors.get(name, 1.0)
         groups.append({"params": [parameter], "width": width, "factor": factor})
     return VectorAdam(groups, lr)
 
