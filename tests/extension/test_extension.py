@@ -38,7 +38,7 @@ def test_an_architecture_from_outside_trains_from_the_command_line_with_its_own_
 
 def test_its_settings_are_refused_for_others(outside: dict[str, Any]) -> None:
     code, _, err = outside["refused"]
-    assert code == 2 and "unknown settings for the architecture topk: softness" in err
+    assert code == 2 and "unknown settings for the architecture batch_topk: softness" in err
 
 
 def test_it_loads_and_is_evaluated_again_from_its_files(outside: dict[str, Any]) -> None:
