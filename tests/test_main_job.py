@@ -114,6 +114,7 @@ def test_a_folder_of_gpt2s_shape_is_trained_on_like_any_model(tmp_path: Path) ->
         (folder / name).write_bytes((TINY_FOLDER / name).read_bytes())
     settings = RunSettings.of(
         model=str(folder),
+        architecture="topk",
         hook_name=("blocks.6.hook_resid_pre", "blocks.6.mlp.hook_post"),
         n_tokens=2048,
         buffer_tokens=2048,
@@ -126,7 +127,7 @@ def test_a_folder_of_gpt2s_shape_is_trained_on_like_any_model(tmp_path: Path) ->
     assert (residual.sae.d_in, mlp.sae.d_in) == (768, 3072)
     for result in (residual, mlp):
         metrics = json.loads((result.folder / "eval.json").read_text())["metrics"]
-        assert 25 < metrics["l0"] < 40 and 0 < metrics["fvu"] < 1.5
+        assert metrics["l0"] <= 32 and 0 < metrics["fvu"] < 1.5
         # Untrained: next to the uniform ln(50257) = 10.82
         assert metrics["ce_clean"] == pytest.approx(10.9, abs=0.3)
 

@@ -53,8 +53,8 @@ class GatedSAE(TrainableSAE[GatedConfig]):
 
     @property
     def row_rate(self) -> float:
-        """Tied gates close one after the other, until none is left, where rows turn faster than
-        three quarters of the usual (docs/log.md)."""
+        """Less where tied: at the full rate gates close one after the other until none is left
+        (docs/log.md)."""
         return 0.6 if self.cfg.tied else 1.0
 
     def offset_rates(self) -> Mapping[str, float]:

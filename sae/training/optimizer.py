@@ -65,7 +65,8 @@ class VectorAdam(torch.optim.Optimizer):
             mean_square = torch.linalg.vecdot(grad_rows, grad_rows)[:, None] / width
             squares.lerp_(mean_square, (1 - BETAS[1]) * is_good)
             means.lerp_(grad_rows, (1 - BETAS[0]) * is_good)
-            rows.addcmul_(means, rate / ((squares / of_square).sqrt() + EPSILON), value=-1)
+            # Divided first, so that no learning rate overflows where gradients have always been 0.
+            rows.sub_(means.div((squares / of_square).sqrt() + EPSILON).mul_(rate))
 
 
 def optimizer_of(sae: TrainableSAE, lr: float, *, normalise: bool) -> VectorAdam:

@@ -45,7 +45,7 @@ COLUMNS = (
 class Fit:
     """One training: the numbers of its dictionary on held-out rows, and what it took."""
 
-    library: str
+    contender: str
     fvu: float
     choosing_fvu: float
     """On the half by which learning rates are chosen."""
@@ -164,7 +164,7 @@ class Comparison:
             dictionary = load_dictionary(Path(folder) / "sae")
         measured = _measured(dictionary, self.measuring)
         found = Fit(
-            library=f"{report['contender']} {report['version']}",
+            contender=f"{report['contender']} {report['version']}",
             fvu=measured.fvu,
             choosing_fvu=_measured(dictionary, self.choosing).fvu,
             l0=measured.l0,
@@ -174,7 +174,9 @@ class Comparison:
             lr=report["lr"],
             curve=report["curve"],
         )
-        shown = f"{found.library} {architecture} seed {seed} lr {found.lr:.2g}: FVU {found.fvu:.4f}"
+        shown = (
+            f"{found.contender} {architecture} seed {seed} lr {found.lr:.2g}: FVU {found.fvu:.4f}"
+        )
         print(f"{shown}, {found.cpu_s:.0f} CPU s", file=sys.stderr, flush=True)
         return Made(found, dictionary)
 
@@ -193,7 +195,7 @@ def cells(quality: Quality, ours: Quality) -> tuple[str, ...]:
     seconds = None if quality is ours else ours.seconds_to(quality.fvu)
     delta_ces = [fit.delta_ce for fit in fits if fit.delta_ce is not None]
     return (
-        fits[0].library,
+        fits[0].contender,
         quality.architecture,
         rates,
         f"{quality.fvu:.4f} ± {spread:.4f}",

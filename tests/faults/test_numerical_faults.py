@@ -169,7 +169,7 @@ def test_where_it_stops_it_says_step_tokens_site_and_row(value: float) -> None:
 
 
 def test_a_dictionary_that_diverges_stops_alone() -> None:
-    cfgs = [flat(lr=lr, n_tokens=160) for lr in (0.01, 1e20, 0.02)]
+    cfgs = [flat(lr=lr, n_tokens=160) for lr in (0.01, 1e30, 0.02)]
     saes = [TopKConfig(d_sae=24, k=2).build(6, seed=i) for i in range(3)]
     records: list[StepRecord] = []
     with pytest.raises(NotFinite, match="lower --lr"):

@@ -105,7 +105,7 @@ def test_the_settings_of_a_run_from_before_train_as_good_a_dictionary_again(befo
     (before / "run").rename(before / "first")
     run(settings_from_file(before / "first" / "config.json"))
     fits = [rows_of(before / name)[-1]["fvu"] for name in ("run", "first")]
-    assert fits[0] < fits[1]
+    assert 0.6 * fits[1] < fits[0] < fits[1]
 
 
 @pytest.mark.parametrize("architecture", ["relu", "jumprelu"])

@@ -213,7 +213,7 @@ def test_a_published_dictionary_is_evaluated_by_its_address(
     out = tmp_path / "eval.json"
     done = cli(evaluate_script.main, "hf://user/repo/d", "--device", "cpu", "--out", out)
     assert done.code == 0, done.err
-    assert json.loads(out.read_text())["metrics"]["l0"] < 3  # 2 on average
+    assert json.loads(out.read_text())["metrics"]["l0"] <= 2
 
 
 def test_a_release_is_evaluated_by_its_site_on_text_that_it_need_not_name(
