@@ -47,7 +47,7 @@ class TrainableConfig(SAEConfig):
     has_gain: ClassVar[bool] = True
     """Whether a tied encoder is the decoder's transpose times a number that is trained."""
 
-    auxk_coeff: float = 1 / 8
+    auxk_coeff: float = 1 / 2
     """Weight of the AuxK loss, 0 for none. Dead features reconstruct what is left of the error."""
 
     def __post_init__(self) -> None:

@@ -18,8 +18,9 @@ from sae.codes import Codes
 from sae.trainable import Entries, TrainableSAE
 from sae.training import TrainConfig, Trainer
 from sae.training.forward import forward
+from sae.training.inputs import norm_scale
 from sae.training.running_mean import RunningMean
-from sae.training.start import norm_scale, start_
+from sae.training.start import start_
 
 
 def _set(dictionary: TrainableSAE, **weights: list[float] | list[list[float]]) -> None:
@@ -57,7 +58,7 @@ def test_relu_penalty_is_the_sum_of_the_features_averaged_over_the_batch() -> No
     out = forward(dictionary, torch.cat([X, torch.tensor([[1.0, 1.0]])]))
     # the second token is (0, 1) once centred: pre-activations (0, 0, 1)
     assert out.penalties["l1"].item() == (9.0 + 1.0) / 2
-    assert dictionary.cfg.coefficients == {"l1": 0.5, "auxk": 0.125}
+    assert dictionary.cfg.coefficients == {"l1": 0.5, "auxk": 0.5}
 
 
 def test_topk_keeps_the_largest_features_of_each_token() -> None:

@@ -91,7 +91,7 @@ def test_a_text_that_starts_again_is_warned_of_once(tiny: LanguageModel, tmp_pat
 def test_repr_has_sizes_and_settings() -> None:
     shown = repr(ReLUConfig(d_sae=16, l1_coeff=3.0, tied=True).build(D_IN))
     assert shown == (
-        "ReLUSAE(d_in=8, d_sae=16, tied=True, auxk_coeff=0.125, target_l0=None, l1_coeff=3.0)"
+        "ReLUSAE(d_in=8, d_sae=16, tied=True, auxk_coeff=0.5, target_l0=None, l1_coeff=3.0)"
     )
     assert repr(fresh().encode_sparse(torch.zeros(3, D_IN))) == "Codes(n_tokens=3, k=2, d_sae=16)"
 

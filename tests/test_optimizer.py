@@ -88,7 +88,7 @@ def test_turned_activations_give_the_turned_dictionary(name: str) -> None:
     plain.initialise(x[:512])
     plain.sae.double()
     turned = Trainer(copy.deepcopy(plain.sae), plain.cfg)
-    turned.scale = plain.scale
+    turned.scale, turned.largest_norm = plain.scale, plain.largest_norm
     with torch.no_grad():
         for vectors in (turned.sae.W_dec, turned.sae.untied_W_enc_rows, turned.sae.b_dec):
             assert vectors is not None

@@ -81,10 +81,12 @@ def test_auxk_rebuilds_the_error_from_dead_features_alone() -> None:
         dictionary.W_enc.copy_(torch.eye(4))
     out = _topk_pass(dictionary)
     # The largest entry of each token is kept, so the errors are (1, 0, 0, 0) and (0, 1, 0, 0).
-    # Dead features 0 and 1 (k_aux = 2) have pre-activations (1, 2) and (0, 1): what they make of
-    # the errors is off by (0, 2, 0, 0) and by nothing.
+    # Dead features 0 and 1 (k_aux = 2) have pre-activations (1, 2) and (0, 1). What they make of
+    # the errors is closest to them times (1 * 1 + 1 * 1) / (1 + 4 + 1) = 1/3: then it is off by
+    # (2/3, -2/3, 0, 0) and (0, 2/3, 0, 0).
     dead = torch.tensor([0, 1])
-    assert auxk_loss(dictionary, out, dead, "sum_d").item() == (4.0 + 0.0) / 2
+    expected = pytest.approx((8 / 9 + 4 / 9) / 2)
+    assert auxk_loss(dictionary, out, dead, "sum_d").item() == expected
     # With feature 0 alone: off by (0, 0, 0, 0) and (0, 1, 0, 0).
     assert auxk_loss(dictionary, out, torch.tensor([0]), "sum_d").item() == (0.0 + 1.0) / 2
 
@@ -135,6 +137,24 @@ def test_a_feature_is_dead_once_it_has_been_silent_for_the_window() -> None:
     tracker.update(torch.tensor([0, 0, 5]), batch_tokens=10)
     assert tracker.tokens_since_fired.tolist() == [10, 20, 0]
     assert tracker.dead.tolist() == [False, True, False]
+
+
+def test_auxk_leaves_what_dead_features_share_with_living_ones() -> None:
+    sae = TopKConfig(d_sae=16, k=3, tied=True).build(12, seed=1)
+    out = forward(sae, next(iter(_features())))
+    auxk_loss(sae, out, torch.arange(8), "sum_d").backward()
+    assert sae.b_enc.grad is not None and sae.b_enc.grad[:8].count_nonzero() == 8
+    assert sae.gain is not None and sae.gain.grad is None and sae.b_dec.grad is None
+
+
+def test_many_dead_features_do_not_silence_each_other() -> None:
+    """Together they make more than the error. That is multiplied by the number which brings it
+    closest, so nothing is gained by making all encoders smaller."""
+    sae = TopKConfig(d_sae=48, k=1).build(12, seed=1)
+    auxk_loss(sae, forward(sae, next(iter(_features()))), torch.arange(48), "sum_d").backward()
+    rows = sae.W_enc_rows
+    assert rows.grad is not None and rows.grad.norm().item() > 0.01
+    assert (rows * rows.grad).sum().item() == pytest.approx(0.0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["relu", "gated"])

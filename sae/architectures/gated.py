@@ -30,8 +30,6 @@ class GatedConfig(L1Config):
     sparse_by: ClassVar[str] = "an L1 penalty on gates"
     activation = "gated"
 
-    auxk_coeff: float = 1 / 2
-
     @property
     def coefficients(self) -> Mapping[str, float]:
         return {**super().coefficients, "gate_error": 1.0}
@@ -53,8 +51,7 @@ class GatedSAE(TrainableSAE[GatedConfig]):
 
     @property
     def row_rate(self) -> float:
-        """Less where tied: at the full rate gates close one after the other until none is left
-        (docs/log.md)."""
+        """Less where tied: at the full rate a quarter of many gates stay closed (docs/log.md)."""
         return 0.6 if self.cfg.tied else 1.0
 
     def offset_rates(self) -> Mapping[str, float]:

@@ -42,8 +42,6 @@ class JumpReLUConfig(PenalisedConfig):
     bandwidth: float = 0.036
     """Width of the threshold's gradient window. For inputs of mean norm 1."""
 
-    auxk_coeff: float = 1 / 2
-
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_not_positive(bandwidth=self.bandwidth)

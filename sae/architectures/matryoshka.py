@@ -30,7 +30,6 @@ class MatryoshkaConfig(FixedL0Config):
     activation = "jumprelu"
     chooses_over_the_batch: ClassVar[bool] = True
 
-    auxk_coeff: float = 1.0
     prefixes: tuple[int, ...] = ()
     """Nested width; repeatable (1/16, 1/8, 1/4, 1/2, all). They rise to d_sae."""
 

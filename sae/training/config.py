@@ -27,7 +27,7 @@ class TrainConfig:
     lr: float | None = None
     """Peak learning rate of Adam (about 2e-3; settings.md has the formula). It is 2e-3, times
     sqrt(1536 / d_sae) for wider dictionaries, times sqrt(1.6M / n_tokens), at most 2, for shorter
-    runs. Rows of the weights turn by at most 18 times as much a step, at every width of the
+    runs. Rows of the weights turn by at most 20 times as much a step, at every width of the
     inputs."""
     lr_warmup_fraction: float = 0.02
     """Share of the run in which the learning rate rises."""
@@ -37,6 +37,10 @@ class TrainConfig:
     """Share of the run in which L1 and L0 penalties rise to their weight."""
     clip_grad_norm: float | None = None
     """Clip the gradient of all parameters together to this norm (no clipping)."""
+    clip_input_norm: float | None = 2.0
+    """Scale massive activations down, to this many times the norm that 99 of 100 inputs have at
+    most. A few tokens with hundreds of times the norm of others, which some models have, would
+    else decide the training. Dictionaries are evaluated on inputs as they are."""
     loss_reduction: LossReduction = "sum_d"
     """Sum the squared error over d_in, or average it. With relative coefficients this only scales
     the whole loss."""
@@ -51,8 +55,9 @@ class TrainConfig:
     """Precision of matrix products. bfloat16 is faster where the hardware has it; weights and sums
     stay in float32. `screened` lets bfloat16 propose features, and float32 decide."""
     dead_after_tokens: int | None = None
-    """A feature is dead after so many tokens without firing (n_tokens / 50). At most 10M by
-    default. Short runs need short windows: a feature found dead late has no time left to learn."""
+    """A feature is dead after so many tokens without firing (n_tokens / 100; in runs of less than
+    600,000 tokens 6,000, or n_tokens / 50 if that is less). At most 10M by default. A feature found
+    dead late has no time left to learn."""
     on_nan: OnNaN = "stop"
     """What to do with a batch whose loss or gradient is NaN or Inf: end the training, or leave the
     batch out, a hundred times at most. The weights are unharmed either way."""
@@ -67,7 +72,11 @@ class TrainConfig:
         convert(CoefficientUnits, self.coefficient_units, "coefficient_units")
         convert(OnNaN, self.on_nan, "on_nan")
         refuse_below(1, n_tokens=self.n_tokens, init_tokens=self.init_tokens)
-        refuse_not_positive(lr=self.lr, clip_grad_norm=self.clip_grad_norm)
+        refuse_not_positive(
+            lr=self.lr,
+            clip_grad_norm=self.clip_grad_norm,
+            clip_input_norm=self.clip_input_norm,
+        )
 
     def learning_rate(self, d_sae: int) -> float:
         if self.lr is not None:
@@ -92,7 +101,8 @@ class TrainConfig:
     def dead_window_tokens(self) -> int:
         if self.dead_after_tokens is not None:
             return self.dead_after_tokens
-        return max(1, min(10_000_000, self.n_tokens // 50))
+        of_short_run = min(6000, self.n_tokens // 50)
+        return max(1, of_short_run, min(10_000_000, self.n_tokens // 100))
 
     def refuse_unfit(self, dictionary: TrainableConfig) -> None:
         """`InputError` for a screen of features whose number is not fixed."""

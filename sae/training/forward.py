@@ -41,10 +41,9 @@ def forward(
 def pre_acts_of(
     sae: TrainableSAE, x: Float[Tensor, "batch d_in"], features: Int[Tensor, " n"]
 ) -> Float[Tensor, "batch n"]:
-    """The pre-activations of a few features."""
-    rows, bias = encoder_rows(sae)[features], encoder_bias(sae)[features]
-    of_weights = encoder_input(sae, x) @ rows.T
-    return with_gain(sae, of_weights, of_weights) + bias
+    """The pre-activations of a few features, with gradients for what is theirs alone: not for the
+    gain, nor for b_dec."""
+    return encoder_input(sae, x) @ encoder_rows(sae)[features].T + sae.b_enc[features]
 
 
 # The encoder is (gain * (x - b_dec)) @ rows.T + b_enc. Gain and b_dec are constants in the product,

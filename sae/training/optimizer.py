@@ -9,7 +9,7 @@ from torch import Tensor
 from sae.trainable import TrainableSAE
 from sae.training.weights import blocks
 
-ROW_STEP = 18.0
+ROW_STEP = 20.0
 """How far a row of the weights moves at most in a step, in learning rates. Rows have unit norm."""
 TYPICAL_NORM = 14.0
 """Of the inputs in training that learning rates were chosen for: about sqrt(192)."""

@@ -26,12 +26,6 @@ NO_VARIANCE = 1e-10
 """Of all variance: a direction with less is outside of the inputs' space."""
 
 
-def norm_scale(x: Float[Tensor, "n d_in"]) -> float:
-    """The factor that brings the mean norm of activations to sqrt(d_in): SAELens'
-    `expected_average_only_in`."""
-    return math.sqrt(x.shape[1]) / x.norm(dim=1).mean().item()
-
-
 @torch.no_grad()
 def start_(sae: TrainableSAE, x: Float[Tensor, "n d_in"], scale: float) -> float:
     """Fit a fresh dictionary to activations, which are given unscaled. Returns its L0 on them."""

@@ -1,7 +1,6 @@
 """One dictionary in training: its optimiser, its firing history, and what one step does."""
 
 import copy
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,6 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
 
-from activation_cache.common.errors import InputError
 from sae.codes import fire_counts
 from sae.selection import Shadow
 from sae.trainable import PenalisedConfig, TrainableSAE, TrainingPass
@@ -20,13 +18,14 @@ from sae.training.config import TrainConfig
 from sae.training.dead import FiringTracker
 from sae.training.forward import forward
 from sae.training.health import Health, not_finite
+from sae.training.inputs import clip_of, norm_scale, refuse_without_scale, usual_norm
 from sae.training.losses import auxk_loss, mse_loss, variance
 from sae.training.optimizer import older_optimizer, optimizer_of
 from sae.training.record import StepRecord
 from sae.training.running_mean import RunningMean
 from sae.training.schedules import decay, warm_up
 from sae.training.sparsity import controller_of
-from sae.training.start import norm_scale, start_
+from sae.training.start import start_
 from sae.training.weights import (
     fold_scale_,
     normalise_decoder_,
@@ -71,6 +70,8 @@ class Trainer:
         self.reduce = reduce
         self.scale = 1.0
         """What inputs are multiplied by."""
+        self.largest_norm: float | None = None
+        """Inputs of a larger norm are scaled down to it, before they are multiplied."""
         self.lr = cfg.learning_rate(sae.d_sae)
         sae.unit = cfg.unit(sae.d_in)
         self.optimizer: Optimizer = optimizer_of(sae, self.lr, normalise=cfg.normalise)
@@ -94,15 +95,11 @@ class Trainer:
 
     def initialise(self, sample: Float[Tensor, "n d_in"]) -> None:
         """Fit the scale and the biases to activations. `InputError` where they are not finite."""
-        if not torch.isfinite(sample).all():
-            raise InputError("the activations hold NaN or Inf: fix the stream before training")
-        norm = sample.float().norm(dim=1).mean().item()
-        if self.cfg.normalise and not 0 < norm < math.inf:
-            raise InputError(
-                f"the mean norm of the first activations is {norm:.4g} in float32, which gives no "
-                f"scale: fix the stream before training"
-            )
+        refuse_without_scale(sample, normalise=self.cfg.normalise)
         sample = sample.to(self.sae.device, torch.float32)
+        if self.cfg.clip_input_norm is not None:
+            self.largest_norm = self.cfg.clip_input_norm * usual_norm(sample) or None
+        sample = sample * self._factors(sample)
         self.scale = norm_scale(sample) if self.cfg.normalise else 1.0
         if self.sae.is_fresh:
             self._choose_form(start_(self.sae, sample, self.scale) / self.sae.d_sae)
@@ -163,18 +160,20 @@ class Trainer:
 
     def forward(self, x: Tensor, target: Tensor | None = None) -> TrainingPass:
         is_sparse = self.is_sparse and self.may_be_sparse
+        x = x.to(self.sae.dtype)
+        factors = self._factors(x) * self.scale
         return forward(
             self.sae,
-            self._scaled(x),
-            None if target is None else self._scaled(target),
+            x * factors,
+            None if target is None else target.to(self.sae.dtype) * factors,
             sparse=is_sparse,
             products=self.cfg.products,
             shadow=self._shadow,
         )
 
-    def _scaled(self, x: Tensor) -> Tensor:
-        x = x.to(self.sae.dtype)
-        return x if self.scale == 1.0 else x * self.scale
+    def _factors(self, x: Tensor) -> float | Float[Tensor, "batch 1"]:
+        """What inputs are multiplied by before the scale."""
+        return 1.0 if self.largest_norm is None else clip_of(x, self.largest_norm)
 
     def losses(self, out: TrainingPass) -> tuple[Tensor, dict[str, Tensor]]:
         """What is minimised, and its parts."""
@@ -288,6 +287,7 @@ class Trainer:
             "sae": {
                 "weights": self.sae.state_dict(),
                 "input_scale": self.scale,
+                "largest_norm": self.largest_norm,
                 "is_fresh": self.sae.is_fresh,
                 **self._statistic_state(),
             },
@@ -312,6 +312,7 @@ class Trainer:
             self.sae.gain = None
         self.sae.load_state_dict(weights)
         self.scale, self.sae.is_fresh = state["sae"]["input_scale"], state["sae"]["is_fresh"]
+        self.largest_norm = state["sae"].get("largest_norm")  # of an older version: None
         for name, key in STATISTIC.items():
             if key in state["sae"]:
                 setattr(self.statistic, name, state["sae"][key].to(self.sae.device, copy=True))

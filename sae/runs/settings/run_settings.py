@@ -201,11 +201,16 @@ def flat_settings(path: Path) -> Mapping[str, Any]:
 def run_as_now(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Every setting of a config.json, which an older version may have written, as they are now.
 
-    Coefficients stay what they are, in the units that they were in.
+    What was another by default stays what it was: so an older run resumes as it began.
     """
-    if "coefficient_units" in settings:
-        return dict(settings)
-    return {**dictionary_as_now(settings), "coefficient_units": "absolute"}
+    now = dict(settings)
+    if "coefficient_units" not in now:
+        now = {**dictionary_as_now(now), "coefficient_units": "absolute"}
+    if "clip_input_norm" not in now:
+        now["clip_input_norm"] = None
+        if now.get("dead_after_tokens") is None and now.get("n_tokens"):
+            now["dead_after_tokens"] = max(1, min(10_000_000, now["n_tokens"] // 50))
+    return now
 
 
 def changed_setting(then: Mapping[str, Any], now: RunSettings) -> tuple[str, Any] | None:
