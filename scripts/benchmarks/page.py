@@ -48,9 +48,10 @@ def place_of(flags: BenchFlags) -> str:
 def page_part(flags: BenchFlags, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """The table under a line that says how it was made, in Markdown."""
     device = torch.cuda.get_device_name() if flags.on.type == "cuda" else _processor()
+    threads = f"{flags.threads} thread{'' if flags.threads == 1 else 's'}"
     lines = [
         f"Made by `python scripts/bench.py {shlex.join(sys.argv[1:])}` on {date.today()}, commit "
-        f"{git_commit()}, torch {torch.__version__}, {device}, {flags.threads} threads.",
+        f"{git_commit()}, torch {torch.__version__}, {device}, {threads}.",
         "",
         f"| {' | '.join(columns)} |",
         f"|{'---|' * len(columns)}",
