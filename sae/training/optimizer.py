@@ -16,6 +16,7 @@ TYPICAL_NORM = 14.0
 
 BETAS = 0.9, 0.999
 EPSILON = 1e-8
+LARGEST = torch.finfo(torch.float32).max
 
 
 class VectorAdam(torch.optim.Optimizer):
@@ -65,8 +66,9 @@ class VectorAdam(torch.optim.Optimizer):
             mean_square = torch.linalg.vecdot(grad_rows, grad_rows)[:, None] / width
             squares.lerp_(mean_square, (1 - BETAS[1]) * is_good)
             means.lerp_(grad_rows, (1 - BETAS[0]) * is_good)
-            # Divided first, so that no learning rate overflows where gradients have always been 0.
-            rows.sub_(means.div((squares / of_square).sqrt() + EPSILON).mul_(rate))
+            steps = rate / ((squares / of_square).sqrt() + EPSILON)
+            # Finite, so that no learning rate moves what has never had a gradient.
+            rows.addcmul_(means, steps.clamp_max_(LARGEST), value=-1)
 
 
 def optimizer_of(sae: TrainableSAE, lr: float, *, normalise: bool) -> VectorAdam:
