@@ -54,11 +54,11 @@ def auxk_loss(
     the error itself is a constant. Of the few features that are dead, hundreds count for a token:
     their products are dense.
 
-    Otherwise than there,
+    Differences from that paper:
     - pre-activations that are never positive, as where a bias has killed a feature, are raised
       until they are where they exceed their mean over the batch by two standard deviations;
     - what hundreds of features make of the error is more than the error, so it is multiplied by the
-      number, at most 1, that brings it closest: else their biases would fall without end;
+      number, at most 1, that brings it closest; otherwise their biases would fall without end;
     - what dead features share with living ones, a gain and b_dec, is a constant.
     """
     k_aux = out.x.shape[1] // 2
@@ -71,10 +71,13 @@ def auxk_loss(
             values, indices = top_k(pre_acts, k_aux)
             pre_acts = torch.zeros_like(pre_acts).scatter(1, indices, values)
         rebuilt = pre_acts.relu() @ sae.W_dec[dead]
-        return mse_loss(_share(rebuilt.detach(), error) * rebuilt, error, reduction)
+        return mse_loss(_best_factor(rebuilt.detach(), error) * rebuilt, error, reduction)
 
 
-def _share(rebuilt: Tensor, error: Tensor) -> Tensor:
-    """The factor that brings the first closest to the second, not below .1 nor above 1."""
+def _best_factor(rebuilt: Tensor, error: Tensor) -> Tensor:
+    """By which `rebuilt` is closest to the error, at most 1.
+
+    At least .1, so that dead features always have a gradient.
+    """
     square = rebuilt.square().sum().clamp_min(1e-12)
     return ((rebuilt * error).sum() / square).clamp(0.1, 1)
