@@ -31,6 +31,8 @@ class Provenance:
     model_dtype: DtypeName | None = None
     model_weights: str | None = None
     """A hash of the model's weights."""
+    site_proof: tuple[str, ...] | None = None
+    """What was compared, and held, to prove that the site is what its name says."""
     n_tokens: int | None = None
     """Activation vectors that it was trained on."""
     eval_tokens: int | None = None

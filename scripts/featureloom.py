@@ -21,6 +21,7 @@ COMMANDS = {
     "sweep": "train a grid of dictionaries on one stream of activations, and compare them",
     "convert": "write a dictionary in the layout of SAELens, dictionary_learning or sparsify",
     "upload": "publish a dictionary on the Hugging Face hub, with a model card",
+    "models": "print the sites of a model, and what was proven of each",
     "papers": "reproduce a paper: toy-models",
     "completion": "print the completion of the commands and flags for bash or zsh",
 }

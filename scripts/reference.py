@@ -3,14 +3,21 @@
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass
+from itertools import chain
 from pathlib import Path
 
 from docs_pages import put_figures_beside, put_into_page
 from rich.console import Console
 
+from activation_cache import InputError, load_model
+from activation_cache.model.loading import TINY
+from activation_cache.model.sites import EMBEDDING, SITES
+from activation_cache.model.small import architectures as architectures_of_models
+from activation_cache.model.small import small_model
 from sae.architectures import ARCHITECTURES
 from sae.commands.exits import run_command
 from sae.commands.flags import parse
+from sae.commands.models import Row, rows
 from sae.commands.toy_models import SECTIONS
 from sae.evaluation import METRICS
 from sae.papers.claims import markdown_table, read_claims
@@ -27,6 +34,8 @@ class ReferenceFlags:
 
     docs: Path = Path("docs")
     """The folder of the pages; they have markers where the tables go."""
+    models: bool = False
+    """Prove the sites of every architecture, and put that table into the page on models instead."""
     toy_models: Path | None = None
     """A folder that `featureloom papers toy-models` wrote: put its claims, tables and figures into
     the paper's page instead."""
@@ -132,6 +141,44 @@ def _measured(page: str, place: str) -> tuple[list[dict[str, str]], str]:
     return [dict(zip(names, row, strict=True)) for row in rows], f"{made[1]} ({made[2]})"
 
 
+def models() -> dict[str, str]:
+    """What holds at the sites of small random models of every architecture, and what does not."""
+    tokenizer = load_model(TINY, device="cpu").tokenizer
+    cells: list[tuple[str, ...]] = []
+    refusals: dict[tuple[str, str], list[str]] = {}
+    too_small: list[str] = []
+    for model_type in architectures_of_models():
+        try:
+            model = small_model(model_type, tokenizer)
+        except InputError:
+            too_small.append(f"`{model_type}`")
+            continue
+        found = [[row for row in rows(model) if row.site == site] for site in (EMBEDDING, *SITES)]
+        cells.append((f"`{model_type}`", *map(_cell, found)))
+        for row in chain.from_iterable(found):
+            if row.refusal is not None:
+                why = re.sub(r" by [\d.]+ of its size", "", row.refusal)
+                refusals.setdefault((row.site, why), []).append(f"`{model_type}`")
+    short = (name.replace("hook_", "") for name in (EMBEDDING, *SITES))
+    return {
+        "architectures-of-models": table(("", *short), cells),
+        "refusals": table(
+            ("site", "why it is refused", "in"),
+            (
+                (f"`{site}`", why, ", ".join(types))
+                for (site, why), types in sorted(refusals.items())
+            ),
+        ),
+        "not-small": ", ".join(too_small),
+    }
+
+
+def _cell(found: Sequence[Row]) -> str:
+    """Whether a site can be used: in all layers, in some, in none; empty where there is none."""
+    usable = [row.refusal is None for row in found]
+    return "" if not found else "yes" if all(usable) else "some" if any(usable) else "no"
+
+
 def put_toy_models_into_pages(docs: Path, result: Path) -> None:
     """The claims and other tables of the paper, and beside its page the figures that it shows."""
     claims = sorted(read_claims(result), key=lambda claim: SECTIONS.index(claim.section))
@@ -147,6 +194,9 @@ def main(arguments: list[str]) -> None:
     flags = parse(ReferenceFlags, arguments)
     if flags.toy_models is not None:
         put_toy_models_into_pages(flags.docs, flags.toy_models)
+        return
+    if flags.models:
+        put_into_page(flags.docs / "models.md", models())
         return
     readme = flags.docs.parent / "README.md"
     put_into_page(readme, {"peers": peers((flags.docs / "benchmarks.md").read_text())})

@@ -1,12 +1,15 @@
 """What the tests share: the embedded model, and small dictionaries with known weights."""
 
 import os
+import tempfile
 
-# Before torch and the hub clients are imported: no spinning threads, no network, no W&B server.
+# Before torch and the hub clients are imported: no spinning threads, no network, no W&B server, and
+# nothing in the user's cache folder.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="featureloom-tests-")
 os.environ.pop("WANDB_API_KEY", None)
 
 import signal

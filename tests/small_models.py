@@ -18,8 +18,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from activation_cache.model.language_model import SITES
 from activation_cache.model.loading import TINY_FOLDER
+from activation_cache.model.sites import SITES
 
 LAYER = 1
 NAMES = [f"blocks.{LAYER}.{site}" for site in SITES]

@@ -11,7 +11,7 @@ import featureloom
 import pytest
 from in_process import called
 
-from activation_cache.model.language_model import SITES
+from activation_cache.model.sites import SITES
 from sae.commands import completion, train
 
 ROOT = Path(__file__).parents[1]

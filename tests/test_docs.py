@@ -15,7 +15,7 @@ from in_process import called
 
 import activation_cache
 import sae
-from activation_cache.model.language_model import SITES
+from activation_cache.model.sites import SITES
 from sae.architectures import ARCHITECTURES
 
 ROOT = Path(__file__).parents[1]
@@ -138,6 +138,14 @@ def test_the_tables_of_settings_architectures_and_metrics_are_those_of_the_code(
     ):
         again = (tmp_path / page).read_text()
         assert again == (ROOT / page).read_text(), f"python scripts/reference.py changes {page}"
+
+
+@pytest.mark.slow
+def test_the_table_of_models_is_what_the_command_makes(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    assert called(reference.main, "--docs", tmp_path / "docs", "--models").code == 0
+    again = (tmp_path / "docs" / "models.md").read_text()
+    assert again == (ROOT / "docs" / "models.md").read_text()
 
 
 def test_a_table_that_is_older_than_the_benchmarks_page_is_noticed(tmp_path: Path) -> None:

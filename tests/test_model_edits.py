@@ -7,7 +7,8 @@ import torch
 from small_models import LAYER, MLP_OUT, NAMES, RESID_MID, RESID_POST, assert_close
 from torch import Tensor
 
-from activation_cache.model.language_model import SITES, LanguageModel
+from activation_cache.model.language_model import LanguageModel
+from activation_cache.model.sites import SITES
 
 
 def activations_under(
@@ -47,6 +48,7 @@ def test_without_edits_the_logits_are_those_of_the_bare_model(
     assert torch.equal(model.logits(tokens, {}), model.hf(tokens).logits)
 
 
+@pytest.mark.filterwarnings("ignore:A forward hook edited hook_scale")
 @pytest.mark.parametrize("site", [site for site in SITES if site != "hook_resid_mid"])
 def test_edits_do_what_the_same_hooks_of_transformer_lens_do(
     model: LanguageModel, tokens: Tensor, site: str

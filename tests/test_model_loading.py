@@ -10,8 +10,9 @@ from small_models import copy_of_tiny, saved, small_ctrl, small_neox
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from activation_cache.model.language_model import SITES, LanguageModel
+from activation_cache.model.language_model import LanguageModel
 from activation_cache.model.loading import load_model, resolve_device
+from activation_cache.model.sites import SITES
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def refusal(act: Callable[[], object]) -> str:
 @pytest.mark.parametrize(
     "hook_name",
     [
-        "hook_embed",
+        "hook_embedding",
         "blocks.1",
         "blocks.1.hook_resid",
         "blocks.-1.hook_resid_pre",
@@ -46,13 +47,16 @@ def refusal(act: Callable[[], object]) -> str:
 def test_an_unknown_hook_name_is_refused_with_the_known_ones(
     tiny: LanguageModel, tokens: Tensor, hook_name: str
 ) -> None:
-    expected = f"unknown hook name {hook_name!r}: use blocks.<layer>. followed by one of "
+    expected = (
+        f"unknown hook name {hook_name!r}: use blocks.<layer>. followed by one of "
+        f"{', '.join(SITES)}, or hook_embed, or module:<path of a module>"
+    )
     for act in (
         lambda: tiny.activations(tokens, [hook_name]),
         lambda: tiny.logits(tokens, {hook_name: lambda x: x}),
         lambda: tiny.width(hook_name),
     ):
-        assert refusal(act) == expected + ", ".join(SITES)
+        assert refusal(act) == expected
 
 
 def test_a_layer_out_of_range_is_refused_with_the_range(tiny: LanguageModel) -> None:

@@ -10,8 +10,9 @@ import torch
 from small_models import NAMES, assert_close, flat
 from torch import Tensor, nn
 
-from activation_cache.model.language_model import SITES, LanguageModel
+from activation_cache.model.language_model import LanguageModel
 from activation_cache.model.loading import load_model
+from activation_cache.model.sites import SITES
 
 
 def test_every_site_holds_what_transformer_lens_has_in_its_cache(
@@ -126,10 +127,11 @@ def test_activations_carry_no_gradient(tiny: LanguageModel, tokens: Tensor) -> N
 @pytest.mark.parametrize(
     ("fixture", "widths"),
     [
-        # In the order of SITES: five residual widths, then the MLP's, then all heads together.
-        ("tiny", [192, 192, 192, 192, 192, 768, 192]),
-        ("gpt2", [24, 24, 24, 24, 24, 96, 24]),
-        ("llama", [32, 32, 32, 32, 32, 48, 32]),
+        # In the order of SITES: five residual widths, the MLP's, all heads together; queries, keys
+        # and values, of which Llama has half as many; what the two norms normalise.
+        ("tiny", [192, 192, 192, 192, 192, 768, 192, 192, 192, 192, 192, 192]),
+        ("gpt2", [24, 24, 24, 24, 24, 96, 24, 24, 24, 24, 24, 24]),
+        ("llama", [32, 32, 32, 32, 32, 48, 32, 32, 16, 16, 32, 32]),
     ],
 )
 def test_the_width_of_every_site(

@@ -11,7 +11,7 @@ from torch import Tensor
 import sae
 import sae.architectures
 from activation_cache import InputError, LanguageModel, load_model
-from activation_cache.model.language_model import WRITTEN_SITES
+from activation_cache.model.sites import WRITTEN_SITES
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,12 @@ works for every architecture that TransformerLens knows. Its bridge is `Language
 """
 
 import copy
-import re
+import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import asdict, replace
 from functools import cached_property, partial
+from importlib.util import find_spec
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
@@ -20,26 +22,17 @@ from torch import Tensor
 
 from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError
+from activation_cache.common.remembered import remembered
+from activation_cache.common.schema import convert
 from activation_cache.common.types import Edit, Processing
-from activation_cache.model.hooks import Site, editing
+from activation_cache.common.versions import library_versions
+from activation_cache.model.hooks import Site, editing, twin
+from activation_cache.model.proof import PROOF_VERSION, Finding, prove
+from activation_cache.model.sites import MODULE, WRITTEN_SITES, SiteMap
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-SITES = (
-    "hook_resid_pre",
-    "hook_resid_mid",
-    "hook_resid_post",
-    "hook_attn_out",
-    "hook_mlp_out",
-    "mlp.hook_post",
-    "attn.hook_z",
-)
-"""What can follow `blocks.<layer>.` in a hook name. The heads of `attn.hook_z` are flattened."""
-
-WRITTEN_SITES = SITES[:5]
-"""Sites that hold the residual stream, or what is added to it."""
 
 
 class _Stop(Exception):
@@ -62,7 +55,8 @@ class LanguageModel:
         self.hf = hf.eval().requires_grad_(False)
         self.tokenizer = tokenizer
         self.processing: Processing = processing
-        self._widths: dict[str, int] = {}
+        self._proven: dict[str, Site] = {}
+        self._modules: dict[str, Finding] = {}  # at sites that are named by their module
         self._forward = RLock()  # hooks of one pass must not see the pass of another thread
 
     def __repr__(self) -> str:
@@ -79,17 +73,21 @@ class LanguageModel:
 
     @property
     def n_layers(self) -> int:
-        return self._adapter.cfg.n_layers
+        return self.hf.config.get_text_config().num_hidden_layers
 
     @property
     def middle_site(self) -> str:
         """The residual stream in front of the middle layer."""
+        if self._adapter is None:
+            self.sites[""]  # which says what to do
         return f"blocks.{self.n_layers // 2}.hook_resid_pre"
 
     @property
     def max_context_size(self) -> int:
         """The most tokens that one forward pass may hold."""
-        return self._adapter.cfg.n_ctx
+        if self._adapter is not None:
+            return self._adapter.cfg.n_ctx
+        return getattr(self.hf.config.get_text_config(), "max_position_embeddings", sys.maxsize)
 
     @cached_property
     def description(self) -> dict[str, str]:
@@ -121,9 +119,8 @@ class LanguageModel:
         """TransformerLens' own model of the same weights, for everything else that it offers."""
         from transformer_lens.model_bridge.sources import _bridge_builder
 
-        shared = {id(tensor): tensor for tensor in (*self.hf.parameters(), *self.hf.buffers())}
         return _bridge_builder.build_bridge_from_module(
-            copy.deepcopy(self.hf, shared),
+            twin(self.hf),
             type(self.hf).__name__,
             hf_config=copy.deepcopy(self.hf.config),
             tokenizer=self.tokenizer,
@@ -132,7 +129,9 @@ class LanguageModel:
 
     @cached_property
     def _adapter(self) -> Any:
-        """TransformerLens' map from its names to the modules of this architecture."""
+        """TransformerLens' map from its names to the modules of this architecture, or None."""
+        if find_spec("transformer_lens") is None:
+            return None
         from transformer_lens.factories import architecture_adapter_factory
         from transformer_lens.model_bridge.sources import _bridge_builder
 
@@ -142,10 +141,8 @@ class LanguageModel:
         try:
             factory = architecture_adapter_factory.ArchitectureAdapterFactory
             adapter = factory.select_architecture_adapter(cfg)
-        except ValueError as error:
-            raise InputError(
-                f"TransformerLens has no hook names for {cfg.architecture}: give another model"
-            ) from error
+        except ValueError:
+            return None
         norm = adapter.cfg.normalization_type
         if self.processing == "centred" and norm not in ("LN", "LNPre"):
             raise InputError(
@@ -153,45 +150,59 @@ class LanguageModel:
             )
         return adapter
 
+    @cached_property
+    def sites(self) -> SiteMap:
+        """Every hook name and the module that it belongs to, proven or not."""
+        return SiteMap(self.hf, self._adapter, self.n_layers, self.name)
+
+    @cached_property
+    def proof(self) -> dict[str, Finding]:
+        """What a probe found at every site of this model that has a TransformerLens name.
+
+        It is remembered by the hash of the weights and all else that it depends on.
+        """
+
+        def probe() -> dict[str, Any]:
+            with self._forward:
+                return {n: asdict(f) for n, f in prove(self.sites, self.sites.names()).items()}
+
+        versions = library_versions()
+        key = {
+            "proof": PROOF_VERSION,
+            "weights": self.description["weights"],
+            "config": self.hf.config.to_diff_dict(),
+            "modules": [f"{n} {type(m)}" for n, m in self.hf.named_modules()],
+            "computed": f"{name_of(self.dtype)} on {self.device.type}",
+            **{name: versions.get(name) for name in ("torch", "transformers", "transformer_lens")},
+        }
+        return convert(dict[str, Finding], remembered("sites", key, probe), "sites")
+
     def _site(self, hook_name: str) -> Site:
-        match = re.fullmatch(r"blocks\.(0|[1-9][0-9]{0,8})\.(.+)", hook_name)
-        sites = ", ".join(SITES)
-        if match is None or match[2] not in SITES:
-            raise InputError(
-                f"unknown hook name {hook_name!r}: use blocks.<layer>. followed by one of {sites}"
-            )
-        layer, n_layers = int(match[1]), self.n_layers
-        if layer >= n_layers:
-            raise InputError(
-                f"{hook_name} does not exist: {self.name} has layers 0 to {n_layers - 1}"
-            )
-        # Follow TransformerLens' aliases to a component, and to `hook_in` or `hook_out` of it.
-        component = self._adapter.component_mapping["blocks"]
-        block = path = f"blocks.{layer}"
-        side, *names = match[2].split(".")
-        while side not in ("hook_in", "hook_out"):
-            if side in component.hook_aliases:
-                side, *names = [*component.hook_aliases[side].split("."), *names]
-            elif names and side in component.submodules:
-                component, path = component.submodules[side], f"{path}.{side}"
-                side, *names = names
-            else:
+        """A site that holds what its name says; `InputError` where it does not."""
+        if hook_name not in self._proven:
+            site = self.sites[hook_name]
+            finding = self.finding(hook_name)
+            if finding.refusal is not None:
                 raise InputError(
-                    f"{type(self.hf).__name__} has no {match[2]}: choose another of {sites}"
+                    f"{hook_name} of {self.name} is not what its name says: {finding.refusal}; "
+                    f"choose another site (scripts/models.py lists what holds)"
                 )
-        return Site(
-            block=self._adapter.get_component(self.hf, block),
-            module=self._adapter.get_component(self.hf, path),
-            is_input=side == "hook_in",
-            is_forked=match[2] == "hook_resid_mid",
-        )
+            self._proven[hook_name] = replace(site, is_overwritten=finding.is_overwritten)
+        return self._proven[hook_name]
+
+    def finding(self, hook_name: str) -> Finding:
+        """What a probe found at a site: its width, and whether it is what its name says."""
+        if not hook_name.startswith(MODULE):
+            return self.proof[hook_name]
+        if hook_name not in self._modules:
+            with self._forward:
+                self._modules |= prove(self.sites, [hook_name])
+        return self._modules[hook_name]
 
     def width(self, hook_name: str) -> int:
         """Components of each activation vector at a site (`d_in` of a dictionary for it)."""
-        if hook_name not in self._widths:
-            probe = torch.zeros(1, 2, dtype=torch.int64, device=self.device)
-            self._widths[hook_name] = self.activations(probe, [hook_name])[hook_name].shape[-1]
-        return self._widths[hook_name]
+        self._site(hook_name)
+        return self.finding(hook_name).width
 
     @torch.no_grad()
     def activations(
@@ -202,15 +213,16 @@ class LanguageModel:
         The unembedding never runs. Tensors are in the model's dtype, on its device.
         """
         found: dict[str, Tensor] = {}
+        sites = {name: self._site(name) for name in hook_names}
 
         def keep(hook_name: str, x: Tensor) -> None:
-            found[hook_name] = x
-            if len(found) == len(set(hook_names)):
+            found[hook_name] = x.clone() if sites[hook_name].is_overwritten else x
+            if len(found) == len(sites):
                 raise _Stop
 
         with self._forward, ExitStack() as hooks:
-            for hook_name in set(hook_names):
-                hooks.enter_context(editing(self._site(hook_name), partial(keep, hook_name)))
+            for name, site in sites.items():
+                hooks.enter_context(editing(site, partial(keep, name), tokens.shape))
             with suppress(_Stop):
                 self.hf.base_model(tokens.to(self.device), use_cache=False)
         return {name: found[name] - self._offset(name, found[name]) for name in hook_names}
@@ -235,7 +247,6 @@ class LanguageModel:
 
         with self._forward, ExitStack() as hooks:
             for hook_name, edit in (edits or {}).items():
-                hooks.enter_context(
-                    editing(self._site(hook_name), partial(edited, hook_name, edit))
-                )
+                run = partial(edited, hook_name, edit)
+                hooks.enter_context(editing(self._site(hook_name), run, tokens.shape))
             return self.hf(tokens.to(self.device), use_cache=False).logits

@@ -39,8 +39,8 @@ class SourceConfig:
     """Which activations are read, and from which text."""
 
     hook_names: tuple[str, ...] = field(default=(), metadata={"setting": "hook_name"})
-    """Site by TransformerLens name; repeatable (residual stream, middle layer). All sites are read
-    in the same forward pass."""
+    """Site by TransformerLens name or module:PATH (middle residual stream). Repeatable: all sites
+    are read in the same forward pass."""
     dataset: str = DOCSTRINGS
     """Text: a .txt, .json, .jsonl or .parquet file, or a hub id. `docstrings` is the documentation
     of the installed packages."""

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import shtab
 from featureloom import COMMANDS, PAPERS
 
-from sae.commands import convert, evaluate, harvest, sweep, toy_models, train, upload
+from sae.commands import convert, evaluate, harvest, models, sweep, toy_models, train, upload
 from sae.commands.flags import Groups, add_flags, groups_of, parse
 from sae.commands.kinds import choices, without_none
 
@@ -17,6 +17,7 @@ BY_DATACLASS: dict[str, type] = {
     "sweep": sweep.SweepSettings,
     "convert": convert.ConvertFlags,
     "upload": upload.UploadFlags,
+    "models": models.ModelsFlags,
     "toy-models": toy_models.ToyModelsFlags,
 }
 

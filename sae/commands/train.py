@@ -4,7 +4,9 @@ Without any flag this trains a BatchTopK dictionary on the embedded model, which
 Numbers may be written as 300k, 1.5M or 1e6. docs/settings.md says more of every flag.
 
 Sites are blocks.LAYER. followed by hook_resid_pre, hook_resid_mid, hook_resid_post, hook_attn_out,
-hook_mlp_out, mlp.hook_post or attn.hook_z, such as blocks.2.hook_resid_pre.
+hook_mlp_out, mlp.hook_post, attn.hook_z, attn.hook_q, attn.hook_k, attn.hook_v, ln1.hook_normalized
+or ln2.hook_normalized, such as blocks.2.hook_resid_pre; or hook_embed; or any module of the model,
+as module:transformer.h.1.mlp.act. `featureloom models MODEL` lists what a model has.
 """
 
 from collections.abc import Iterable

@@ -106,6 +106,7 @@ class Inputs:
             processing=self.model.processing,
             model_dtype=settings.dtype,
             model_weights=self.model.description["weights"],
+            site_proof=self.model.finding(hook_name).proven,
             n_tokens=settings.training.n_tokens,
             eval_tokens=settings.eval_tokens,
             loss_reduction=settings.training.loss_reduction,

@@ -9,6 +9,7 @@ from rich.console import Console
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import parse_json
 from activation_cache.common.versions import library_versions
+from sae.provenance import Provenance
 from sae.runs.member import Member
 from sae.runs.plan import Plan, State
 from sae.runs.settings import RunSettings
@@ -107,8 +108,12 @@ def _refuse_others(member: Member, sae: TrainableSAE, then: Mapping[str, Any]) -
     changed = changed_setting(then.get("settings", {}), member.settings)
     if changed is not None:
         raise _other_setting(f"the run in {member.folder}", *changed, member.settings)
-    metadata = sae.provenance.to_metadata()  # in which the number of tokens may have grown
-    if {**then.get("metadata", {}), "n_tokens": metadata["n_tokens"]} != metadata:
+    # The number of tokens may have grown, and older versions did not know all that is known now.
+    now = sae.provenance.to_metadata()
+    before = Provenance.from_metadata(
+        now | then.get("metadata", {}) | {"n_tokens": now["n_tokens"]}
+    )
+    if before != sae.provenance:
         raise InputError(
             f"the model, its text or the evaluation of {member.folder} are others than when its "
             f"checkpoint was written: bring them back, or train into another --out"

@@ -10,43 +10,28 @@ import torch
 
 from activation_cache import HarvestConfig, LanguageModel, harvest, load_model
 from activation_cache.common.dtypes import DTYPES
-from activation_cache.model.hooks import Site
 from activation_cache.stream.source import ActivationSource
 from benchmarks.measure import BenchFlags, Row, measure
 
 GPT2_SHAPE = "gpt2-shape"
 
 
-class Gpt2Shape(LanguageModel):
-    """GPT-2 small with random weights; finds its sites without TransformerLens, which is not at
-    hand on every machine with a GPU."""
-
-    @property
-    def n_layers(self) -> int:
-        return self.hf.config.n_layer
-
-    @property
-    def max_context_size(self) -> int:
-        return self.hf.config.n_positions
-
-    def _site(self, hook_name: str) -> Site:
-        blocks: Any = self.hf.base_model.h
-        block = blocks[int(hook_name.split(".")[1])]
-        return Site(block=block, module=block, is_input=True, is_forked=False)
-
-
 def load(flags: BenchFlags) -> LanguageModel:
-    """The model to measure with; GPT-2's shape has the tokenizer of the embedded model."""
+    """The model to measure with; the weights of GPT-2's shape are random."""
     if flags.model != GPT2_SHAPE:
         return load_model(flags.model, device=flags.device, dtype=DTYPES[flags.dtype])
     from transformers import GPT2Config, GPT2LMHeadModel
 
     tokenizer = load_model("tiny").tokenizer
     hf: Any = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0))
-    return Gpt2Shape(GPT2_SHAPE, hf.to(flags.on, DTYPES[flags.dtype]), tokenizer)
+    return LanguageModel(GPT2_SHAPE, hf.to(flags.on, DTYPES[flags.dtype]), tokenizer)
 
 
 def site(flags: BenchFlags) -> str:
+    """The residual stream in front of a layer; GPT-2's shape is not for TransformerLens, which is
+    not at hand on every machine with a GPU."""
+    if flags.model == GPT2_SHAPE:
+        return f"module:transformer.h.{flags.layer}:input"
     return f"blocks.{flags.layer}.hook_resid_pre"
 
 
@@ -108,7 +93,8 @@ def harvest_rows(flags: BenchFlags) -> Iterator[Row]:
 
     @torch.no_grad()
     def run_with_cache() -> int:
-        model.bridge.run_with_cache(tokens, names_filter=[hook_name])
+        name = f"blocks.{flags.layer}.hook_resid_pre"
+        model.bridge.run_with_cache(tokens, names_filter=[name])
         return tokens.numel()
 
     floor = bare_forward_of(flags, model)
