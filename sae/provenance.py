@@ -21,6 +21,10 @@ class Provenance:
     """The TransformerLens name of the site whose activations it reads."""
     dataset_path: str | None = None
     text_column: str | None = None
+    text_options: dict[str, Any] | None = None
+    """How else the text is read: settings of `TextConfig` that are not the default."""
+    eval_text: dict[str, Any] | None = None
+    """Hashes of the held-out tokens, and of the documents that they are from."""
     context_size: int | None = None
     """Tokens in each block that the model saw."""
     prepend_bos: bool | None = None

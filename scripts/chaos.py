@@ -30,7 +30,7 @@ from faults.runs import Outcome
 from rich.console import Console
 from rich.table import Table
 
-from activation_cache.text.documents import documents
+from activation_cache.text.docstrings import docstring_documents
 from sae.commands.exits import run_command
 from sae.commands.flags import parse
 
@@ -138,7 +138,7 @@ def _summed(outcomes: Iterable[Outcome]) -> Iterator[Row]:
 def _write_text(path: Path) -> None:
     """The first of the documentation: reading all of it takes longer than training."""
     parts: list[str] = []
-    for document in documents("docstrings", "train"):
+    for document in docstring_documents("train"):
         parts.append(document)
         if sum(map(len, parts)) > TEXT_CHARS:
             break

@@ -92,7 +92,7 @@ def recipes() -> str:
         columns[name] = {
             "model": f"`{settings.model}`",
             "site": f"`{settings.hook_names[0]}`",
-            "text": f"`{harvest.dataset}`",
+            "text": f"`{harvest.source}`",
             "dictionary": f"{dictionary.architecture}, {dictionary.d_sae:,} features",
             "tokens": f"{settings.training.n_tokens:,}",
             "tokens a feature": f"{settings.training.n_tokens // dictionary.d_sae:,}",

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from activation_cache.common.errors import InputError, refuse_below, refuse_not_positive
-from activation_cache.text.documents import documents
+from activation_cache.text.docstrings import docstring_documents
 from sae.commands.exits import run_command
 from sae.commands.flags import parse
 
@@ -186,7 +186,7 @@ def main(arguments: list[str]) -> None:
     cfg = parse(TinyLMConfig, arguments)
     make_folder(cfg.out)
     torch.manual_seed(cfg.seed)
-    texts = {split: list(documents("docstrings", split)) for split in ("train", "held_out")}
+    texts = {split: list(docstring_documents(split)) for split in ("train", "held_out")}
     tokenizer = train_tokenizer(texts["train"], cfg.d_vocab)
     train, held_out = (tokenize(tokenizer, texts[split]) for split in ("train", "held_out"))
     bigram = bigram_cross_entropy(train, held_out, cfg.d_vocab)

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from activation_cache import ActivationCache, CacheConfig, InputError
-from activation_cache.text.documents import Split, documents, is_held_out
+from activation_cache.text.config import Split
+from activation_cache.text.documents import documents
+from activation_cache.text.split import is_held_out
 
 RESID = "blocks.2.hook_resid_pre"
 MLP = "blocks.1.mlp.hook_post"
@@ -84,7 +86,7 @@ def packed(tokenizer: Any, cfg: CacheConfig, split: Split) -> Packed:
     """The blocks and the counted positions of a whole split, not cut off at any number of rows."""
     separator = tokenizer.eos_token_id
     tokens: list[tuple[int, int]] = []  # document and id
-    for number, text in enumerate(documents(cfg.dataset, split)):
+    for number, text in enumerate(documents(cfg, split)):
         tokens += [(number, token_id) for token_id in (*tokenizer(text)["input_ids"], separator)]
     head = [(-1, separator)] if cfg.prepend_bos else []
     width = cfg.context_size - len(head)

@@ -24,7 +24,9 @@ from torch import Tensor
 from activation_cache import ActivationCache, CacheConfig, LanguageModel, load_model
 from activation_cache.cache.manifest import SPLITS
 from activation_cache.text.blocks import counted_positions, special_ids
-from activation_cache.text.documents import Split, documents, is_held_out
+from activation_cache.text.config import Split
+from activation_cache.text.documents import documents
+from activation_cache.text.split import is_held_out
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +97,7 @@ def test_held_out_rows_come_from_other_documents(
     cache: ActivationCache, tiny: LanguageModel
 ) -> None:
     for split in SPLITS:
-        texts = list(documents(cache.config.dataset, split))
+        texts = list(documents(cache.config, split))
         assert {is_held_out(text) for text in texts} == {split == "held_out"}
         ids = [set(tiny.tokenizer(text)["input_ids"]) for text in texts]
         for row in range(0, cache.n_rows(split), 7):

@@ -290,8 +290,11 @@ def test_a_place_in_the_text_that_is_no_longer_there_is_refused(
 ) -> None:
     # A cursor beyond the end of its document, or beyond the last one: the text was edited between
     # an interruption and going on, or before a repair.
-    for document, token in ((0, 1_000), (1_000, 1)):
+    for document, token, problem in (
+        (0, 1_000, "it no longer has token 1000 of document 0"),
+        (1_000, 1, "of the 1000 that were read before"),
+    ):
         blocks = ActivationSource(tiny, cfg).token_blocks("train", repeat=False)
         cursor = {"document": document, "epoch": 0, "token": token, "n_blocks": 5}
         message = refusal(lambda blocks=blocks, cursor=cursor: blocks.load_state_dict(cursor))
-        assert message.startswith(f"the text no longer has token {token} of document {document}")
+        assert message.startswith(f"the text {cfg.source} has changed: ") and problem in message

@@ -14,7 +14,7 @@ from activation_cache import ActivationCache, LanguageModel
 from activation_cache.cache.codec import CodecName
 from activation_cache.cache.manifest import SPLITS
 from activation_cache.cache.shard import DamagedShard
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 
 URL = "memory://featureloom-tests/cache"
 

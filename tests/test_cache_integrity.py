@@ -236,7 +236,7 @@ def test_a_shard_of_a_text_that_is_gone_is_not_replaced_by_another(
     (folder / SHARD_FILES[1]).unlink()
     message = refusal(lambda: cache.repair(tiny))
     assert message == (
-        f"{SHARD_FILES[1]} cannot be harvested again: the text of {cache.config.dataset} is no "
+        f"{SHARD_FILES[1]} cannot be harvested again: the text of {cache.config.source} is no "
         f"longer what it was"
     )
     assert files(folder) == {k: v for k, v in written.items() if k != SHARD_FILES[1]}

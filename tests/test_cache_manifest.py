@@ -62,7 +62,7 @@ def test_the_manifest_records_what_the_rows_depend_on(
     assert content["versions"] == library_versions()
     assert content["versions"]["torch"] == torch.__version__
     assert content["n_rows"] == {"train": 500, "held_out": 60}
-    assert content["config"]["dataset"] == cache.config.dataset
+    assert content["config"]["dataset"] == list(cache.config.dataset)
     assert content["codec_fvu"] == {RESID: 0.0, MLP: 0.0}
 
 
@@ -204,6 +204,6 @@ def test_manifests_hold_no_paths(written: bytes, cache: ActivationCache) -> None
     content = json.loads(written)
     shards = [shard for split in content["splits"].values() for shard in split["shards"]]
     assert {key for shard in shards for key in shard} == {"n_rows", "cursor", "checksums", "costs"}
-    assert cache.config.dataset in str(content)
+    assert cache.config.source in str(content)
     assert cache.folder not in str(content)
     assert "safetensors" not in str(content)

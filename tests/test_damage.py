@@ -13,7 +13,7 @@ from torch import Tensor
 from activation_cache import ActivationCache, CacheConfig, InputError, LanguageModel
 from activation_cache.cache.codec import CodecName
 from activation_cache.cache.manifest import FILE
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 
 RESID = "blocks.2.hook_resid_pre"
 

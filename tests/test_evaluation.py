@@ -19,7 +19,7 @@ from sae.evaluation.metric import Accumulator
 from sae.evaluation.seen import Seen
 from sae.evaluation.splice import Splice
 from sae.provenance import Provenance
-from sae.runs.evaluation import held_out_batches
+from sae.runs.evaluation import held_out_text
 
 SITE = "blocks.2.hook_resid_pre"
 
@@ -229,6 +229,6 @@ def test_held_out_text_is_as_long_as_asked_for_in_whole_contexts(
     asked: int, contexts: list[int], tiny: LanguageModel
 ) -> None:
     of = Provenance(hook_name=SITE, dataset_path="docstrings", context_size=32, eval_tokens=asked)
-    batches = held_out_batches(tiny, of)
+    batches = held_out_text(tiny, of).batches
     assert [tokens.shape for tokens, _ in batches] == [(n, 32) for n in contexts]
     assert all(tokens.shape == counted.shape for tokens, counted in batches)

@@ -155,7 +155,7 @@ def test_the_held_out_split_serves_the_held_out_documents(
 ) -> None:
     held_out = replace(cfg, split="held_out", prepend_bos=False)
     (tokens,) = islice(ActivationSource(model, held_out).token_blocks("held_out", repeat=False), 1)
-    (text, *_) = documents(cfg.dataset, "held_out")
+    (text, *_) = documents(cfg, "held_out")
     opening = model.tokenizer(text)["input_ids"][:CONTEXT_SIZE]
     assert tokens[0, : len(opening)].tolist() == opening
     ours, theirs = (take(harvest(model, c), 1)[0] for c in (cfg, held_out))

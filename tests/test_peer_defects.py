@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sae
+from activation_cache.text.config import TextConfig
 from activation_cache.text.documents import documents
 from sae.architectures import ARCHITECTURES, ReLUConfig, TopKConfig
 from sae.evaluation.metric import Accumulator
@@ -120,5 +121,8 @@ def test_the_first_row_of_a_dataset_is_read(tmp_path: Path) -> None:
     """Elsewhere a check of the column takes the first row out of the stream."""
     path = tmp_path / "text.jsonl"
     path.write_text("".join(json.dumps({"text": f"document {i}"}) + "\n" for i in range(40)))
-    read = [*documents(str(path), "train"), *documents(str(path), "held_out")]
+    read = [
+        *documents(TextConfig(dataset=str(path)), "train"),
+        *documents(TextConfig(dataset=str(path)), "held_out"),
+    ]
     assert sorted(read) == sorted(f"document {i}" for i in range(40))

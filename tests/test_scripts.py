@@ -19,6 +19,7 @@ from refusals import refusal_of
 import sae
 from activation_cache.model.loading import TINY_FOLDER
 from activation_cache.stream.source import of_other_text
+from activation_cache.text.config import TextConfig
 from sae.commands import evaluate as evaluate_script
 from sae.commands import train as train_script
 from sae.runs.settings import RunSettings
@@ -173,9 +174,9 @@ def test_every_preset_makes_settings_and_says_what_to_expect_and_from_where(
 
 
 def test_the_default_text_with_another_model_than_the_embedded_one_gives_a_warning() -> None:
-    assert of_other_text("tiny", "docstrings") is None
-    assert of_other_text("gpt2", "text.jsonl") is None
-    warning = of_other_text("gpt2", "docstrings")
+    assert of_other_text("tiny", TextConfig()) is None
+    assert of_other_text("gpt2", TextConfig(dataset="text.jsonl")) is None
+    warning = of_other_text("gpt2", TextConfig())
     assert warning is not None and "gpt2" in warning and "--dataset" in warning
 
 

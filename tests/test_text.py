@@ -6,6 +6,7 @@ import subprocess
 import sys
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,14 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activation_cache.common.errors import InputError
-from activation_cache.text.documents import (
-    DOCSTRINGS,
-    HELD_OUT_EVERY,
-    PLAIN_TEXT_DOCUMENT_CHARS,
-    Split,
-    documents,
-    is_held_out,
-)
+from activation_cache.text.config import DOCSTRINGS, Split, TextConfig
+from activation_cache.text.documents import PLAIN_TEXT_DOCUMENT_CHARS, documents
+from activation_cache.text.split import HELD_OUT_EVERY, is_held_out
 
 SPLITS: tuple[Split, Split] = ("train", "held_out")
 DATASETS = (".json", ".jsonl", ".parquet")
@@ -39,10 +35,15 @@ def write_dataset(path: Path, texts: list[str], column: str = "text") -> str:
     return str(path)
 
 
+def read(source: str, split: Split = "train", **options: Any) -> list[Any]:
+    """The documents of one split of a source."""
+    return list(documents(TextConfig(dataset=source, **options), split))
+
+
 def refusal(source: str, text_column: str = "text") -> str:
     """The message with which reading `source` is refused: always one line."""
     with pytest.raises(InputError) as raised:
-        list(documents(source, "train", text_column))
+        read(source, "train", text_column=text_column)
     message = str(raised.value)
     assert "\n" not in message
     return message
@@ -55,7 +56,7 @@ def refusal(source: str, text_column: str = "text") -> str:
 def test_a_dataset_is_read_row_by_row_in_its_own_order(tmp_path: Path, suffix: str) -> None:
     texts = [f"document number {i}" for i in range(60)]
     source = write_dataset(tmp_path / f"texts{suffix}", texts)
-    train, held_out = (list(documents(source, split)) for split in SPLITS)
+    train, held_out = (read(source, split) for split in SPLITS)
     assert train == [text for text in texts if text not in held_out]
     assert held_out == [text for text in texts if text not in train]
     assert len(train) + len(held_out) == 60
@@ -66,17 +67,17 @@ def test_the_first_row_of_a_dataset_is_not_lost(tmp_path: Path, suffix: str) -> 
     assert not is_held_out("the first")
     assert not is_held_out("the second")
     source = write_dataset(tmp_path / f"texts{suffix}", ["the first", "the second"])
-    assert list(documents(source, "train")) == ["the first", "the second"]
+    assert read(source, "train") == ["the first", "the second"]
 
 
 def test_the_text_may_stand_in_any_named_column(tmp_path: Path) -> None:
     source = write_dataset(tmp_path / "texts.jsonl", ["the first"], column="body")
-    assert list(documents(source, "train", text_column="body")) == ["the first"]
+    assert read(source, "train", text_column="body") == ["the first"]
 
 
 def test_rows_of_blanks_are_passed_over(tmp_path: Path) -> None:
     source = write_dataset(tmp_path / "texts.jsonl", ["the first", "", " \n\t", "the second"])
-    assert list(documents(source, "train")) == ["the first", "the second"]
+    assert read(source, "train") == ["the first", "the second"]
 
 
 def test_text_outside_ascii_is_kept(tmp_path: Path) -> None:
@@ -84,9 +85,9 @@ def test_text_outside_ascii_is_kept(tmp_path: Path) -> None:
     assert not is_held_out(text)
     path = tmp_path / "texts.txt"
     path.write_text(text, encoding="utf-8")
-    assert list(documents(str(path), "train")) == [text]
+    assert read(str(path), "train") == [text]
     source = write_dataset(tmp_path / "texts.parquet", [text])
-    assert list(documents(source, "train")) == [text]
+    assert read(source, "train") == [text]
 
 
 def test_plain_text_is_gathered_into_documents_of_whole_paragraphs(tmp_path: Path) -> None:
@@ -95,21 +96,21 @@ def test_plain_text_is_gathered_into_documents_of_whole_paragraphs(tmp_path: Pat
     paragraphs = [letter * 900 for letter in "abcde"]
     path = tmp_path / "texts.txt"
     path.write_text("\n\n".join(paragraphs))
-    read = [text for split in SPLITS for text in documents(str(path), split)]
-    assert sorted(read) == ["\n\n".join(paragraphs[:3]), "\n\n".join(paragraphs[3:])]
+    found = [text for split in SPLITS for text in read(str(path), split)]
+    assert sorted(found) == ["\n\n".join(paragraphs[:3]), "\n\n".join(paragraphs[3:])]
 
 
 def test_a_single_line_of_plain_text_is_one_document(tmp_path: Path) -> None:
     path = tmp_path / "texts.txt"
     path.write_text("the first")
-    assert list(documents(str(path), "train")) == ["the first"]
+    assert read(str(path), "train") == ["the first"]
 
 
 def test_a_file_name_with_brackets_is_a_name_and_not_a_pattern(tmp_path: Path) -> None:
     path = tmp_path / "notes[1].txt"
     path.write_text("the first")
     (tmp_path / "notes1.txt").write_text("another file")
-    assert list(documents(str(path), "train")) == ["the first"]
+    assert read(str(path), "train") == ["the first"]
 
 
 # The split ---------------------------------------------------------------------------------------
@@ -122,7 +123,7 @@ def test_every_document_is_in_exactly_one_split(
 ) -> None:
     path = tmp_path_factory.mktemp("split") / "texts.jsonl"
     source = write_dataset(path, texts)
-    train, held_out = (list(documents(source, split)) for split in SPLITS)
+    train, held_out = (read(source, split) for split in SPLITS)
     assert not set(train) & set(held_out)
     assert sorted(train + held_out) == sorted(text for text in texts if text.strip())
     assert all(map(is_held_out, held_out))
@@ -140,8 +141,10 @@ def test_documents_stay_in_their_split_when_others_are_added_in_front(tmp_path: 
     short = write_dataset(tmp_path / "short.jsonl", texts)
     longer = write_dataset(tmp_path / "longer.jsonl", [f"new {i}" for i in range(7)] + texts)
     for split in SPLITS:
-        old = list(documents(short, split))
-        assert [text for text in documents(longer, split) if text in texts] == old
+        old = read(short, split)
+        assert [
+            text for text in documents(TextConfig(dataset=longer), split) if text in texts
+        ] == old
 
 
 def test_unpaired_surrogates_have_a_split_too() -> None:
@@ -153,7 +156,7 @@ def test_unpaired_surrogates_have_a_split_too() -> None:
 
 @pytest.fixture(scope="module")
 def held_out_docstrings() -> list[str]:
-    return list(documents(DOCSTRINGS, "held_out"))
+    return read(DOCSTRINGS, "held_out")
 
 
 def paragraphs_of(texts: list[str]) -> list[str]:
@@ -165,7 +168,7 @@ def paragraphs_of(texts: list[str]) -> list[str]:
 def test_no_held_out_paragraph_of_the_docstrings_occurs_in_training(
     held_out_docstrings: list[str],
 ) -> None:
-    train = paragraphs_of(list(islice(documents(DOCSTRINGS, "train"), 200)))
+    train = paragraphs_of(list(islice(documents(TextConfig(dataset=DOCSTRINGS), "train"), 200)))
     assert len(train) > 1_000
     assert not set(train) & set(paragraphs_of(held_out_docstrings))
     assert len(train) == len(set(train))  # nor does any paragraph occur twice
@@ -186,8 +189,8 @@ def test_the_docstrings_come_in_the_same_order_in_every_process(
 ) -> None:
     code = (
         "import json; from itertools import islice;"
-        "from activation_cache.text.documents import documents;"
-        "print(json.dumps(list(islice(documents('docstrings', 'held_out'), 20))))"
+        "from activation_cache.text.docstrings import docstring_documents;"
+        "print(json.dumps(list(islice(docstring_documents('held_out'), 20))))"
     )
     other = subprocess.run(
         [sys.executable, "-c", code],
@@ -212,16 +215,18 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     assert message.startswith(f"no text file at {tmp_path}/absent.jsonl: give an existing .txt")
 
 
-def test_a_folder_is_not_a_text_file(tmp_path: Path) -> None:
-    assert f"no text file at {tmp_path}:" in refusal(str(tmp_path))
+def test_a_folder_without_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "picture.png").touch()
+    assert f"the folder {tmp_path} holds no text:" in refusal(str(tmp_path))
+    assert "no text file at" in refusal(str(tmp_path / "*.txt"))
 
 
 def test_a_file_of_another_kind_is_refused_with_the_kinds_that_can_be_read(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text("text\nthe first\n")
+    path = tmp_path / "report.docx"
+    path.write_text("the first")
     message = refusal(str(path))
     assert f"cannot read text from {path}" in message
-    assert message.endswith("must end in one of .txt, .json, .jsonl, .parquet")
+    assert "must end in one of .txt, .json, .jsonl, .ndjson, .csv, .tsv, .parquet" in message
 
 
 def test_plain_text_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Packing text into token blocks. The toy tokenizer reads the word `7` as the token 7."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import pytest
@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerFast
 
 from activation_cache.common.errors import InputError
 from activation_cache.text.blocks import TokenBlocks, counted_positions, special_ids
+from activation_cache.text.documents import Document
 
 BOS, EOS, PAD = 90, 91, 92
 
@@ -29,13 +30,15 @@ TOKENIZER = toy_tokenizer(bos_token="<bos>", eos_token="<eos>", pad_token="<pad>
 
 
 def packed(
-    documents: list[str],
+    documents: Sequence[Document],
     *,
     context_size: int,
     batch_blocks: int = 1,
     prepend_bos: bool = False,
     repeat: bool = False,
     tokenizer: PreTrainedTokenizerFast = TOKENIZER,
+    repack: bool = True,
+    n_vocab: int | None = None,
 ) -> TokenBlocks:
     return TokenBlocks(
         lambda: iter(documents),
@@ -44,6 +47,8 @@ def packed(
         batch_blocks=batch_blocks,
         prepend_bos=prepend_bos,
         repeat=repeat,
+        repack=repack,
+        n_vocab=n_vocab,
     )
 
 

@@ -12,7 +12,7 @@ from activation_cache.cache.storage import Storage
 from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.schema import convert, parse_json
 from activation_cache.stream.source import SourceConfig
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 
 FILE = "manifest.json"
 FORMAT = "featureloom activation cache"
@@ -69,6 +69,8 @@ class SplitEntry:
     shards: tuple[ShardEntry, ...] = ()
     cursor: dict[str, int] | None = None
     """Of the token blocks, after the last shard."""
+    text: dict[str, Any] | None = None
+    """A record of the documents that were read: another text under the same name is noticed."""
     complete: bool = False
     """Whether all rows asked for are there, or the text has ended."""
 
@@ -155,7 +157,9 @@ class Manifest:
             raise InputError(f"{where} has version {version} of the format: update featureloom")
         if with_checksum({n: x for n, x in content.items() if n != "checksum"}) != data:
             raise InputError(f"the {FILE} of {where} is not what was written: {REMEDY}")
-        kinds = get_type_hints(cls)
+        kinds, config = get_type_hints(cls), content.get("config")
+        if isinstance(config, dict) and isinstance(config.get("dataset"), str):
+            config["dataset"] = [config["dataset"]]  # as older versions wrote it
         return cls(**{n: convert(kind, content.get(n), n) for n, kind in kinds.items()})
 
 

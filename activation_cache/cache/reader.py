@@ -15,7 +15,7 @@ from activation_cache.cache.manifest import Manifest, read_manifest
 from activation_cache.cache.shard import Shard, open_shard, version_of
 from activation_cache.cache.storage import Storage
 from activation_cache.stream.shuffle import Rows
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 
 if TYPE_CHECKING:
     import datasets

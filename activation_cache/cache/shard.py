@@ -25,7 +25,7 @@ from activation_cache.common.errors import InputError
 from activation_cache.common.files import TEMPORARY
 from activation_cache.common.lock import LOCK_FILE
 from activation_cache.stream.source import Origins
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 
 HEADER = "header"
 """What the checksum of everything before the tensors of a shard is listed as."""

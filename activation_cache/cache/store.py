@@ -25,7 +25,7 @@ from activation_cache.model.language_model import LanguageModel
 from activation_cache.model.loading import load_model
 from activation_cache.stream.prefetch import Prefetch
 from activation_cache.stream.source import ActivationSource
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 
 if TYPE_CHECKING:
     import datasets

@@ -27,7 +27,7 @@ from activation_cache.common.versions import library_versions
 from activation_cache.stream.shuffle import Rows
 from activation_cache.stream.source import ActivationSource, Origins
 from activation_cache.text.blocks import TextHasChanged, TokenBatch
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class ShardPlan:
     cursor: dict[str, int]
     """Of the token blocks, before the shard."""
     cursor_after: dict[str, int]
+    text_after: dict[str, Any]
+    """The record of the documents that were read so far."""
 
 
 HarvestedShard = tuple[ShardEntry, dict[str, dict[str, Any]]]
@@ -67,6 +69,8 @@ def plan_shards(
 ) -> Iterator[ShardPlan]:
     """The shards of a split after those that are done, until there are enough rows or no text."""
     blocks = source.token_blocks(split, repeat=False)
+    if done.text is not None:
+        blocks.record.load_state_dict(done.text)
     if done.cursor is not None:
         blocks.load_state_dict(done.cursor)
     number, n_rows = len(done.shards), done.n_rows
@@ -82,7 +86,8 @@ def plan_shards(
         if not held:
             return
         held = min(held, missing)
-        yield ShardPlan(split, number, tuple(batches), held, cursor, blocks.state_dict())
+        after = blocks.state_dict(), blocks.record.state_dict()
+        yield ShardPlan(split, number, tuple(batches), held, cursor, *after)
         number, n_rows = number + 1, n_rows + held
 
 
@@ -168,7 +173,9 @@ def _with_shard(
     the same bits as one that was not.
     """
     split = manifest.splits[plan.split]
-    split = replace(split, shards=(*split.shards, entry), cursor=plan.cursor_after)
+    split = replace(
+        split, shards=(*split.shards, entry), cursor=plan.cursor_after, text=plan.text_after
+    )
     manifest = manifest.with_split(plan.split, split)
     if plan.split != "train":
         return manifest
@@ -212,10 +219,10 @@ def harvest_again(
         plan = next(plan_shards(source, manifest.config, split, before))
         data, (harvested, _) = harvest_shard(source, manifest.config, plan, on_progress)
         if any(shard.checksums[part] != harvested.checksums[part] for part in Origins._fields):
-            raise TextHasChanged("its tokens are others")
+            raise TextHasChanged(manifest.config.source, "its tokens are others")
     except (TextHasChanged, StopIteration) as error:
         raise InputError(
-            f"{name} cannot be harvested again: the text of {manifest.config.dataset} is no longer "
+            f"{name} cannot be harvested again: the text of {manifest.config.source} is no longer "
             f"what it was"
         ) from error
     storage.write(name, data)

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
@@ -35,10 +35,10 @@ WORDS = {
 def convert(kind: Any, value: Any, name: str, *, lenient: bool = False) -> Any:
     """The value as the annotation `kind` has it; `InputError` with the name where it cannot be.
 
-    Knows dataclasses (from mappings), `tuple[X, ...]` (from lists), `dict[str, X]`, `Literal`,
-    `X | None` and plain values. `lenient` is for settings, which people type: in YAML 1.1, `1` is
-    an integer where a float is meant, `1e-3` is a string, `off` is false, and a list of one is
-    easily forgotten. Texts are names then, without control characters.
+    Knows dataclasses (from mappings), `tuple[X, ...]` and `Sequence[X]` (from lists),
+    `dict[str, X]`, `Literal`, `X | None` and plain values. `lenient` is for settings, which people
+    type: in YAML 1.1, `1` is an integer where a float is meant, `1e-3` is a string, `off` is false,
+    and a list of one is easily forgotten. Texts are names then, without control characters.
     """
     origin, parts = get_origin(kind), get_args(kind)
     within = partial(convert, lenient=lenient)
@@ -52,7 +52,7 @@ def convert(kind: Any, value: Any, name: str, *, lenient: bool = False) -> Any:
     if origin is dict:
         content = _mapping(value, name)
         return {k: within(parts[1], x, f"{name}.{str(k)[:LONGEST]}") for k, x in content.items()}
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         several = [value] if lenient and not isinstance(value, list | tuple) else value
         if not isinstance(several, list | tuple):
             raise _misfit(name, "a list", value)
@@ -83,7 +83,7 @@ def listed(names: Iterable[Any]) -> str:
 def parse_json(data: bytes | str, where: str) -> dict[str, Any]:
     """A JSON object; `InputError` where it is none, or a key comes twice."""
     try:
-        content = json.loads(data, object_pairs_hook=_no_key_twice)
+        content = json.loads(data, object_pairs_hook=no_key_twice)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{where} is not valid JSON: {error}") from error
     if not isinstance(content, dict):
@@ -91,7 +91,8 @@ def parse_json(data: bytes | str, where: str) -> dict[str, Any]:
     return content
 
 
-def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A hook for `json`: `ValueError` for an object that has a key twice."""
     content = dict(pairs)
     if len(content) < len(pairs):
         twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))

@@ -8,7 +8,7 @@ works for every architecture that TransformerLens knows. Its bridge is `Language
 import copy
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from activation_cache.common.dtypes import name_of
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, described
 from activation_cache.common.remembered import remembered
 from activation_cache.common.schema import convert
 from activation_cache.common.types import Edit, Processing
@@ -37,6 +37,13 @@ if TYPE_CHECKING:
 
 class _Stop(Exception):
     """Ends a forward pass once every wanted activation has been seen."""
+
+
+def known_architectures() -> frozenset[str]:
+    """The classes of models that TransformerLens has hook names for."""
+    from transformer_lens.factories import architecture_adapter_factory
+
+    return frozenset(architecture_adapter_factory.SUPPORTED_ARCHITECTURES)
 
 
 class LanguageModel:
@@ -88,6 +95,12 @@ class LanguageModel:
         if self._adapter is not None:
             return self._adapter.cfg.n_ctx
         return getattr(self.hf.config.get_text_config(), "max_position_embeddings", sys.maxsize)
+
+    @property
+    def n_vocab(self) -> int:
+        """How many token ids the model has embeddings for; a tokenizer may have more."""
+        embeddings: Any = self.hf.get_input_embeddings()
+        return embeddings.weight.shape[0]
 
     @cached_property
     def description(self) -> dict[str, str]:
@@ -223,8 +236,16 @@ class LanguageModel:
         with self._forward, ExitStack() as hooks:
             for name, site in sites.items():
                 hooks.enter_context(editing(site, partial(keep, name), tokens.shape))
-            with suppress(_Stop):
+            try:
                 self.hf.base_model(tokens.to(self.device), use_cache=False)
+            except _Stop:
+                pass
+            except IndexError as error:  # of an embedding: the cause is what was given
+                raise InputError(
+                    f"{self.name} cannot take blocks of {tokens.shape[1]} tokens with ids up to "
+                    f"{int(tokens.max())} ({described(error)}): give a smaller --context-size, or "
+                    f"text of its vocabulary"
+                ) from error
         return {name: found[name] - self._offset(name, found[name]) for name in hook_names}
 
     def _offset(self, hook_name: str, x: Tensor) -> Tensor | float:

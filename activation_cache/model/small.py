@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from activation_cache.common.errors import InputError, described
-from activation_cache.model.language_model import LanguageModel
+from activation_cache.model.language_model import LanguageModel, known_architectures
 
 SMALL: dict[str, Any] = {
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "word_embed_proj_dim", "lru_width"), 32),
@@ -35,13 +35,12 @@ SMALL: dict[str, Any] = {
 def architectures() -> dict[str, str]:
     """`model_type` and class of every causal language model that both libraries know, each class
     once. Those that also take images or sound are left out."""
-    from transformer_lens.factories.architecture_adapter_factory import SUPPORTED_ARCHITECTURES
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    types: dict[str, list[str]] = {}
+    known, types = known_architectures(), dict[str, list[str]]()
     for model_type, name in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()):
         cls = name if isinstance(name, str) else name[0]
-        if cls in SUPPORTED_ARCHITECTURES and "Conditional" not in cls:
+        if cls in known and "Conditional" not in cls:
             types.setdefault(cls, []).append(model_type)
     # Of several that share a class, the one that it is named after.
     return {max(its, key=lambda t: cls.lower().startswith(t)): cls for cls, its in types.items()}

@@ -12,7 +12,7 @@ from activation_cache.model.language_model import LanguageModel
 from activation_cache.stream.shuffle import Rows, ShuffleBuffer
 from activation_cache.stream.source import ActivationSource, SourceConfig
 from activation_cache.text.blocks import TokenBatch
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 
 MOST_SKIPPED = 0.01
 """The share of the rows that may be left out as not finite."""
@@ -91,7 +91,7 @@ class ActivationStream:
             self._ahead = self._next_counted_batch()
             if was_first_pass and self.n_epochs:
                 warnings.warn(
-                    f"the text {self.cfg.dataset} has ended after {self._n_rows:,} activation "
+                    f"the text {self.cfg.source} has ended after {self._n_rows:,} activation "
                     f"vectors and starts again: give more text, or train on fewer tokens",
                     stacklevel=2,
                 )
@@ -114,11 +114,12 @@ class ActivationStream:
             batch = self._blocks.next_batch()
             if self._source.counted(batch.tokens).any():
                 return batch
-        raise InputError(f"{self.cfg.dataset} holds nothing but special tokens")
+        raise InputError(f"{self.cfg.source} holds nothing but special tokens")
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "blocks": self._blocks.state_dict() if self._ahead is None else self._cursor,
+            "text": self._blocks.record.state_dict(),
             "buffer": self._buffer.state_dict(),
             "n_rows": self._n_rows,
             "n_skipped_rows": self.n_skipped_rows,
@@ -126,6 +127,8 @@ class ActivationStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._ahead = None
+        if "text" in state:  # which older versions did not record
+            self._blocks.record.load_state_dict(state["text"])
         self._blocks.load_state_dict(state["blocks"])
         self._buffer.load_state_dict(state["buffer"])
         self._n_rows = state["n_rows"]

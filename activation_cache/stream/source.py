@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int
@@ -15,7 +15,9 @@ from activation_cache.model.language_model import LanguageModel
 from activation_cache.model.loading import TINY
 from activation_cache.stream.shuffle import Rows
 from activation_cache.text.blocks import TokenBatch, TokenBlocks, counted_positions, special_ids
-from activation_cache.text.documents import DOCSTRINGS, Split, documents
+from activation_cache.text.config import DOCSTRINGS, SPLITS, Split, TextConfig
+from activation_cache.text.documents import documents
+from activation_cache.text.files import is_local
 
 CONTEXT_TOKENS = 10
 """Tokens that are quoted in front of one whose activations are not finite."""
@@ -24,9 +26,9 @@ CONTEXT_CHARS, TOKEN_CHARS = 50, 20
 """How much of them is quoted at most."""
 
 
-def of_other_text(model: str, dataset: str) -> str | None:
+def of_other_text(model: str, cfg: TextConfig) -> str | None:
     """What to tell whoever reads the default text with a model that was trained on another."""
-    if model == TINY or dataset != DOCSTRINGS:
+    if model == TINY or cfg.dataset != (DOCSTRINGS,):
         return None
     return (
         f"warning: the text is docstrings of Python packages, which are not what {model} was "
@@ -35,17 +37,12 @@ def of_other_text(model: str, dataset: str) -> str | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SourceConfig:
+class SourceConfig(TextConfig):
     """Which activations are read, and from which text."""
 
     hook_names: tuple[str, ...] = field(default=(), metadata={"setting": "hook_name"})
     """Site by TransformerLens name or module:PATH (middle residual stream). Repeatable: all sites
     are read in the same forward pass."""
-    dataset: str = DOCSTRINGS
-    """Text: a .txt, .json, .jsonl or .parquet file, or a hub id. `docstrings` is the documentation
-    of the installed packages."""
-    text_column: str = "text"
-    """Column of the dataset that holds the text."""
     context_size: int = 128
     """Tokens in each block that the model sees, BOS included."""
     prepend_bos: bool = True
@@ -57,6 +54,7 @@ class SourceConfig:
     """Tokens in each forward pass of the model, in whole blocks."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if isinstance(self.hook_names, str):
             raise InputError("hook_names must be a tuple of names, as ('blocks.2.hook_resid_pre',)")
         if len(set(self.hook_names)) < len(self.hook_names):
@@ -67,6 +65,31 @@ class SourceConfig:
     @property
     def forward_blocks(self) -> int:
         return max(1, self.forward_tokens // self.context_size)
+
+
+def _refuse_tokens_without_embedding(model: LanguageModel, cfg: TextConfig) -> None:
+    """`InputError` where a local text has a token that was added to the tokenizer alone.
+
+    Most models have more embeddings than tokens, and then no text is read. What is on the hub is
+    looked at as it is read.
+    """
+    tokenizer: Any = model.tokenizer
+    added: dict[str, int] = tokenizer.get_added_vocab()
+    missing = {token: i for token, i in added.items() if i >= model.n_vocab}
+    sources = [source for source in cfg.dataset if source != DOCSTRINGS and is_local(source)]
+    if not missing or not sources:
+        return
+    only_local = replace(cfg, dataset=tuple(sources), dataset_weight=())
+    for split in SPLITS:
+        for number, document in enumerate(documents(only_local, split)):
+            found = next((t for t in missing if isinstance(document, str) and t in document), None)
+            if found is not None:
+                raise InputError(
+                    f"document {number} of {cfg.source} ({str(document)[:CONTEXT_CHARS]!r}...) has "
+                    f"the token {found!r} with id {missing[found]}, and {model.name} has "
+                    f"embeddings for {model.n_vocab} ids: give text without it, or a model that "
+                    f"was trained with it"
+                )
 
 
 class Origins(NamedTuple):
@@ -92,6 +115,7 @@ class ActivationSource:
                 f"context_size {cfg.context_size} is more than {model.name} can see: "
                 f"give at most {model.max_context_size}"
             )
+        _refuse_tokens_without_embedding(model, cfg)
         self.model = model
         self.cfg = cfg
         self._special = special_ids(model.tokenizer)
@@ -100,12 +124,15 @@ class ActivationSource:
         """The packed token blocks of one split of the text."""
         cfg = self.cfg
         return TokenBlocks(
-            partial(documents, cfg.dataset, split, cfg.text_column),
+            partial(documents, cfg, split),
             self.model.tokenizer,
             context_size=cfg.context_size,
             batch_blocks=cfg.forward_blocks,
             prepend_bos=cfg.prepend_bos,
+            repack=cfg.repack,
             repeat=repeat,
+            n_vocab=self.model.n_vocab,
+            source=cfg.source if split == "train" else f"{cfg.source} (held out)",
         )
 
     def counted(self, tokens: Int[Tensor, "batch pos"]) -> Tensor:

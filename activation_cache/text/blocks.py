@@ -10,17 +10,18 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from activation_cache.common.errors import InputError
+from activation_cache.common.errors import InputError, described
+from activation_cache.text.documents import Document, Messages, to_bytes
+from activation_cache.text.record import TextHasChanged, TextRecord
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Documents = Callable[[], Iterator[str]]
+Documents = Callable[[], Iterator[Document]]
 """Starts one pass over the text; every pass yields the same documents in the same order."""
 
-
-class TextHasChanged(InputError):
-    """A cursor points to where the text has nothing now."""
+QUOTED_CHARS = 50
+"""How much of a document an error quotes."""
 
 
 class TokenBatch(NamedTuple):
@@ -43,9 +44,13 @@ class TokenBlocks:
     """Packs documents without padding into blocks of `context_size` tokens, an iterator.
 
     Documents follow each other with the tokenizer's EOS after each; one that does not fit is
-    continued in the next block. With `prepend_bos`, every block opens with BOS. After the last
-    document the text starts again, or ends where `repeat` is false; the unfinished block at that
-    point is carried over or dropped.
+    continued in the next block. With `prepend_bos`, every block opens with BOS. Without `repack`,
+    documents are token ids and each is a block as it is. After the last document the text starts
+    again, or ends where `repeat` is false; the unfinished block at that point is carried over or
+    dropped. `n_vocab` is how many ids the model has embeddings for.
+
+    `record` is of the documents: where they are others than when it was saved, reading them raises
+    `TextHasChanged`.
     """
 
     def __init__(
@@ -56,16 +61,23 @@ class TokenBlocks:
         context_size: int,
         batch_blocks: int,
         prepend_bos: bool = True,
+        repack: bool = True,
         repeat: bool = False,
+        n_vocab: int | None = None,
+        source: str = "",
     ) -> None:
         self._documents = documents
         self._tokenizer = tokenizer
-        self._separator = _special_id(tokenizer, "eos", "bos")
-        self._head = [_special_id(tokenizer, "bos", "eos")] if prepend_bos else []
+        self._separator = [_special_id(tokenizer, "eos", "bos")] if repack else []
+        self._head = [_special_id(tokenizer, "bos", "eos")] if prepend_bos and repack else []
+        self._n_vocab = n_vocab
+        self._block_ids = None if repack else context_size
+        self._source = source
+        self.record = TextRecord(source)
         self._width = context_size - len(self._head)  # of the text that a block holds
         self._batch_blocks = batch_blocks
         self._repeat = repeat
-        self._texts: Iterator[str] | None = None
+        self._texts: Iterator[Document] | None = None
         self._n_documents = 0  # of this pass that have been read
         self._n_blocks = 0  # that have been served
         self._pending: deque[_Document] = deque()
@@ -115,23 +127,60 @@ class TokenBlocks:
         """Append the next document to the pending ones; false where the text has ended."""
         if self.n_epochs and not self._repeat:
             return False
-        if self._texts is None:
-            self._texts = islice(self._documents(), self._n_documents, None)
         try:
-            text = next(self._texts, None)
-            tokens = self._tokenizer(text or "", add_special_tokens=False, verbose=False)
+            texts = self._texts or self._skipped_to_cursor()
+            document = next(texts, None)
+            ids = [] if document is None else self._ids(document)
         except BaseException:
             self._texts = None  # a generator that has raised is at its end, and the text is not
             raise
-        if text is None:
+        if document is None:
             self._finish_pass()
             return self._read_document()
-        ids = [*tokens["input_ids"], self._separator]
-        document = _Document(self._n_documents, self.n_epochs, ids)
-        self._pending.append(document)
-        self._n_pending += len(document.ids)
+        self.record.see(self._n_documents, to_bytes(document))
+        self._pending.append(_Document(self._n_documents, self.n_epochs, ids))
+        self._n_pending += len(ids)
         self._n_documents += 1
         return True
+
+    def _ids(self, document: Document) -> list[int]:
+        """The tokens of a document, the separator included; `InputError` where one is none."""
+        if isinstance(document, list):
+            document = self._conversation(document)
+        if isinstance(document, str):
+            tokens = self._tokenizer(document, add_special_tokens=False, verbose=False)
+            ids: list[int] = tokens["input_ids"]
+        else:
+            ids = list(document)
+        if self._n_vocab is not None and ids and not 0 <= min(ids) <= max(ids) < self._n_vocab:
+            self._refuse_id(next(i for i in ids if not 0 <= i < self._n_vocab), document)
+        if self._block_ids is not None and len(ids) != self._block_ids:
+            raise InputError(
+                f"row {self._n_documents} of {self._source} has {len(ids)} token ids: blocks as "
+                f"they are (--no-repack) must have --context-size ({self._block_ids}) each"
+            )
+        return [*ids, *self._separator]
+
+    def _refuse_id(self, token_id: int, document: Document) -> None:
+        token = self._tokenizer.convert_ids_to_tokens([token_id])[0] if token_id >= 0 else None
+        quoted = f" ({document[:QUOTED_CHARS]!r}...)" if isinstance(document, str) else ""
+        raise InputError(
+            f"document {self._n_documents} of {self._source}{quoted} has the token {token!r} with "
+            f"id {token_id}, and the model has embeddings for {self._n_vocab} ids: give text "
+            f"without it, or the tokenizer of the model"
+        )
+
+    def _conversation(self, messages: Messages) -> str:
+        """The text that the model's chat template makes of messages."""
+        try:
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False)
+        except Exception as error:  # templates are programs
+            raise InputError(
+                f"the chat template of the tokenizer cannot be applied to document "
+                f"{self._n_documents} of {self._source} ({described(error)}): give an instruct "
+                f"model, or text without --chat"
+            ) from error
+        return str(text)
 
     def _finish_pass(self) -> None:
         if not self._n_blocks and self._n_pending < self._width:
@@ -164,15 +213,29 @@ class TokenBlocks:
         self._texts = None
         self._pending.clear()
         self._n_pending = 0
+        self._skipped_to_cursor()
         if state["token"]:
             self._skip_into_document(state["token"])
+
+    def _skipped_to_cursor(self) -> Iterator[Document]:
+        """The documents after those that were read: these are read again, and compared."""
+        self._texts = texts = self._documents()
+        n = 0
+        for n, passed in enumerate(islice(texts, self._n_documents), start=1):
+            self.record.see(n - 1, to_bytes(passed))
+        if n < self._n_documents:
+            read = self._n_documents
+            what = f"it has only {n} documents of the {read} that were read before"
+            raise TextHasChanged(self._source, what)
+        return texts
 
     def _skip_into_document(self, n: int) -> None:
         """Take the first `n` tokens of the next document for served."""
         number, epoch = self._n_documents, self.n_epochs
         found = self._read_document() and self._pending[0]
         if not found or (found.number, found.epoch) != (number, epoch) or n >= len(found.ids):
-            raise TextHasChanged(f"the text no longer has token {n} of document {number}")
+            what = f"it no longer has token {n} of document {number}"
+            raise TextHasChanged(self._source, what)
         found.n_served = n
         self._n_pending -= n
 

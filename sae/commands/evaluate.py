@@ -1,6 +1,6 @@
 """Evaluate a saved dictionary: reconstruction, sparsity, and cross-entropy with it spliced in."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,13 @@ from rich.console import Console
 
 import sae
 from activation_cache.common.files import write_file
-from activation_cache.text.documents import DOCSTRINGS
+from activation_cache.text.config import DOCSTRINGS, TextConfig
 from sae.commands.exits import fail, refuse_unwritable
-from sae.commands.flags import parse
+from sae.commands.flags import parse_named
 from sae.hub.releases import locate
 from sae.loading import load_release
 from sae.provenance import Provenance
-from sae.runs.evaluation import evaluate_dictionary
+from sae.runs.evaluation import evaluate_dictionary, text_metadata, text_of
 from sae.runs.sinks.summary import print_advice, summary_table
 
 UNSAID: dict[str, Any] = {"dataset_path": DOCSTRINGS, "eval_tokens": 65_536, "context_size": 128}
@@ -22,7 +22,7 @@ UNSAID: dict[str, Any] = {"dataset_path": DOCSTRINGS, "eval_tokens": 65_536, "co
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvaluateFlags:
+class EvaluateFlags(TextConfig):
     """Evaluate a dictionary on held-out text: of a run, of a folder, or a published one.
 
     What the dictionary says about its model, site and text is used unless a flag says otherwise.
@@ -39,12 +39,13 @@ class EvaluateFlags:
     """Another language model than it was trained on."""
     hook_name: str | None = field(default=None, metadata={"aliases": ("--hook",)})
     """Another site than it was trained on; of a release, which dictionary."""
-    dataset: str | None = None
-    """Other text: a .txt, .json, .jsonl or .parquet file, or a hub id."""
     eval_tokens: int | None = None
     """Held-out tokens to evaluate on (as it says, or 65,536)."""
     context_size: int | None = None
     """Tokens in each block that the model sees (as it says, or 128)."""
+    other_text: bool = False
+    """Evaluate although the text has changed since training. Naming another --dataset says the
+    same."""
     device: str = "auto"
     """Where to compute: auto (CUDA if there is one), cpu, cuda or cuda:N."""
     out: Path | None = None
@@ -68,7 +69,7 @@ def load(flags: EvaluateFlags, console: Console) -> sae.SAE:
 
 
 def main(arguments: list[str]) -> None:
-    flags = parse(EvaluateFlags, arguments)
+    flags, named = parse_named(EvaluateFlags, arguments)
     if flags.out is not None:
         refuse_unwritable(flags.out)
     console = Console()
@@ -76,17 +77,21 @@ def main(arguments: list[str]) -> None:
     given = {
         "model_name": flags.model,
         "hook_name": None if flags.release else flags.hook_name,
-        "dataset_path": flags.dataset,
         "eval_tokens": flags.eval_tokens,
         "context_size": flags.context_size,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    known = dictionary.provenance.to_metadata()
-    dictionary.provenance = Provenance.from_metadata({**UNSAID, **known, **given})
-    report = evaluate_dictionary(dictionary, device=flags.device)
+    known = Provenance.from_metadata({**UNSAID, **dictionary.provenance.to_metadata(), **given})
+    text = {name: getattr(flags, name) for name in asdict(TextConfig()) if name in named}
+    other = replace(text_of(known), **text)
+    is_other = flags.other_text or other != text_of(known)
+    dictionary.provenance = replace(known, **text_metadata(other))
+    report = evaluate_dictionary(dictionary, device=flags.device, other_text=is_other)
     where = f"{dictionary.hook_name} of {dictionary.provenance.model_name}"
     title = f"{dictionary.cfg.architecture} dictionary on {where}"
     counts_all = bool(dictionary.provenance.all_positions)
+    if is_other:
+        console.print(f"on other text than it names: {other.source}", soft_wrap=True, markup=False)
     console.print(summary_table(report, title, all_positions=counts_all))
     print_advice(report, console)
     if flags.out is not None:

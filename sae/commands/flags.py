@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING
 from typing import Any, NoReturn, TypeVar, get_origin
 
@@ -48,8 +48,14 @@ def parse(cls: type[Flags], arguments: list[str]) -> Flags:
 
     A field's `metadata` may have `positional=True`, `aliases` and a `metavar`.
     """
+    return parse_named(cls, arguments)[0]
+
+
+def parse_named(cls: type[Flags], arguments: list[str]) -> tuple[Flags, set[str]]:
+    """The same, and the fields that were given."""
     try:
-        return cls(**given_flags(groups_of(cls), arguments, str(cls.__doc__)))
+        given = given_flags(groups_of(cls), arguments, str(cls.__doc__))
+        return cls(**given), set(given)
     except InputError as error:
         fail(str(error))
 
@@ -101,7 +107,7 @@ def _added(parser: argparse.ArgumentParser, flag: Setting) -> argparse.Action:
     kwargs: dict[str, Any] = {"dest": flag.field, "metavar": flag.metavar}
     if kind is bool:
         kwargs = {"dest": flag.field, "action": argparse.BooleanOptionalAction}
-    elif get_origin(kind) is tuple:
+    elif get_origin(kind) in (tuple, Sequence):
         kwargs["action"] = "append"
     return parser.add_argument(flag.flag, *flag.aliases, **kwargs)
 

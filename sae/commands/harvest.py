@@ -29,13 +29,13 @@ from activation_cache.cache.writer import OnProgress
 from activation_cache.cache.writer import Progress as Step
 from activation_cache.common.dtypes import DTYPES, DtypeName, emulation_warning
 from activation_cache.stream.source import of_other_text
-from activation_cache.text.documents import DOCSTRINGS
+from activation_cache.text.config import TextConfig
 from sae.commands.exits import fail
 from sae.commands.flags import parse
 
 
 @dataclass(frozen=True, kw_only=True)
-class HarvestFlags:
+class HarvestFlags(TextConfig):
     """Harvest a language model's activations into a cache on disk or in object storage.
 
     The same command resumes a harvest that was interrupted. Under torchrun, each process harvests
@@ -45,12 +45,8 @@ class HarvestFlags:
     model: str = "tiny"
     """Language model: tiny (embedded), hub id, folder or .gguf file."""
     hook_name: tuple[str, ...] = ()
-    """Site by TransformerLens name; repeatable (residual stream, middle layer). All sites are read
-    in the same forward pass."""
-    dataset: str = DOCSTRINGS
-    """Text: a .txt, .json, .jsonl or .parquet file, or a hub id."""
-    text_column: str = "text"
-    """Column of the dataset that holds the text."""
+    """Site by TransformerLens name or module:PATH (middle residual stream). Repeatable: all sites
+    are read in the same forward pass."""
     n_tokens: int = 1_000_000
     """Activation vectors of each site, or fewer if the text ends."""
     held_out_tokens: int = 65_536
@@ -109,7 +105,7 @@ def harvest(flags: HarvestFlags, console: Console) -> ActivationCache:
     model = load_model(flags.model, device=flags.device, dtype=DTYPES[flags.dtype])
     for warning in (
         emulation_warning("--dtype", model.dtype, model.device),
-        of_other_text(flags.model, flags.dataset),
+        of_other_text(flags.model, flags),
     ):
         if warning is not None:
             console.print(warning, markup=False, soft_wrap=True)

@@ -30,6 +30,9 @@ class EvalReport:
     """Every number that was measured, by name."""
     density: Float[Tensor, " d_sae"] = field(repr=False, compare=False)
     """The share of the tokens on which each feature fired."""
+    text: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Which text it was, where it was text: `dataset`, a hash of its `tokens`, and `is_other` where
+    it was meant to be another than the dictionary names."""
 
     @classmethod
     def of(cls, totals: Accumulator) -> "EvalReport":
@@ -60,7 +63,7 @@ class EvalReport:
             "log10_edges": LOG10_DENSITY_EDGES,
             "counts": [int(count) for count in counts],
         }
-        return json.dumps(
-            {"metrics": self.metrics(), "conventions": self.conventions, "density": density},
-            indent=2,
-        )
+        content = {"metrics": self.metrics(), "conventions": self.conventions, "density": density}
+        if self.text:
+            content["text"] = dict(self.text)
+        return json.dumps(content, indent=2)

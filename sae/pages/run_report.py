@@ -66,7 +66,7 @@ def render(run: RunFiles) -> str:
         finite=finite,
         n_tokens=max(_column(run.rows, "n_tokens"), default=None),
         tokens_per_s=statistics.median(_column(run.rows, "tokens_per_s") or [0.0]),
-        advice=advice(finite),
+        advice=[*advice(finite), *_repetition(run.rows)],
         bars=_bars(run.metrics),
         curves=_curves(run.rows),
         density_chart=_density_chart(run.density),
@@ -75,6 +75,17 @@ def render(run: RunFiles) -> str:
         rounded=rounded,
         short=short,
     )
+
+
+def _repetition(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What to say of a text that was read more than once."""
+    epochs = max(_column(rows, "epochs"), default=0)
+    if not epochs:
+        return []
+    return [
+        f"The text was read {epochs} times to its end, and began again: it is shorter than the "
+        f"training. Features may be of its accidents; give more text, or fewer tokens"
+    ]
 
 
 def exact(value: object) -> str:

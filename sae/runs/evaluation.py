@@ -1,12 +1,19 @@
 """Evaluate dictionaries on held-out text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import xxhash
 
 from activation_cache import LanguageModel, SourceConfig, load_model
 from activation_cache.common.dtypes import DTYPES
 from activation_cache.common.errors import InputError
+from activation_cache.common.schema import convert
 from activation_cache.stream.source import ActivationSource
+from activation_cache.text.config import TextConfig
+from activation_cache.text.record import TextHasChanged
 from sae.base import SAE
 from sae.evaluation import EvalReport, evaluate_all
 from sae.evaluation.evaluate import TextBatch
@@ -15,11 +22,24 @@ from sae.provenance import Provenance
 NEEDED = ("model_name", "hook_name", "dataset_path", "context_size", "eval_tokens")
 """What must be known of a dictionary for it to be evaluated."""
 
+N_MARKS = 32
+"""Hashes of documents that a dictionary is saved with."""
 
-def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Held-out text, and what tells it from any other."""
+
+    batches: Sequence[TextBatch]
+    fingerprint: Mapping[str, Any]
+    source: str
+
+
+def evaluate_dictionary(sae: SAE, *, device: str = "auto", other_text: bool = False) -> EvalReport:
     """Load the model that a saved dictionary names, and measure the dictionary on held-out text.
 
     On the same device this gives the numbers of the run that made it, to the last digit.
+    `InputError` where the text is another than then, unless `other_text` says that it may be.
     """
     known = sae.provenance
     values = ((name, getattr(known, name)) for name in NEEDED)
@@ -39,11 +59,17 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto") -> EvalReport:
             f"have changed since"
         )
     sae = sae.to(model.device)
-    return evaluate_on_held_out_text([sae], model, held_out_batches(model, known))[0]
+    try:
+        text = held_out_text(model, known, None if other_text else known.eval_text)
+    except TextHasChanged as error:
+        remedy = "evaluate on it as it is with --other-text"
+        raise TextHasChanged(error.source, error.what, remedy=remedy) from error
+    (report,) = evaluate_on_held_out_text([sae], model, text)
+    return replace(report, text={**report.text, "is_other": other_text})
 
 
 def evaluate_on_held_out_text(
-    saes: Sequence[SAE], model: LanguageModel, batches: Sequence[TextBatch]
+    saes: Sequence[SAE], model: LanguageModel, text: HeldOut
 ) -> list[EvalReport]:
     """Reports of dictionaries of one site, in order."""
     hook_name = str(saes[0].hook_name)
@@ -54,30 +80,72 @@ def evaluate_on_held_out_text(
                 f"{model.name} has width {model.width(hook_name)}: choose the site it was "
                 f"trained on"
             )
-    return evaluate_all(saes, model, batches, hook_name)
+    reports = evaluate_all(saes, model, text.batches, hook_name)
+    about = {"dataset": text.source, "tokens": text.fingerprint["tokens"], "is_other": False}
+    return [replace(report, text=about) for report in reports]
 
 
-def held_out_batches(model: LanguageModel, of: Provenance) -> list[TextBatch]:
+def held_out_text(
+    model: LanguageModel, of: Provenance, expected: Mapping[str, Any] | None = None
+) -> HeldOut:
     """The first `eval_tokens` tokens of the held-out text, with the positions that count.
 
-    Contexts are whole, so there may be more tokens, by less than a context.
+    Contexts are whole, so there may be more tokens, by less than a context. Where they are not
+    what is `expected`, `TextHasChanged` names the first document that differs.
     """
-    assert of.hook_name and of.dataset_path and of.context_size and of.eval_tokens  # NEEDED
+    assert of.hook_name and of.context_size and of.eval_tokens  # NEEDED
     cfg = SourceConfig(
+        **asdict(text_of(of)),
         hook_names=(of.hook_name,),
-        dataset=of.dataset_path,
-        text_column="text" if of.text_column is None else of.text_column,
         context_size=of.context_size,
         prepend_bos=of.prepend_bos is not False,
         all_positions=bool(of.all_positions),
     )
     source = ActivationSource(model, cfg)
+    blocks = source.token_blocks("held_out", repeat=False)
+    if expected is not None:
+        blocks.record.load_state_dict(expected)
     batches: list[TextBatch] = []
+    tokens_hash = xxhash.xxh3_64()
     n_contexts = math.ceil(of.eval_tokens / of.context_size)
-    for tokens in source.token_blocks("held_out", repeat=False):
+    for tokens in blocks:
         tokens = tokens[:n_contexts]
         batches.append((tokens, source.counted(tokens)))
+        tokens_hash.update(tokens.numpy().tobytes())
         n_contexts -= len(tokens)
         if n_contexts == 0:
             break
-    return batches
+    fingerprint = {"tokens": tokens_hash.hexdigest(), **blocks.record.state_dict(N_MARKS)}
+    if expected is not None and expected["tokens"] != fingerprint["tokens"]:
+        what = "its documents make other tokens than before, so the tokenizer is another"
+        raise TextHasChanged(f"{cfg.source} (held out)", what)
+    return HeldOut(batches, fingerprint, cfg.source)
+
+
+# The text in a dictionary's provenance -----------------------------------------------------------
+
+
+def text_of(of: Provenance) -> TextConfig:
+    """How the text of a dictionary is read; `InputError` where its files say nonsense."""
+    plain = {"dataset": of.dataset_path, "text_column": of.text_column}
+    given = {name: value for name, value in plain.items() if value is not None}
+    settings = {**given, **(of.text_options or {})}
+    if isinstance(settings.get("dataset"), str):
+        settings["dataset"] = [settings["dataset"]]
+    return convert(TextConfig, settings, "text_options")
+
+
+def text_metadata(cfg: TextConfig) -> dict[str, Any]:
+    """The same for the provenance of a dictionary."""
+    options = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in ((name, getattr(cfg, name)) for name in asdict(TextConfig()))
+        if value != getattr(TextConfig(), name) and name != "text_column"
+    }
+    if len(cfg.dataset) == 1:
+        options.pop("dataset", None)
+    return {
+        "dataset_path": cfg.dataset[0],
+        "text_column": cfg.text_column,
+        "text_options": options or None,
+    }

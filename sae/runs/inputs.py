@@ -20,10 +20,9 @@ from activation_cache.model.loading import TINY
 from activation_cache.stream.prefetch import Prefetch
 from activation_cache.stream.source import of_other_text
 from sae.base import SAE, refuse_more_than_memory
-from sae.evaluation.evaluate import TextBatch
 from sae.loading import load
 from sae.provenance import Provenance
-from sae.runs.evaluation import held_out_batches
+from sae.runs.evaluation import HeldOut, held_out_text, text_metadata
 from sae.runs.settings import RunSettings
 from sae.trainable import TrainableSAE
 
@@ -48,7 +47,7 @@ class Inputs:
             model = cache.load_model(device=settings.device)
         else:
             model = load_model(name, device=settings.device, dtype=DTYPES[settings.dtype])
-            if (warning := of_other_text(name, settings.harvest.dataset)) is not None:
+            if (warning := of_other_text(name, settings.harvest)) is not None:
                 console.print(warning, markup=False, soft_wrap=True)
         hook_names = settings.hook_names or (model.middle_site,)
         return cls(settings.but(model=name, hook_name=hook_names), model, cache)
@@ -71,10 +70,10 @@ class Inputs:
         close(self.stream((hook_name,), settings.training.n_tokens))
 
     @cached_property
-    def held_out(self) -> list[TextBatch]:
+    def held_out(self) -> HeldOut:
         """The text that dictionaries of any site are evaluated on."""
         first = self.settings.but(hook_name=self.settings.hook_names[:1])
-        return held_out_batches(self.model, self.provenance(first))
+        return held_out_text(self.model, self._provenance(first))
 
     def stream(self, hook_names: Sequence[str], n_tokens: int) -> ActivationStream | Prefetch:
         """Shuffled batches {hook name: [batch_tokens, width]} for at least `n_tokens` tokens."""
@@ -92,14 +91,17 @@ class Inputs:
 
     def provenance(self, settings: RunSettings) -> Provenance:
         """Where a dictionary of these settings belongs."""
+        return replace(self._provenance(settings), eval_text=dict(self.held_out.fingerprint))
+
+    def _provenance(self, settings: RunSettings) -> Provenance:
+        """The same without what tells its held-out text from others."""
         (hook_name,) = settings.hook_names
         source: SourceConfig = self.settings.harvest if self.cache is None else self.cache.config
         units = settings.training.coefficient_units
         return Provenance(
             model_name=self.model.name,
             hook_name=hook_name,
-            dataset_path=source.dataset,
-            text_column=source.text_column,
+            **text_metadata(source),
             context_size=source.context_size,
             prepend_bos=source.prepend_bos,
             all_positions=source.all_positions,

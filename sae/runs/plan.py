@@ -48,6 +48,14 @@ class Plan:
         return max(member.n_tokens for member in self.members)
 
     @property
+    def n_epochs(self) -> int:
+        """Passes over the text, or the cache, that are complete."""
+        if isinstance(self.stream, ActivationStream):
+            return self.stream.n_epochs
+        cache = self.inputs.cache
+        return self.training.n_tokens // cache.n_rows() if cache is not None else 0
+
+    @property
     def is_over(self) -> bool:
         """Whether the only dictionary of a run has diverged; a member of a sweep stops alone."""
         return bool(self.training.failures) and self.members[0].group is None

@@ -1,6 +1,7 @@
 """Resume a run exactly where it was: what a checkpoint holds, and whether it is of this run."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from activation_cache.common.errors import InputError
 from activation_cache.common.schema import parse_json
 from activation_cache.common.versions import library_versions
 from sae.provenance import Provenance
+from sae.runs.evaluation import held_out_text, text_metadata, text_of
 from sae.runs.member import Member
 from sae.runs.plan import Plan, State
 from sae.runs.settings import RunSettings
@@ -94,7 +96,7 @@ def restore(plan: Plan, state: State) -> None:
     members, training = plan.members, plan.training
     keys = list(state["members"])
     for member, sae in zip(members, plan.saes, strict=True):
-        _refuse_others(member, sae, state["members"].get(member.key, {}))
+        _refuse_others(plan, member, sae, state["members"].get(member.key, {}))
     trainers = [state["training"]["trainers"][keys.index(m.key)] for m in members]
     training.load_state_dict({**state["training"], "trainers": trainers})
     failed = dict(state["failures"])
@@ -103,7 +105,7 @@ def restore(plan: Plan, state: State) -> None:
     plan.positions = {m.name: state["members"][m.key]["logs"] for m in members}
 
 
-def _refuse_others(member: Member, sae: TrainableSAE, then: Mapping[str, Any]) -> None:
+def _refuse_others(plan: Plan, member: Member, sae: TrainableSAE, then: Mapping[str, Any]) -> None:
     """`InputError` where a checkpoint is not about this member, or of other settings."""
     changed = changed_setting(then.get("settings", {}), member.settings)
     if changed is not None:
@@ -113,6 +115,9 @@ def _refuse_others(member: Member, sae: TrainableSAE, then: Mapping[str, Any]) -
     before = Provenance.from_metadata(
         now | then.get("metadata", {}) | {"n_tokens": now["n_tokens"]}
     )
+    before = replace(before, **text_metadata(text_of(before)))  # with absolute paths
+    if before.eval_text != sae.provenance.eval_text:
+        held_out_text(plan.inputs.model, sae.provenance, before.eval_text)  # which says where
     if before != sae.provenance:
         raise InputError(
             f"the model, its text or the evaluation of {member.folder} are others than when its "

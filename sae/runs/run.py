@@ -87,7 +87,7 @@ def carry_out(
     Their folders exist. `also` are folders beside theirs to describe.
     """
     _warn_of_emulation(plan, console)
-    console.print(f"reading text from {plan.settings.harvest.dataset}", markup=False)
+    console.print(f"reading text from {plan.settings.harvest.source}", markup=False)
     if plan.positions:
         console.print(f"resuming after {plan.training.n_tokens:,} tokens")
     with (
@@ -124,7 +124,7 @@ def train(plan: Plan, logs: Logs, checkpoints: Checkpoints) -> None:
     with deferred(settings.stop_signal) as request, logs.live:
         try:
             for records in plan.training:
-                logs.log(records)
+                logs.log(records, epochs=plan.n_epochs)
                 is_asked = request.signum is not None or plan.is_over
                 if not is_asked and checkpoints.is_due(plan.training.n_tokens):
                     write_checkpoint(plan, logs, checkpoints, evaluated=settings.keep_best)

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 from benchmarks.contenders.common import synthetic_rows
 from benchmarks.harvest import load, site
 from benchmarks.measure import BenchFlags, Row

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from activation_cache import LanguageModel
-from activation_cache.text.documents import DOCSTRINGS
+from activation_cache.text.config import DOCSTRINGS
 from benchmarks.harvest import GPT2_SHAPE, load, site
 from benchmarks.measure import BenchFlags
 from benchmarks.peers import OURS, RECIPES, train, write_rows
@@ -26,7 +26,7 @@ from sae.base import SAE
 from sae.evaluation import EvalReport, evaluate_all, evaluate_reconstruction
 from sae.evaluation.evaluate import TextBatch
 from sae.provenance import Provenance
-from sae.runs.evaluation import held_out_batches
+from sae.runs.evaluation import held_out_text
 
 POINTS = 25
 """Fits on the way of ours, for the time to another's final FVU."""
@@ -219,4 +219,4 @@ def _text(model: LanguageModel, flags: BenchFlags) -> list[TextBatch]:
         context_size=flags.context_size,
         eval_tokens=EVAL_TOKENS,
     )
-    return held_out_batches(model, known)
+    return list(held_out_text(model, known).batches)

@@ -5,7 +5,7 @@ from itertools import islice, repeat
 
 from activation_cache import ActivationStream, HarvestConfig, LanguageModel, harvest
 from activation_cache.stream.shuffle import ShuffleBuffer
-from activation_cache.text.documents import Split
+from activation_cache.text.config import Split
 from benchmarks.harvest import bare_forward_of, load, site
 from benchmarks.measure import BenchFlags, Row, measure
 from benchmarks.training import Shape, floor_of, steps_of, trainer_of

@@ -136,7 +136,10 @@ def _valid_manifest() -> Manifest:
         tokenizer={"class": "x"},
         versions={"torch": "2"},
         widths={SITE: WIDTH},
-        splits={"held_out": SplitEntry(), "train": SplitEntry((entry,), entry.cursor, True)},
+        splits={
+            "held_out": SplitEntry(),
+            "train": SplitEntry((entry,), entry.cursor, complete=True),
+        },
         statistics={SITE: statistics.to_dict()},
     )
 

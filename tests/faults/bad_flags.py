@@ -4,10 +4,11 @@ from workshop import TEXT, Bad, Workshop
 
 LONG, MANY_NINES = "x" * 300, "9" * 5000
 SITE = "blocks.1.hook_resid_pre"
-SMALL = (
-    f"--dataset {TEXT} --n-tokens 512 --batch-tokens 64 --buffer-tokens 128 --eval-tokens 64 "
-    "--d-sae 64 --context-size 16 --wandb off --out run"
+WITHOUT_TEXT = (
+    "--n-tokens 512 --batch-tokens 64 --buffer-tokens 128 --eval-tokens 64 --d-sae 64 "
+    "--context-size 16 --wandb off --out run"
 )
+SMALL = f"--dataset {TEXT} {WITHOUT_TEXT}"
 
 TRAIN = {
     "an unknown flag": (
@@ -131,7 +132,9 @@ def valid(shop: Workshop) -> None:
 
 BAD_FLAGS = {
     **{
-        f"train, {name}": Bad("train", f"{SMALL} {flags}", says)
+        f"train, {name}": Bad(
+            "train", f"{WITHOUT_TEXT if '--dataset' in flags else SMALL} {flags}", says
+        )
         for name, (flags, says) in TRAIN.items()
     },
     **{

@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable
 
-from bad_flags import SMALL
+from bad_flags import SMALL, WITHOUT_TEXT
 from workshop import UNREADABLE, Bad, Workshop, pickled
 
 Prepare = Callable[[Workshop], object]
@@ -80,7 +80,11 @@ GGUF: dict[str, tuple[bytes, str]] = {
 TEXTS: dict[str, tuple[str, bytes | str, str]] = {
     "of spaces": ("t.txt", " \n" * 5000, "holds 0 tokens.*give more text"),
     "of UTF-16": ("t.txt", "Text ".encode("utf-16") * 2000, "cannot read.*'utf-8'.*give a hub"),
-    "of another format": ("t.csv", "text\nx", "cannot read text from t.csv: must end in one of"),
+    "of another format": (
+        "t.docx",
+        "text\nx",
+        "cannot read text from .*t.docx: must end in one of",
+    ),
     "of deep JSON lines": (
         "t.jsonl",
         '{"text":' * 10_000 + "1" + "}" * 10_000,
@@ -104,7 +108,7 @@ NO_TEXT: dict[str, tuple[str, Prepare, str]] = {
     "a pipe": (
         "t.txt",
         lambda shop: os.mkfifo(shop.folder / "t.txt"),
-        "no text file at t.txt: give",
+        "no text file at .*t.txt: give",
     ),
     "a file that cannot be read": (
         "t.txt",
@@ -114,7 +118,7 @@ NO_TEXT: dict[str, tuple[str, Prepare, str]] = {
     "a program": (
         "t",
         lambda shop: shop.write("t/t.py", program(str(shop.folder), "T")),
-        "no text file at t: give",
+        "the folder .*t holds no text: give",
     ),
 }
 
@@ -149,12 +153,14 @@ BAD_MODELS = {
     ),
     **{
         f"train, a text {name}": Bad(
-            "train", f"{SMALL} --dataset {path}", says, text_of(path, content)
+            "train", f"{WITHOUT_TEXT} --dataset {path}", says, text_of(path, content)
         )
         for name, (path, content, says) in TEXTS.items()
     },
     **{
-        f"train, a text that is {name}": Bad("train", f"{SMALL} --dataset {path}", says, prepare)
+        f"train, a text that is {name}": Bad(
+            "train", f"{WITHOUT_TEXT} --dataset {path}", says, prepare
+        )
         for name, (path, prepare, says) in NO_TEXT.items()
     },
 }

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from activation_cache.text import retries as patience
-from activation_cache.text.documents import is_held_out
+from activation_cache.text.split import is_held_out
 
 SOURCE = "owner/name"
 ROWS = [{"text": f"document {i}"} for i in range(200)]

@@ -15,7 +15,7 @@ import torch
 from activation_cache import CacheConfig, HarvestConfig, LanguageModel, load_model
 from activation_cache.stream.shuffle import Rows
 from activation_cache.stream.source import ActivationSource
-from activation_cache.text.documents import is_held_out
+from activation_cache.text.split import is_held_out
 
 EMBED = "blocks.0.hook_resid_pre"
 RESID = "blocks.2.hook_resid_pre"

@@ -12,7 +12,9 @@ from flaky_datasets import ROWS, SOURCE, Flaky, without_pauses
 from activation_cache import HarvestConfig, InputError, LanguageModel, harvest
 from activation_cache.text import documents as text
 from activation_cache.text.blocks import TokenBlocks
-from activation_cache.text.documents import documents, is_held_out
+from activation_cache.text.config import TextConfig
+from activation_cache.text.documents import documents
+from activation_cache.text.split import is_held_out
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +29,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[Flaky], Flaky]:
     """Put a dataset in the place of every one on the hub."""
 
     def put(dataset: Flaky) -> Flaky:
-        monkeypatch.setattr(text, "_hub_rows", lambda source: dataset())
+        monkeypatch.setattr(text, "_hub_rows", lambda source, cfg: dataset())
         return dataset
 
     return put
@@ -37,34 +39,40 @@ def test_documents_of_the_hub_come_once_and_in_order(hub: Callable[[Flaky], Flak
     rows = [{"text": None}, {"text": " "}, *ROWS]
     hub(Flaky(range(0, 200, 20), rows=rows))
     expected = [row["text"] for row in ROWS if not is_held_out(row["text"])]
-    assert list(documents(SOURCE, "train")) == expected
+    assert list(documents(TextConfig(dataset=SOURCE), "train")) == expected
 
 
 def test_a_wrong_column_is_refused_without_another_try(
     hub: Callable[[Flaky], Flaky], pauses: list[float]
 ) -> None:
     dataset = hub(Flaky())
-    message = refusal(lambda: next(documents(SOURCE, "train", text_column="body")))
+    message = refusal(
+        lambda: next(documents(TextConfig(dataset=SOURCE, text_column="body"), "train"))
+    )
     assert message == "owner/name has no text column 'body': it has text"
     assert (dataset.n_opened, pauses) == (1, [])
 
 
 def test_a_hub_that_cannot_be_reached_is_refused_without_another_try(pauses: list[float]) -> None:
-    assert "the hub cannot be reached" in refusal(lambda: next(documents(SOURCE, "train")))
+    assert "the hub cannot be reached" in refusal(
+        lambda: next(documents(TextConfig(dataset=SOURCE), "train"))
+    )
     assert pauses == []
 
 
 def test_local_files_are_read_once(tmp_path: Path, pauses: list[float]) -> None:
     path = tmp_path / "broken.jsonl"
     path.write_text('{"text": "the first"}\nnot json\n')
-    assert "cannot read text from" in refusal(lambda: list(documents(str(path), "train")))
+    assert "cannot read text from" in refusal(
+        lambda: list(documents(TextConfig(dataset=str(path)), "train"))
+    )
     assert pauses == []
 
 
 def blocks_of(tiny: LanguageModel) -> TokenBlocks:
     """Seven blocks of eight tokens in each batch: some forty documents."""
     return TokenBlocks(
-        lambda: documents(SOURCE, "train"),
+        lambda: documents(TextConfig(dataset=SOURCE), "train"),
         tiny.tokenizer,
         context_size=8,
         batch_blocks=7,

@@ -13,6 +13,7 @@ from caches import refusal
 from flaky_datasets import ROWS, SOURCE, texts_of, without_pauses
 
 from activation_cache.text import documents as text
+from activation_cache.text.config import TextConfig
 from activation_cache.text.documents import documents
 
 
@@ -95,7 +96,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0)
     with Server() as serving:
 
-        def rows(source: str) -> Iterable[dict[str, Any]]:
+        def rows(source: str, cfg: TextConfig) -> Iterable[dict[str, Any]]:
             return datasets.load_dataset(
                 "json", data_files=serving.urls(4), split="train", streaming=True
             )
@@ -119,14 +120,14 @@ def test_a_server_that_fails_for_a_while_costs_nothing_but_time(
     server: Server, wrong: dict[str, list[int | str]], pauses: list[float]
 ) -> None:
     server.wrong = {path: list(answers) for path, answers in wrong.items()}
-    assert list(documents(SOURCE, "train")) == texts_of(ROWS)
+    assert list(documents(TextConfig(dataset=SOURCE), "train")) == texts_of(ROWS)
     assert server.n_wrong == sum(map(len, wrong.values()))
     assert pauses
 
 
 def test_a_server_that_fails_for_good_is_named_with_the_row(server: Server) -> None:
     server.wrong = {"/2.jsonl": [503] * 100}
-    reading = documents(SOURCE, "train")
+    reading = documents(TextConfig(dataset=SOURCE), "train")
     expected = texts_of(ROWS[:100])
     assert list(islice(reading, len(expected))) == expected
     message = refusal(lambda: next(reading))
@@ -141,6 +142,6 @@ def test_a_file_that_the_server_does_not_have_is_refused_at_once(
     server: Server, pauses: list[float]
 ) -> None:
     server.wrong = {"/2.jsonl": [404] * 100}
-    message = refusal(lambda: list(documents(SOURCE, "train")))
+    message = refusal(lambda: list(documents(TextConfig(dataset=SOURCE), "train")))
     assert "404" in message
     assert pauses == []

@@ -30,7 +30,7 @@ from torch import Tensor
 from activation_cache import ActivationCache, CacheConfig, HarvestConfig, LanguageModel, harvest
 from activation_cache.common.finite import all_finite
 from activation_cache.stream.source import ActivationSource
-from activation_cache.text.documents import is_held_out
+from activation_cache.text.split import is_held_out
 
 REMEDY = (
     "give another --dtype; training that harvests as it goes can leave such rows out (--on-nan "

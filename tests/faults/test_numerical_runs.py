@@ -32,7 +32,7 @@ def test_the_script_says_so_in_one_line_and_exits_with_2(make: Maker) -> None:
     flags = {
         **SMALL,
         "model": make().model,
-        "dataset": make().harvest.dataset,
+        "dataset": make().harvest.source,
         "checkpoint_tokens": 128,
     }
     given = [x for name, v in flags.items() for x in (f"--{name.replace('_', '-')}", v)]

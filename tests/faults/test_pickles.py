@@ -10,6 +10,7 @@ from workshop import MakesFolder, Workshop, pickled, refusal
 
 import sae
 from activation_cache import ActivationCache, load_model
+from activation_cache.text.config import TextConfig
 from activation_cache.text.documents import documents
 from sae.interop.layouts.native import CONFIG_FILE, WEIGHTS_FILE
 from sae.runs.settings.run_settings import settings_from_file
@@ -46,7 +47,7 @@ def cache_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
 
 def text_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:
     path = shop.write(name, data)
-    return lambda: list(documents(str(path), "train"))
+    return lambda: list(documents(TextConfig(dataset=str(path)), "train"))
 
 
 def settings_with(shop: Workshop, name: str, data: bytes) -> Callable[[], object]:

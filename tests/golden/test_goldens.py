@@ -97,6 +97,7 @@ def test_an_interrupted_run_from_before_resumes_to_what_it_would_have_been(befor
     for found, expected in zip(
         rows_of(before / "interrupted"), rows_of(before / "undisturbed"), strict=True
     ):
+        found.pop("epochs", None)  # which were not logged then
         assert found == pytest.approx(expected, rel=1e-3)
 
 

@@ -55,7 +55,7 @@ def test_a_site_that_the_model_does_not_have_costs_no_member_that_is_trained(
     [
         ({"hook_name": [RESID, MLP]}, "2 sites: vary hook_name under `grid`"),
         ({"context_size": 64}, "context_size 64 is more than .* can see: give at most 32"),
-        ({"dataset": "no/such/file.txt"}, "no text file at no/such/file.txt"),
+        ({"dataset": "no/such/file.txt"}, "no text file at .*no/such/file.txt"),
         ({"model": "missing.gguf"}, "no GGUF file at missing.gguf"),
     ],
 )

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from activation_cache.common.errors import InputError, refuse_below, refuse_not_
 from activation_cache.common.schema import convert, listed
 from activation_cache.common.versions import git_commit, library_versions
 from activation_cache.model.loading import TINY
+from activation_cache.text.config import TextConfig
 from sae.architectures import ARCHITECTURES, BatchTopKConfig
 from sae.architectures.older import dictionary_as_now
 from sae.runs.settings.fields import Setting, settings_of
@@ -30,8 +31,8 @@ MAY_CHANGE = (
 )
 """Settings that may be others when a run is resumed: what it computes does not depend on them."""
 CACHE_DECIDES = (
-    *("dataset", "text_column", "context_size", "prepend_bos", "all_positions"),
-    "forward_tokens",
+    *(field.name for field in fields(TextConfig)),
+    *("context_size", "prepend_bos", "all_positions", "forward_tokens"),
 )
 """Beside the model and its data type."""
 
@@ -125,12 +126,11 @@ class RunSettings:
         return RunSettings.of(**{**kept, **flat})
 
     def to_dict(self) -> dict[str, Any]:
-        """By flat names, as JSON has it; a single site by its name alone."""
+        """By flat names, as JSON has it; a single site or dataset by its name alone."""
         flat: dict[str, Any] = {"architecture": self.dictionary.architecture}
         for part in (self.dictionary, self.harvest, self.training, self):
             flat |= {s.name: _as_json(getattr(part, s.field)) for s in settings_of(type(part))}
-        (*several,) = flat["hook_name"]
-        return flat | {"hook_name": several[0] if len(several) == 1 else several}
+        return {name: _single(value) if name in NAMED else value for name, value in flat.items()}
 
     @property
     def hook_names(self) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class RunSettings:
         """These settings with what a cache decides; `InputError` where it is of something else."""
         model = cache.manifest.model
         decided = {"model": model["name"], "dtype": model["dtype"]}
-        decided |= {name: getattr(cache.config, name) for name in CACHE_DECIDES}
+        decided |= {name: _single(_as_json(getattr(cache.config, name))) for name in CACHE_DECIDES}
         ours, defaults = self.to_dict(), RunSettings().to_dict()
         for name, value in decided.items():
             if ours[name] not in (defaults[name], value):
@@ -155,6 +155,9 @@ class RunSettings:
         n_tokens = self.n_tokens or cache.n_rows() * self.epochs
         return self.but(**decided, n_tokens=n_tokens, hook_name=self.hook_names or cache.sites)
 
+
+NAMED = ("hook_name", "dataset")
+"""Settings of which there may be several."""
 
 SHARED = ("d_sae", "tied")
 """Settings that dictionaries of all architectures have."""
@@ -257,6 +260,10 @@ def _fields(cls: type, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         if setting.name in given:
             value = convert(setting.kind, given[setting.name], setting.name, lenient=True)
             yield setting.field, value
+
+
+def _single(value: Any) -> Any:
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 def _as_json(value: Any) -> Any:

@@ -92,8 +92,9 @@ class Logs:
     def __exit__(self, *exception: object) -> None:
         self._closing.close()
 
-    def log(self, records: Sequence[StepRecord]) -> None:
-        """Log every `log_every`-th step; only then are its tensors read."""
+    def log(self, records: Sequence[StepRecord], *, epochs: int) -> None:
+        """Log every `log_every`-th step; only then are its tensors read. `epochs` are the passes
+        over the text that are complete."""
         for record in records:
             member = self._members[record.dictionary]
             last = record.n_tokens >= member.n_tokens
@@ -103,7 +104,7 @@ class Logs:
                 now = time.perf_counter()
                 self._tokens_per_s = (record.n_tokens - self._tokens_then) / (now - self._since)
                 self._since, self._tokens_then = now, record.n_tokens
-            row = record.row()
+            row = {**record.row(), "epochs": epochs}
             self.live.show(member.name, {**row, "tokens_per_s": self._tokens_per_s})
             self._logs[record.dictionary].log(row, self._tokens_per_s)
 
