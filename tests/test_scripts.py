@@ -88,7 +88,7 @@ def test_metrics_are_logged_against_tokens_and_nothing_is_logged_twice(tmp_path:
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["n_tokens"] for row in rows] == [1024, 2048]
     needed = {"step", "n_tokens", "loss", "mse", "l0_penalty", "l0", "fvu", "dead", "lr"}
-    assert all(needed | {"grad_norm", "spikes", "skipped"} == set(row) for row in rows)
+    assert all(needed | {"grad_norm", "spikes", "skipped", "epochs"} == set(row) for row in rows)
     speeds = [json.loads(line) for line in (run / "throughput.jsonl").read_text().splitlines()]
     assert [set(row) for row in speeds] == [{"n_tokens", "tokens_per_s"}] * 2
 
