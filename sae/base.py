@@ -110,26 +110,41 @@ class SAE(nn.Module, Generic[Cfg]):
         settings = {"d_in": self.d_in, **vars(self.cfg)}
         return ", ".join(f"{name}={value}" for name, value in settings.items())
 
-    def encode(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_sae}"]:
-        """All features of each token."""
-        acts = self.activate(self.pre_acts(x))
-        return acts.dense() if isinstance(acts, Codes) else acts
+    def encode(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens {self.d_sae}"]:
+        """All features of each token; `InputError` where x is no tensor of width d_in."""
+        acts = self.activate(self.pre_acts(self.rows_of(x)))
+        acts = acts.dense() if isinstance(acts, Codes) else acts
+        return acts.view(*x.shape[:-1], self.d_sae)
 
-    def encode_sparse(self, x: Float[Tensor, "batch {self.d_in}"]) -> Codes:
+    def encode_sparse(self, x: Float[Tensor, "*tokens d_in"]) -> Codes:
         """The active features of each token."""
-        acts = self.activate(self.pre_acts(x))
-        return acts if isinstance(acts, Codes) else Codes.from_dense(acts)
+        acts = self.activate(self.pre_acts(self.rows_of(x)))
+        codes = acts if isinstance(acts, Codes) else Codes.from_dense(acts)
+        return codes if x.ndim == 2 else codes.view(*x.shape[:-1])
 
-    def decode(self, acts: Tensor | Codes) -> Float[Tensor, "batch {self.d_in}"]:
+    def rows_of(self, x: Tensor) -> Float[Tensor, "rows {self.d_in}"]:
+        """Activations of any leading shape as rows; `InputError` where they do not fit."""
+        if not isinstance(x, Tensor):
+            raise InputError(
+                f"x must be a torch tensor, got {type(x).__name__}: torch.as_tensor(x)"
+            )
+        if x.ndim == 0 or x.shape[-1] != self.d_in:
+            raise InputError(
+                f"x has shape {[*x.shape]}, and the dictionary takes activations of width "
+                f"{self.d_in} in the last dimension"
+            )
+        return x if x.ndim == 2 else x.reshape(-1, self.d_in)
+
+    def decode(self, acts: Tensor | Codes) -> Float[Tensor, "*tokens {self.d_in}"]:
         """The reconstruction from dense or sparse features."""
         return self.sum_of_rows(acts) + self.b_dec
 
-    def forward(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_in}"]:
+    def forward(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens {self.d_in}"]:
         return self.decode(self.encode(x))
 
     def reconstruct(
-        self, x: Float[Tensor, "batch {self.d_in}"]
-    ) -> tuple[Float[Tensor, "batch _"], Codes]:
+        self, x: Float[Tensor, "*tokens d_in"]
+    ) -> tuple[Float[Tensor, "*tokens _"], Codes]:
         """The reconstruction, and the active features that it is made of."""
         acts = self.encode_sparse(x)
         return self.decode(acts), acts

@@ -12,44 +12,51 @@ from sae.kernels import ByFeature, sum_rows
 
 @dataclass(frozen=True)
 class Codes:
-    """The features of each token that may be active, padded to the same number per row.
+    """The features of each token that may be active, padded to the same number for each.
 
     An entry whose value is 0 is padding: its feature is not active.
     """
 
-    indices: Int[Tensor, "batch k"]
-    values: Float[Tensor, "batch k"]
+    indices: Int[Tensor, "*tokens k"]
+    values: Float[Tensor, "*tokens k"]
     d_sae: int
     known: ByFeature | None = field(default=None, repr=False, compare=False)
     """How the entries lie, feature by feature, where that was found before."""
 
     def __repr__(self) -> str:
-        n_tokens, k = self.indices.shape
-        return f"Codes(n_tokens={n_tokens}, k={k}, d_sae={self.d_sae})"
+        *tokens, k = self.indices.shape
+        return f"Codes(tokens={tokens}, k={k}, d_sae={self.d_sae})"
 
     @classmethod
-    def from_dense(cls, acts: Float[Tensor, "batch d_sae"]) -> "Codes":
-        """The active entries of dense features, as wide as the busiest row needs, at least 1."""
-        k = max(1, int((acts != 0).sum(dim=1).max())) if len(acts) else 1
-        indices = acts.abs().topk(k, dim=1).indices  # a feature may be negative
-        return cls(indices, acts.gather(1, indices), acts.shape[1])
+    def from_dense(cls, acts: Float[Tensor, "*tokens d_sae"]) -> "Codes":
+        """The active entries of dense features, as wide as the busiest token needs, at least 1."""
+        k = max(1, int((acts != 0).sum(dim=-1).max())) if acts.numel() else 1
+        indices = acts.abs().topk(k, dim=-1).indices  # a feature may be negative
+        return cls(indices, acts.gather(-1, indices), acts.shape[-1])
 
-    def dense(self) -> Float[Tensor, "batch {self.d_sae}"]:
-        empty = self.values.new_zeros(len(self.indices), self.d_sae)
-        return empty.scatter_add(1, self.indices, self.values)
+    def dense(self) -> Float[Tensor, "*tokens {self.d_sae}"]:
+        empty = self.values.new_zeros(*self.indices.shape[:-1], self.d_sae)
+        return empty.scatter_add(-1, self.indices, self.values)
 
-    def decode(self, W_dec: Float[Tensor, "{self.d_sae} d_in"]) -> Float[Tensor, "batch d_in"]:
-        """The sum of each row's decoder rows times their values, touching no other decoder row."""
-        return sum_rows(self.by_feature, self.values, W_dec)
+    def decode(self, W_dec: Float[Tensor, "{self.d_sae} d_in"]) -> Float[Tensor, "*tokens d_in"]:
+        """The sum of each token's decoder rows times their values, touching no other row."""
+        *tokens, k = self.values.shape
+        rows = sum_rows(self.by_feature, self.values.reshape(-1, k), W_dec)
+        return rows.view(*tokens, W_dec.shape[1])
+
+    def view(self, *tokens: int) -> "Codes":
+        """The same with the tokens in another shape."""
+        indices, values = (of.reshape(*tokens, of.shape[-1]) for of in (self.indices, self.values))
+        return Codes(indices, values, self.d_sae, self.known)
 
     @cached_property
     def by_feature(self) -> ByFeature:
-        return self.known or ByFeature(self.indices, self.d_sae)
+        return self.known or ByFeature(self.indices.reshape(-1, self.indices.shape[-1]), self.d_sae)
 
     @property
-    def counts(self) -> Int[Tensor, " batch"]:
-        """Active features of each row."""
-        return (self.values != 0).sum(dim=1)
+    def counts(self) -> Int[Tensor, " *tokens"]:
+        """Active features of each token."""
+        return (self.values != 0).sum(dim=-1)
 
 
 def indices_of(mask: Bool[Tensor, "batch d_sae"]) -> Int[Tensor, "batch k"]:

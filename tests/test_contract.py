@@ -1,6 +1,7 @@
 """What holds for every architecture, tied and untied. The union of configs makes the list."""
 
 import copy
+import math
 from functools import cache
 from pathlib import Path
 
@@ -58,6 +59,30 @@ def _trained_once(cfg: TrainableConfig) -> TrainableSAE:
 def _trained(cfg: TrainableConfig) -> TrainableSAE:
     """A dictionary after thirty steps: a copy, which a test may change."""
     return copy.deepcopy(_trained_once(cfg))
+
+
+@every_architecture
+@pytest.mark.parametrize("tokens", [(), (3, 4), (2, 3, 2)])
+def test_tokens_may_have_any_leading_shape(cfg: TrainableConfig, tokens: tuple[int, ...]) -> None:
+    dictionary = _trained(cfg)
+    rows = _batches(1)[0][: math.prod(tokens)]
+    x = rows.view(*tokens, D_IN)
+    acts, x_hat = dictionary.encode(rows), dictionary(rows)
+    assert torch.equal(dictionary.encode(x), acts.view(*tokens, D_SAE))
+    assert torch.equal(dictionary(x), x_hat.view(*tokens, D_IN))
+    codes = dictionary.encode_sparse(x)
+    assert codes.indices.shape[:-1] == tokens
+    assert torch.equal(codes.dense(), dictionary.encode(x))
+    assert torch.allclose(dictionary.decode(codes), dictionary(x), atol=1e-5)
+    assert torch.allclose(dictionary.reconstruct(x)[0], dictionary(x), atol=1e-5)
+
+
+@every_architecture
+def test_activations_of_another_width_are_refused_in_one_line(cfg: TrainableConfig) -> None:
+    dictionary = cfg.build(D_IN)
+    for use in (dictionary.encode, dictionary.encode_sparse, dictionary, dictionary.reconstruct):
+        with pytest.raises(sae.InputError, match=r"shape \[2, 13\].* width 12"):
+            use(torch.zeros(2, 13))
 
 
 @every_architecture

@@ -10,14 +10,17 @@ from torch import Tensor
 
 from activation_cache import LanguageModel, SourceConfig
 from activation_cache.common.errors import InputError
+from activation_cache.model.small import small_model
 from activation_cache.stream.source import ActivationSource
 from activation_cache.text.blocks import counted_positions, special_ids
 from sae.architectures import ReLUConfig
 from sae.evaluation import METRICS, evaluate, evaluate_reconstruction
+from sae.evaluation import splice as splice_module
 from sae.evaluation.evaluate import TextBatch
 from sae.evaluation.metric import Accumulator
 from sae.evaluation.seen import Seen
 from sae.evaluation.splice import Splice
+from sae.interop.pretrained import PretrainedConfig, PretrainedSAE
 from sae.provenance import Provenance
 from sae.runs.evaluation import held_out_text
 
@@ -186,7 +189,8 @@ def test_only_the_counted_positions_are_replaced_and_predicted_from(
         seen.append(len(rows))
         return rows
 
-    log_probs = Splice(tiny, SITE, tokens, counted).log_probs(replacement)
+    splice = Splice(tiny, SITE, tokens, counted)
+    log_probs = splice.log_probs(splice.last_layer(replacement))
     assert seen == [int(counted.sum())]
     assert len(log_probs) == int(counted[:, :-1].sum())
 
@@ -232,3 +236,34 @@ def test_held_out_text_is_as_long_as_asked_for_in_whole_contexts(
     batches = held_out_text(tiny, of).batches
     assert [tokens.shape for tokens, _ in batches] == [(n, 32) for n in contexts]
     assert all(tokens.shape == counted.shape for tokens, counted in batches)
+
+
+def test_a_large_vocabulary_is_gone_through_in_parts_to_the_same_digits(
+    tiny: LanguageModel, text: list[TextBatch], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dictionary = ReLUConfig(d_sae=64, l1_coeff=1.0).build(192)
+    whole = evaluate(dictionary, tiny, text[:1], SITE)
+    monkeypatch.setattr(splice_module, "CHUNK_NUMBERS", 7 * 4096)  # seven predictions at a time
+    in_parts = evaluate(dictionary, tiny, text[:1], SITE)
+    assert in_parts.metrics() == pytest.approx(whole.metrics(), rel=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["gemma2", "granite", "cohere", "opt", "bloom", "mamba"])
+def test_logits_are_unembedded_rows_whatever_follows_the_product(
+    tiny: LanguageModel, tokens: Tensor, architecture: str
+) -> None:
+    """Gemma 2 caps its logits, Granite and Cohere scale them."""
+    model = small_model(architecture, tiny.tokenizer)
+    assert model._unembedding.is_known
+    rows = model.before_unembedding(tokens).flatten(0, 1)
+    expected = model.logits(tokens).flatten(0, 1)
+    torch.testing.assert_close(model.unembed(rows), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_l1_counts_features_by_the_norms_that_the_decoder_has() -> None:
+    x = torch.tensor([[1.0, 2.0], [3.0, 0.0]])
+    weights = {"W_enc": torch.eye(2), "W_dec": torch.diag(torch.tensor([2.0, 5.0]))}
+    weights |= {"b_enc": torch.zeros(2), "b_dec": torch.zeros(2)}
+    dictionary = PretrainedSAE(PretrainedConfig(d_sae=2, activation="relu"), weights)
+    report = evaluate_reconstruction(dictionary, [x])
+    assert report.l1 == pytest.approx((1 * 2 + 2 * 5 + 3 * 2) / 2)

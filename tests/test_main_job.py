@@ -152,9 +152,10 @@ def test_zeroing_every_position_of_smollm2_leaves_uniform_predictions() -> None:
     tokens = model.tokenizer("The capital of France is Paris.", return_tensors="pt")["input_ids"]
     everywhere = torch.ones_like(tokens, dtype=torch.bool)
     splice = Splice(model, "blocks.8.hook_resid_pre", tokens, everywhere)
-    zero, left = (splice.loss(splice.log_probs(edit)) for edit in (torch.zeros_like, torch.clone))
+    edits = (torch.zeros_like, torch.clone)
+    zero, left = (splice.loss(splice.log_probs(splice.last_layer(edit))) for edit in edits)
     assert zero.mean().item() == pytest.approx(math.log(49152), abs=1e-4)
-    assert torch.equal(left, splice.loss(splice.log_probs()))
+    assert torch.equal(left, splice.loss(splice.log_probs(splice.last_layer())))
 
 
 @pytest.mark.slow

@@ -288,6 +288,6 @@ def test_passes_over_a_short_text_are_counted(tmp_path: Path) -> None:
     assert done.code == 0, done.err
     rows = [json.loads(r) for r in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     epochs = [row["epochs"] for row in rows]
-    assert epochs[-1] > epochs[0] and epochs == sorted(epochs)
+    assert epochs[-1] >= 1 and epochs == sorted(epochs)
     report = (tmp_path / "run/report.html").read_text()
     assert f"The text was read {epochs[-1]} times to its end" in report

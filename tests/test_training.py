@@ -74,6 +74,16 @@ def _topk_pass(dictionary: TrainableSAE) -> TrainingPass:
     return forward(dictionary, torch.tensor([[1.0, 2.0, 0.0, 0.0], [0.0, 1.0, 3.0, 0.0]]))
 
 
+@pytest.mark.parametrize("n_rows", [1, 3])
+def test_a_batch_of_equal_rows_has_no_unexplained_fraction(n_rows: int) -> None:
+    """There is no variance to divide by: it was rounding, and the FVU a million."""
+    trainer = Trainer(TopKConfig(d_sae=8, k=2).build(4), TrainConfig(n_tokens=100))
+    trainer.step(torch.randn(16, 4, generator=torch.Generator().manual_seed(0)))
+    record = trainer.step(torch.tensor([[0.3, -1.1, 2.0, 0.7]]).expand(n_rows, 4).clone())
+    assert math.isnan(record.row()["fvu"])  # null in metrics.jsonl
+    assert math.isfinite(record.row()["loss"])
+
+
 def test_auxk_rebuilds_the_error_from_dead_features_alone() -> None:
     dictionary = TopKConfig(d_sae=4, k=1).build(4)
     with torch.no_grad():

@@ -7,8 +7,8 @@ works for every architecture that TransformerLens knows. Its bridge is `Language
 
 import copy
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from importlib.util import find_spec
@@ -29,6 +29,7 @@ from activation_cache.common.versions import library_versions
 from activation_cache.model.hooks import Site, editing, twin
 from activation_cache.model.proof import PROOF_VERSION, Finding, prove
 from activation_cache.model.sites import MODULE, WRITTEN_SITES, SiteMap
+from activation_cache.model.unembedding import Unembedding
 
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
@@ -262,12 +263,39 @@ class LanguageModel:
         processing takes away is given back to what an edit returns.
         """
 
+        with self._forward, self._edited(tokens, edits or {}):
+            return self.hf(tokens.to(self.device), use_cache=False).logits
+
+    @contextmanager
+    def _edited(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Iterator[None]:
+        """Within it, forward passes over tokens of this shape are edited."""
+
         def edited(hook_name: str, edit: Edit, x: Tensor) -> Tensor:
             offset = self._offset(hook_name, x)
             return edit(x - offset) + offset
 
-        with self._forward, ExitStack() as hooks:
-            for hook_name, edit in (edits or {}).items():
+        with ExitStack() as hooks:
+            for hook_name, edit in edits.items():
                 run = partial(edited, hook_name, edit)
                 hooks.enter_context(editing(self._site(hook_name), run, tokens.shape))
-            return self.hf(tokens.to(self.device), use_cache=False).logits
+            yield
+
+    @torch.no_grad()
+    def before_unembedding(
+        self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What `unembed` makes logits of: they can be large, and are needed a part at a time."""
+        if not self._unembedding.is_known:
+            return self.logits(tokens, edits)
+        with self._forward, self._edited(tokens, edits or {}):
+            found = self._unembedding.input_in(tokens.to(self.device))
+        return found.view(*tokens.shape, -1)
+
+    def unembed(self, rows: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
+        """The logits of some rows of `before_unembedding`."""
+        return self._unembedding(rows) if self._unembedding.is_known else rows
+
+    @cached_property
+    def _unembedding(self) -> Unembedding:
+        with self._forward:
+            return Unembedding.of(self.hf)

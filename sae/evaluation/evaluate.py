@@ -62,8 +62,8 @@ def evaluate_all(
         _refuse_other_processing(sae, model)
     totals = [Accumulator(METRICS.values()) for _ in saes]
     for batch in _walk(model, batches, hook_name):
-        for sae, its_totals in zip(saes, totals, strict=True):
-            its_totals.update(batch.seen_by(sae))
+        for its_totals, seen in zip(totals, batch.seen_by(saes), strict=True):
+            its_totals.update(seen)
     return [EvalReport.of(its_totals) for its_totals in totals]
 
 
@@ -75,32 +75,43 @@ def evaluate_reconstruction(
     totals = Accumulator(METRICS.values())
     for x in batches:
         with torch.no_grad():
-            totals.update(Seen(x, *sae.reconstruct(x), mean))
+            totals.update(Seen(x, *sae.reconstruct(x), mean, None, _decoder_norms(sae)))
     return EvalReport.of(totals)
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """A batch of text, and what the model makes of it without a dictionary."""
+    """A batch of text, and the model's activations on it."""
 
     x: Float[Tensor, "rows d_in"]
     mean: Float[Tensor, " d_in"]
     splice: Splice
-    clean: Float[Tensor, "predictions d_vocab"]
-    zero_loss: Tensor
-    mean_loss: Tensor
 
     @torch.no_grad()
-    def seen_by(self, sae: Dictionary) -> Seen:
-        spliced = self.splice.log_probs(lambda rows: sae.reconstruct(rows)[0])
-        predictions = Predictions(
-            clean=self.splice.loss(self.clean),
-            spliced=self.splice.loss(spliced),
-            zero=self.zero_loss,
-            mean=self.mean_loss,
-            kl=kl_divergence(self.clean, spliced),
-        )
-        return Seen(self.x, *sae.reconstruct(self.x), self.mean, predictions)
+    def seen_by(self, saes: Sequence[Dictionary]) -> Iterator[Seen]:
+        """What each dictionary makes of the batch. Unedited and ablated passes serve them all."""
+        for sae, predictions in zip(saes, self._predictions(saes), strict=True):
+            made = sae.reconstruct(self.x)
+            yield Seen(self.x, *made, self.mean, predictions, _decoder_norms(sae))
+
+    def _predictions(self, saes: Sequence[Dictionary]) -> list[Predictions]:
+        splice = self.splice
+        clean = splice.last_layer()
+        zero = splice.last_layer(torch.zeros_like)
+        mean = splice.last_layer(lambda rows: self.mean.to(rows).expand_as(rows))
+        spliced = [splice.last_layer(lambda rows, s=sae: s.reconstruct(rows)[0]) for sae in saes]
+        shared: list[tuple[Tensor, ...]] = []
+        own: list[list[tuple[Tensor, Tensor]]] = [[] for _ in saes]
+        for part in splice.parts(clean):
+            as_it_is = splice.log_probs(clean[part])
+            ablated = (splice.loss(splice.log_probs(of[part]), part) for of in (zero, mean))
+            shared.append((splice.loss(as_it_is, part), *ablated))
+            for its, last_layer in zip(own, spliced, strict=True):
+                log_probs = splice.log_probs(last_layer[part])
+                its.append((splice.loss(log_probs, part), kl_divergence(as_it_is, log_probs)))
+        clean_loss, zero_loss, mean_loss = map(torch.cat, zip(*shared, strict=True))
+        each = (tuple(map(torch.cat, zip(*its, strict=True))) for its in own)
+        return [Predictions(clean_loss, loss, zero_loss, mean_loss, kl) for loss, kl in each]
 
 
 def _walk(model: SpliceableModel, batches: Sequence[TextBatch], hook_name: str) -> Iterator[_Batch]:
@@ -108,15 +119,7 @@ def _walk(model: SpliceableModel, batches: Sequence[TextBatch], hook_name: str) 
     mean = _mean(_counted_rows(model, tokens, counted, hook_name) for tokens, counted in batches)
     for tokens, counted in batches:
         x = _counted_rows(model, tokens, counted, hook_name)
-        splice = Splice(model, hook_name, tokens, counted)
-        yield _Batch(
-            x,
-            mean,
-            splice,
-            clean=splice.log_probs(),
-            zero_loss=splice.loss(splice.log_probs(torch.zeros_like)),
-            mean_loss=splice.loss(splice.log_probs(lambda rows: mean.to(rows).expand_as(rows))),
-        )
+        yield _Batch(x, mean, Splice(model, hook_name, tokens, counted))
 
 
 def _counted_rows(
@@ -124,6 +127,15 @@ def _counted_rows(
 ) -> Float[Tensor, "rows d_in"]:
     x = model.activations(tokens, [hook_name])[hook_name]
     return x[counted.to(x.device)]
+
+
+def _decoder_norms(sae: Dictionary) -> Float[Tensor, " d_sae"] | None:
+    """The lengths of the decoder's rows; None where they are 1, or there is no decoder."""
+    W_dec = getattr(sae, "W_dec", None)
+    if not isinstance(W_dec, Tensor):
+        return None
+    norms = torch.linalg.vector_norm(W_dec.detach(), dim=1)
+    return None if torch.allclose(norms, torch.ones_like(norms), atol=1e-4) else norms
 
 
 def _refuse_transcoder(sae: Dictionary) -> None:

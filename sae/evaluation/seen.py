@@ -39,6 +39,8 @@ class Seen:
     mean: Float[Tensor, " d_in"]
     """Of all rows of the evaluation: the reference that unexplained variance is measured by."""
     predictions: Predictions | None = None
+    decoder_norms: Float[Tensor, " d_sae"] | None = None
+    """The lengths of the decoder's rows, where they are not all 1."""
 
     @cached_property
     def inputs(self) -> Float[Tensor, "rows d_in"]:

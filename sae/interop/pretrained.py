@@ -101,8 +101,8 @@ class PretrainedConfig(SAEConfig):
 class Moments:
     """What normalising has taken from each token, and decoding gives back."""
 
-    shift: Float[Tensor, "batch 1"]
-    scale: Float[Tensor, "batch 1"]
+    shift: Float[Tensor, "*tokens 1"]
+    scale: Float[Tensor, "*tokens 1"]
 
 
 class PretrainedSAE(SAE[PretrainedConfig]):
@@ -145,13 +145,13 @@ class PretrainedSAE(SAE[PretrainedConfig]):
 
     # Normalisation -------------------------------------------------------------------------------
 
-    def moments(self, x: Float[Tensor, "batch {self.d_in}"]) -> Moments | None:
+    def moments(self, x: Float[Tensor, "*tokens {self.d_in}"]) -> Moments | None:
         """What `decode` needs to know of each token; None where nothing is normalised."""
         x = x.to(self.dtype)
         if self.cfg.normalization == "layer_norm":
-            return Moments(x.mean(dim=1, keepdim=True), x.std(dim=1, keepdim=True))
+            return Moments(x.mean(dim=-1, keepdim=True), x.std(dim=-1, keepdim=True))
         if self.cfg.normalization == "constant_norm":
-            norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+            norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
             return Moments(torch.zeros_like(norm), norm / self.d_in**0.5)
         return None
 
@@ -213,7 +213,7 @@ class PretrainedSAE(SAE[PretrainedConfig]):
 
     def decode(
         self, acts: Tensor | Codes, moments: Moments | None = None
-    ) -> Float[Tensor, "batch {self.d_out}"]:
+    ) -> Float[Tensor, "*tokens {self.d_out}"]:
         """The reconstruction. `ValueError` where it needs `moments(x)` and does not get them."""
         if self.cfg.normalization != "none" and moments is None:
             raise ValueError(
@@ -227,13 +227,13 @@ class PretrainedSAE(SAE[PretrainedConfig]):
         return x_hat if moments is None else x_hat * moments.scale + moments.shift
 
     def reconstruct(
-        self, x: Float[Tensor, "batch {self.d_in}"]
-    ) -> tuple[Float[Tensor, "batch {self.d_out}"], Codes]:
+        self, x: Float[Tensor, "*tokens d_in"]
+    ) -> tuple[Float[Tensor, "*tokens {self.d_out}"], Codes]:
         acts = self.encode_sparse(x)
         x_hat = self.decode(acts, self.moments(x))
         return (x_hat if self.W_skip is None else x_hat + x.to(self.dtype) @ self.W_skip), acts
 
-    def forward(self, x: Float[Tensor, "batch {self.d_in}"]) -> Float[Tensor, "batch {self.d_out}"]:
+    def forward(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens {self.d_out}"]:
         return self.reconstruct(x)[0]
 
 

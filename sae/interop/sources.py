@@ -28,6 +28,8 @@ MOST_COMPRESSION = 8
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 """Number formats of weights."""
 
+WRAPPERS = ("_orig_mod.", "module.")
+
 PLAIN = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec")}
 LINEAR = {
     **{"W_enc": "encoder.weight", "W_dec": "decoder.weight"},
@@ -69,7 +71,7 @@ class Source:
         content = self.content(name)
         if not isinstance(content, Mapping):
             raise InputError(f"{self.folder / name} holds no tensors by name; {AGAIN}")
-        return Tensors(self.folder / name, content)
+        return Tensors(self.folder / name, _without_wrapper(content))
 
     def content(self, name: str, classes: Collection[str] = ()) -> Any:
         """What a .pt file holds, whatever it is; tensors by name of other files.
@@ -91,6 +93,15 @@ class Source:
         if name not in self._read:
             self._read[name] = read(self.folder / name)
         return self._read[name]
+
+
+def _without_wrapper(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Names without what `torch.compile` and `DistributedDataParallel` put in front of them all."""
+    for wrapper in WRAPPERS:
+        if content and all(str(name).startswith(wrapper) for name in content):
+            content = {name.removeprefix(wrapper): tensor for name, tensor in content.items()}
+            return _without_wrapper(content)
+    return content
 
 
 def keys(*words: str) -> frozenset[str]:

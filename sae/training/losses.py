@@ -27,16 +27,23 @@ def mse_loss(
     return per_token.sum(dim=1).mean() if reduction == "sum_d" else per_token.mean()
 
 
+LEAST_VARIANCE = 1e-5
+"""The share of the mean square below which a difference of squares in float32 is rounding."""
+
+
 def variance(
     x: Float[Tensor, "batch d_in"], near: Float[Tensor, " d_in"], reduction: LossReduction
 ) -> Float[Tensor, ""]:
     """What the batch's mean leaves unexplained, reduced as the squared error is.
 
-    `near` is close to the mean: little is lost in the difference of squares.
+    `near` is close to the mean: little is lost in the difference of squares. NaN where all rows are
+    alike, so that nothing but rounding is left of it.
     """
     centred = x - near
     of_mean = centred.mean(dim=0).square().sum()
-    found = torch.linalg.vector_norm(centred).square() / len(x) - of_mean
+    power = torch.linalg.vector_norm(centred).square() / len(x)
+    found = power - of_mean
+    found = torch.where(found > LEAST_VARIANCE * power, found, torch.nan)
     return found if reduction == "sum_d" else found / x.shape[1]
 
 

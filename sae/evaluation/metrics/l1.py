@@ -8,13 +8,17 @@ from sae.evaluation.seen import Seen, n_tokens
 
 
 def absolute_values(seen: Seen) -> float:
-    values = seen.acts.values if isinstance(seen.acts, Codes) else seen.acts
-    return values.abs().to(torch.float64).sum().item()
+    codes = seen.acts if isinstance(seen.acts, Codes) else Codes.from_dense(seen.acts)
+    lengths = codes.values.abs()
+    if seen.decoder_norms is not None:
+        lengths = lengths * seen.decoder_norms[codes.indices]
+    return lengths.to(torch.float64).sum().item()
 
 
 METRIC = Metric(
     name="l1",
-    convention="mean sum of the features' absolute values; decoder rows have unit norm",
+    convention="mean sum of the features' absolute values, each times the norm of its decoder row "
+    "(1 for dictionaries that were trained here)",
     meaning="sum of the features of a token",
     sums=(absolute_values, n_tokens),
     in_table=False,
