@@ -1,5 +1,6 @@
 """Codes: the active features of a batch as (indices, values). Dense only on request."""
 
+import math
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -25,7 +26,7 @@ class Codes:
 
     def __repr__(self) -> str:
         *tokens, k = self.indices.shape
-        return f"Codes(tokens={tokens}, k={k}, d_sae={self.d_sae})"
+        return f"Codes(n_tokens={math.prod(tokens)}, k={k}, d_sae={self.d_sae})"
 
     @classmethod
     def from_dense(cls, acts: Float[Tensor, "*tokens d_sae"]) -> "Codes":

@@ -1,15 +1,19 @@
 """`sae.fit` trains to the end; what would go unnoticed is warned of."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
 
 import sae
 from activation_cache import HarvestConfig, LanguageModel, harvest
 from sae.architectures import ReLUConfig, TopKConfig
+from sae.batches import batches_of
 from sae.evaluation import advice
 
 D_IN = 8
@@ -109,3 +113,68 @@ def test_an_fvu_above_1_and_many_dead_features_are_said_in_words_with_what_to_tr
     diverged, dead = advice(numbers)
     assert diverged.startswith("FVU 1,039 is worse than 1") and "lower learning rate" in diverged
     assert dead.startswith("9 of 16 features (56%) are dead") and "4,000 held-out" in dead
+
+
+# Activations as people have them -----------------------------------------------------------------
+
+ROWS = torch.randn(256, D_IN, generator=torch.Generator().manual_seed(1))
+
+
+def as_memory_map(folder: Path) -> np.ndarray:
+    np.save(folder / "rows.npy", ROWS.numpy())
+    return np.load(folder / "rows.npy", mmap_mode="r")
+
+
+SOURCES: dict[str, Callable[[Path], Any]] = {
+    "a NumPy array": lambda _: ROWS.numpy(),
+    "a memory-mapped file": as_memory_map,
+    "an array of positions": lambda _: ROWS.view(16, 16, D_IN).numpy(),
+    "a tensor in half precision": lambda _: ROWS.half(),
+    "a list of tensors": lambda _: list(ROWS.split(32)),
+    "a list of arrays": lambda _: [x.numpy() for x in ROWS.split(32)],
+    "batches of positions": lambda _: list(ROWS.view(8, 2, 16, D_IN)),
+    "an iterator": lambda _: iter(ROWS.split(32)),
+    "a loader of tuples": lambda _: DataLoader(TensorDataset(ROWS, torch.zeros(256)), 32),
+    "a loader of rows": lambda _: DataLoader(ROWS, 32),
+}
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_activations_of_any_kind_are_trained_and_evaluated_on(kind: str, tmp_path: Path) -> None:
+    dictionary, source = fresh(), SOURCES[kind](tmp_path)
+    log = sae.fit(dictionary, source, sae.TrainConfig(n_tokens=256), progress=False)
+    assert log[-1]["n_tokens"] == 256
+    report = sae.evaluate_reconstruction(dictionary, SOURCES[kind](tmp_path))
+    expected = sae.evaluate_reconstruction(dictionary, [ROWS])
+    assert report.fvu == pytest.approx(expected.fvu, rel=1e-2 if "half" in kind else 1e-6)
+
+
+def test_an_array_is_shuffled_and_each_row_is_seen_once_by_default() -> None:
+    (first, second) = batches_of(torch.arange(2.0 * 512)[:, None].expand(-1, D_IN))
+    assert sorted([*first[:, 0].tolist(), *second[:, 0].tolist()]) == list(range(1024))
+    assert first[:, 0].tolist() != sorted(first[:, 0].tolist())
+    assert sae.fit(fresh(), ROWS.numpy(), progress=False)[-1]["n_tokens"] == 256
+
+
+def test_an_array_that_is_gone_through_several_times_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match=r"600 .* are asked for and there are 256: .* 2.3 times"):
+        log = sae.fit(fresh(), ROWS, sae.TrainConfig(n_tokens=600), progress=False)
+    assert log[-1]["n_tokens"] == 600
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("rows.npy", r"activations must be a tensor or an array .*, got str \('rows.npy'\)"),
+        ({"x": ROWS}, "an iterable of such batches, got dict"),
+        ([1, 2], r"a batch of activations must be .*, got int \(1\)"),
+        (["rows.npy"], r"got str \('rows.npy'\)"),
+        (torch.zeros(8), r"got shape \(8,\)"),
+        ([torch.zeros(4, 3)], r"activations of shape \(4, 3\) do not fit .* d_in 8"),
+        (np.zeros((4, 3)), r"activations of shape \(4, 3\) do not fit .* d_in 8"),
+    ],
+)
+def test_what_are_no_activations_is_one_line(source: Any, expected: str) -> None:
+    with pytest.raises(sae.InputError, match=expected) as refused:
+        sae.fit(fresh(), source, progress=False)
+    assert "\n" not in str(refused.value)

@@ -181,6 +181,28 @@ def test_the_default_text_with_another_model_than_the_embedded_one_gives_a_warni
 
 
 @pytest.mark.slow
+def test_an_ascii_terminal_and_a_home_that_cannot_be_written_are_no_obstacle(
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "tëxte"
+    folder.mkdir()
+    text = folder / "été.jsonl"
+    text.write_text("".join(json.dumps({"text": f"text {i} " * 30}) + "\n" for i in range(60)))
+    poor = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "HOME": "/proc/no"}
+    poor |= {"PYTHONCOERCECLOCALE": "0", "HF_HOME": "/proc/no", "XDG_CACHE_HOME": "/proc/no"}
+    done = subprocess.run(
+        [sys.executable, "-m", "featureloom", "train", *SMALL, "--k", "4", "--dataset", str(text)]
+        + ["--out", str(folder / "run")],
+        capture_output=True,
+        check=False,
+        env=os.environ | poor,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"t\\xebxte" in done.stdout  # what the terminal cannot show is escaped
+    assert (folder / "run" / "report.html").is_file()
+
+
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_dictionary_and_exits_with_130(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = ["--wandb", "off", "--buffer-tokens", "4096", "--log-every", "1", "--out", str(run)]

@@ -1,5 +1,6 @@
 """How commands end: 0 on success, 2 with one line on bad input, 130 on Ctrl-C."""
 
+import io
 import os
 import signal
 import sys
@@ -20,6 +21,9 @@ LONGEST_WORD = 200
 def run_command(main: Callable[[list[str]], None], arguments: list[str] | None = None) -> None:
     """Run a command: 0 on success, 2 with one line on bad input, 130 on Ctrl-C, 143 on SIGTERM."""
     keep_freed_memory()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a path may have letters that a terminal has not
+            stream.reconfigure(errors="backslashreplace")
     try:
         with interrupted_by_sigterm(), _plain_warnings():
             main(sys.argv[1:] if arguments is None else arguments)

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from sae.batches import Batch, evaluation_batches
 from sae.codes import Codes
 from sae.evaluation.metric import Accumulator
 from sae.evaluation.metrics import METRICS
@@ -67,13 +68,15 @@ def evaluate_all(
     return [EvalReport.of(its_totals) for its_totals in totals]
 
 
-def evaluate_reconstruction(
-    sae: Dictionary, batches: Sequence[Float[Tensor, "_ d_in"]]
-) -> EvalReport:
-    """Reconstruction and sparsity on held-out activations, with no model at hand."""
-    mean = _mean(batches)
+def evaluate_reconstruction(sae: Dictionary, batches: Iterable[Batch] | Tensor) -> EvalReport:
+    """Reconstruction and sparsity on held-out activations, with no model at hand.
+
+    `batches` are what `fit` takes: one tensor or NumPy array [..., d_in], or several.
+    """
+    held_out = evaluation_batches(batches, getattr(sae, "d_in", None))
+    mean = _mean(held_out)
     totals = Accumulator(METRICS.values())
-    for x in batches:
+    for x in held_out:
         with torch.no_grad():
             totals.update(Seen(x, *sae.reconstruct(x), mean, None, _decoder_norms(sae)))
     return EvalReport.of(totals)

@@ -5,19 +5,21 @@ from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from activation_cache.common.numbers import Number
+from sae.batches import Batch
 from sae.trainable import TrainableSAE
 from sae.training.config import TrainConfig
 from sae.training.record import StepRecord
-from sae.training.train import Batch, train
+from sae.training.train import default_config, longest, train
 
 LATEST = "FVU {task.fields[fvu]:.4f}  L0 {task.fields[l0]:.1f}  dead {task.fields[dead]:,.0f}"
 
 
 def fit(
     saes: TrainableSAE | Sequence[TrainableSAE],
-    batches: Iterable[Batch],
+    batches: Iterable[Batch] | Tensor,
     cfg: TrainConfig | Sequence[TrainConfig] | None = None,
     *,
     log_every: int = 20,
@@ -32,10 +34,13 @@ def fit(
         sae.save(dictionary, "my-dictionary")
 
     `saes` are dictionaries of `sae.architectures`; several are trained on the same stream, each as
-    if alone. `batches` are tensors [batch, d_in], or mappings from hook names to such tensors, of
-    which each dictionary takes that of its `provenance.hook_name`. `cfg` is one for all, or one for
-    each, and `TrainConfig()` by default. Its `n_tokens` are rows; the learning rate falls to 0
-    towards them, so batches should last as long: a warning says where they end earlier.
+    if alone. `batches` are tensors or NumPy arrays [..., d_in], or mappings from hook names to
+    them, of which each dictionary takes that of its `provenance.hook_name`; of tuples, as a
+    DataLoader gives them, the first entry counts. One tensor or array, which may be memory-mapped,
+    is the rows of all batches: they are shuffled. `cfg` is one for all, or one for each; the
+    default is `TrainConfig()`, or each row of an array once. Its `n_tokens` are rows; the learning
+    rate falls to 0 towards them, so batches should last as long: a warning says where they end
+    earlier, or where an array is gone through several times.
 
     Returns a row for every `log_every`-th step of each dictionary and for its last one, as numbers
     by name: `step`, `n_tokens`, `loss`, `fvu`, `l0`, `dead` and others, of the training batch
@@ -47,8 +52,8 @@ def fit(
     Raises `InputError` for a stream that is empty, of the wrong width, or not finite, and
     `NotFinite` for a dictionary that diverges, once the others are done.
     """
-    cfg = cfg or TrainConfig()
-    total = max(its.n_tokens for its in ([cfg] if isinstance(cfg, TrainConfig) else cfg))
+    cfg = cfg or default_config(batches)
+    total = longest(cfg)
     log: list[dict[str, Number]] = []
     latest: dict[int, StepRecord] = {}
     """Of each dictionary, its last step, where that is not in the log."""

@@ -2,7 +2,7 @@
 
 import warnings
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import repeat
 from typing import Any
 
@@ -11,19 +11,17 @@ from jaxtyping import Float
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from sae.batches import Batch, Shuffled, batches_of, rows_of_batch
 from sae.trainable import TrainableSAE
 from sae.training.config import TrainConfig
 from sae.training.health import NotFinite
 from sae.training.record import StepRecord
 from sae.training.trainer import Trainer
 
-Batch = Tensor | Mapping[str, Tensor]
-"""Activations [batch, d_in], or such tensors by hook name."""
-
 
 def train(
     saes: TrainableSAE | Sequence[TrainableSAE],
-    batches: Iterable[Batch],
+    batches: Iterable[Batch] | Tensor,
     cfg: TrainConfig | Sequence[TrainConfig] | None = None,
 ) -> Generator[StepRecord]:
     """Train one dictionary or several on the same stream, yielding a record per step of each.
@@ -31,17 +29,20 @@ def train(
     It is a generator: it trains as it is iterated, and a call alone does nothing. `fit` trains to
     the end. A stream that ends before `n_tokens` gives a warning.
 
-    `batches` are tensors [batch, d_in], the same for all, or mappings by hook name from which each
-    dictionary takes its own. `cfg` is one for all or one for each, `TrainConfig()` by default. A
-    dictionary's training stops after exactly `n_tokens`, or where the stream ends, and its result
-    is, on a CPU to the last bit, the one that it would have alone. A dictionary that was trained or
-    loaded continues from its weights. Until the generator ends, or is closed, a dictionary is in
-    the units of training: `Training` gives finished copies in between.
+    `batches` are tensors or arrays [..., d_in], the same for all, or mappings by hook name from
+    which each dictionary takes its own; of tuples, as loaders give them, the first entry counts.
+    One tensor or array is the rows of all batches, and is shuffled. `cfg` is one for all or one for
+    each, by default `TrainConfig()`, or each row of an array once. A dictionary's training stops
+    after exactly `n_tokens`, or where the stream ends, and its result is, on a CPU to the last bit,
+    the one that it would have alone. A dictionary that was trained or loaded continues from its
+    weights. Until the generator ends, or is closed, a dictionary is in the units of training:
+    `Training` gives finished copies in between.
 
     Raises `InputError` for a stream that is empty, of the wrong width, or not finite, and
     `NotFinite` for a dictionary that diverges, once the others are done.
     """
-    with Training(saes, batches, cfg or TrainConfig()) as training:
+    cfg = cfg or default_config(batches)
+    with Training(saes, batches_of(batches, n_rows=longest(cfg)), cfg) as training:
         for records in training:
             yield from records
         for failure in training.failures.values():
@@ -54,6 +55,17 @@ def train(
                 f"or TrainConfig(n_tokens={training.n_tokens:_})",
                 stacklevel=2,
             )
+
+
+def default_config(batches: Iterable[Batch] | Tensor) -> TrainConfig:
+    """Of an array, each row once."""
+    source = batches_of(batches)
+    return TrainConfig(n_tokens=len(source)) if isinstance(source, Shuffled) else TrainConfig()
+
+
+def longest(cfg: TrainConfig | Sequence[TrainConfig]) -> int:
+    """The tokens of the longest training."""
+    return max(its.n_tokens for its in ([cfg] if isinstance(cfg, TrainConfig) else cfg))
 
 
 class Training:
@@ -175,18 +187,5 @@ def _take(stream: Iterator[Batch], n_tokens: int, sae: TrainableSAE) -> list[Bat
 
 
 def _activations(batch: Batch, sae: TrainableSAE) -> Float[Tensor, "batch d_in"]:
-    """The tensor of a batch that belongs to this dictionary."""
-    if isinstance(batch, Mapping):
-        if sae.hook_name is None or sae.hook_name not in batch:
-            sites = ", ".join(batch)
-            raise InputError(
-                f"the stream has no site {sae.hook_name!r}, only {sites}: "
-                f"set sae.provenance = Provenance(hook_name=...) to one of them"
-            )
-        batch = batch[sae.hook_name]
-    if batch.ndim != 2 or batch.shape[1] != sae.d_in:
-        raise InputError(
-            f"activations of shape {tuple(batch.shape)} do not fit a dictionary with d_in "
-            f"{sae.d_in}: give tensors [batch, {sae.d_in}]"
-        )
-    return batch
+    """The rows of a batch that belong to this dictionary."""
+    return rows_of_batch(batch, sae.d_in, sae.hook_name)
