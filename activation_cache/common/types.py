@@ -11,7 +11,17 @@ Edit = Callable[[Tensor], Tensor]
 OnNaN = Literal["stop", "skip"]
 """What becomes of rows or batches that hold NaN or Inf: an `InputError`, or they are left out."""
 
-Processing = Literal["raw", "centred"]
-"""raw: as the model has them. centred: minus the mean over the width, at sites that hold the
-residual stream or what is added to it, which is what TransformerLens' `center_writing_weights`
-makes of models with layer norm."""
+Processing = Literal["raw", "centred", "folded_value_biases", "centred+folded_value_biases"]
+"""raw: activations as the model has them. Otherwise as TransformerLens' foldings of its weights
+leave them, each at the sites where it changes something:
+
+centred               minus the mean over the width, at sites that hold the residual stream or what
+                      is added to it (`center_writing_weights`, for models with layer norm)
+folded_value_biases   minus what values owe to biases, those of the layer norm in front included, at
+                      `attn.hook_v` and `attn.hook_z` (`fold_value_biases` with `fold_ln`)
+"""
+
+
+def foldings(processing: Processing) -> frozenset[str]:
+    """The foldings that a processing consists of; none for raw."""
+    return frozenset(processing.split("+")) - {"raw"}

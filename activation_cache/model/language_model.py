@@ -24,8 +24,9 @@ from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError, described
 from activation_cache.common.remembered import remembered
 from activation_cache.common.schema import convert
-from activation_cache.common.types import Edit, Processing
+from activation_cache.common.types import Edit, Processing, foldings
 from activation_cache.common.versions import library_versions
+from activation_cache.model.folding import VALUE_SITES, value_bias
 from activation_cache.model.hooks import Site, editing, twin
 from activation_cache.model.proof import PROOF_VERSION, Finding, prove
 from activation_cache.model.sites import MODULE, WRITTEN_SITES, SiteMap
@@ -64,6 +65,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.processing: Processing = processing
         self._proven: dict[str, Site] = {}
+        self._biases: dict[int, dict[str, Tensor]] = {}  # of values, by layer
         self._modules: dict[str, Finding] = {}  # at sites that are named by their module
         self._forward = RLock()  # hooks of one pass must not see the pass of another thread
 
@@ -158,7 +160,7 @@ class LanguageModel:
         except ValueError:
             return None
         norm = adapter.cfg.normalization_type
-        if self.processing == "centred" and norm not in ("LN", "LNPre"):
+        if "centred" in foldings(self.processing) and norm not in ("LN", "LNPre"):
             raise InputError(
                 f"processing 'centred' needs layer norm and {self.name} has {norm}: load it 'raw'"
             )
@@ -251,8 +253,18 @@ class LanguageModel:
 
     def _offset(self, hook_name: str, x: Tensor) -> Tensor | float:
         """What processing takes from the activations at a site."""
-        is_centred = self.processing == "centred" and hook_name.endswith(WRITTEN_SITES)
-        return x.mean(dim=-1, keepdim=True) if is_centred else 0.0
+        folded = foldings(self.processing)
+        if "centred" in folded and hook_name.endswith(WRITTEN_SITES):
+            return x.mean(dim=-1, keepdim=True)
+        if "folded_value_biases" in folded and hook_name.endswith(VALUE_SITES):
+            layer, kind = hook_name.removeprefix("blocks.").split(".", 1)
+            return self._value_biases(int(layer))[kind]
+        return 0.0
+
+    def _value_biases(self, layer: int) -> dict[str, Tensor]:
+        if layer not in self._biases:
+            self._biases[layer] = value_bias(self.sites, layer, self.name)
+        return self._biases[layer]
 
     def logits(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None

@@ -183,12 +183,12 @@ def _run(hf: Any, sites: Mapping[str, Site], edited: Collection[str] = ()) -> _P
     with ExitStack() as hooks:
         for name, site in sites.items():
             hooks.enter_context(editing(site, partial(look, name), PROBE_SHAPE))
-        seen.last = hf.base_model(_probe(hf), use_cache=False)[0]
+        seen.last = hf.base_model(probe(hf), use_cache=False)[0]
     seen.overwritten = {name for name, x in held.items() if not torch.equal(x, seen.before[name])}
     return seen
 
 
-def _probe(hf: Any) -> Tensor:
+def probe(hf: Any) -> Tensor:
     """Tokens from all over the vocabulary."""
     vocabulary = hf.get_input_embeddings().weight.shape[0]
     tokens = torch.linspace(0, vocabulary - 1, math.prod(PROBE_SHAPE)).long()
@@ -198,7 +198,7 @@ def _probe(hf: Any) -> Tensor:
 @torch.no_grad()
 def _hidden_states(hf: Any) -> tuple[Tensor, ...]:
     """The model's own record of the residual stream, where it keeps one."""
-    output = twin(hf.base_model)(_probe(hf), use_cache=False, output_hidden_states=True)
+    output = twin(hf.base_model)(probe(hf), use_cache=False, output_hidden_states=True)
     return tuple(getattr(output, "hidden_states", None) or ())
 
 

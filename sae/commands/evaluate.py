@@ -8,6 +8,7 @@ from rich.console import Console
 
 import sae
 from activation_cache.common.files import write_file
+from activation_cache.common.types import Processing
 from activation_cache.text.config import DOCSTRINGS, TextConfig
 from sae.commands.exits import fail, refuse_unwritable
 from sae.commands.flags import parse_named
@@ -39,6 +40,9 @@ class EvaluateFlags(TextConfig):
     """Another language model than it was trained on."""
     hook_name: str | None = field(default=None, metadata={"aliases": ("--hook",)})
     """Another site than it was trained on; of a release, which dictionary."""
+    processing: Processing | None = None
+    """Foldings that the dictionary's activations had (as it says). They are TransformerLens'
+    options center_writing_weights and fold_value_biases."""
     eval_tokens: int | None = None
     """Held-out tokens to evaluate on (as it says, or 65,536)."""
     context_size: int | None = None
@@ -79,6 +83,7 @@ def main(arguments: list[str]) -> None:
         "hook_name": None if flags.release else flags.hook_name,
         "eval_tokens": flags.eval_tokens,
         "context_size": flags.context_size,
+        "processing": flags.processing,
     }
     given = {name: value for name, value in given.items() if value is not None}
     known = Provenance.from_metadata({**UNSAID, **dictionary.provenance.to_metadata(), **given})

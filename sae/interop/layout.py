@@ -90,6 +90,8 @@ def facts(**known: Any) -> Provenance:
 def processing(kwargs: Mapping[str, Any] | None) -> str:
     """How activations were had, from TransformerLens' options for loading the model.
 
-    Folding layer norm and centring the unembedding change none of our sites.
+    Folding layer norm and centring the unembedding change none of our sites by themselves.
     """
-    return "centred" if (kwargs or {}).get("center_writing_weights") else "raw"
+    options = {"center_writing_weights": "centred", "fold_value_biases": "folded_value_biases"}
+    folded = [name for option, name in options.items() if (kwargs or {}).get(option)]
+    return "+".join(folded) or "raw"

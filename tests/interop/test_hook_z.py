@@ -69,7 +69,7 @@ def test_the_config_says_model_and_site(tmp_path: Path) -> None:
         "hook_name": "blocks.5.attn.hook_z",
         "context_size": 128,
         "prepend_bos": True,
-        "processing": "raw",
+        "processing": "folded_value_biases",
     }
 
 

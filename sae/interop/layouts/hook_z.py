@@ -40,7 +40,7 @@ def read(source: Source, hints: Hints) -> PretrainedSAE:
         hook_name=site,
         context_size=config.get("seq_len", 128),
         prepend_bos=True,
-        processing="raw",  # centring changes nothing inside a head
+        processing="folded_value_biases",  # its trainer loaded models in compatibility mode
     )
     cfg = PretrainedConfig(d_sae=d_sae, activation="relu")
     return PretrainedSAE(cfg, tensors, facts)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.types import foldings
 from sae.base import SAE
 from sae.interop.exporting import as_pretrained, biases, refuse_inexpressible, write_files
 from sae.interop.layouts import native
@@ -48,8 +49,10 @@ def write(sae: SAE, folder: Path) -> None:
 def _metadata(sae: SAE) -> dict[str, Any]:
     metadata = {**sae.provenance.to_metadata(), "sae_lens_version": LAYOUT_VERSION}
     if "processing" in metadata:
-        options = {"center_writing_weights": True} if metadata["processing"] == "centred" else {}
-        metadata["model_from_pretrained_kwargs"] = options
+        folded = foldings(metadata["processing"])
+        options = {"center_writing_weights": "centred", "fold_value_biases": "folded_value_biases"}
+        kwargs = {option: True for option, name in options.items() if name in folded}
+        metadata["model_from_pretrained_kwargs"] = kwargs
     for name in ("hook_name", "hook_name_out"):  # of a model whose sites are modules
         if f"hf_{name}" in metadata:
             metadata.setdefault(name, metadata.pop(f"hf_{name}"))
