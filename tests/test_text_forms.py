@@ -157,6 +157,15 @@ def test_a_folder_of_save_to_disk_is_read(tmp_path: Path) -> None:
     assert "no split 'dev'" in refusal(tmp_path / "both", dataset_split="dev")
 
 
+def test_a_home_folder_is_written_out_and_a_name_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "a.jsonl").write_bytes(json_lines(["one"]))
+    assert read("~/a.jsonl") == ["one"]
+    assert "there is no dataset" in refusal()
+
+
 # Several, and the hub ----------------------------------------------------------------------------
 
 

@@ -56,6 +56,8 @@ class TextConfig:
             object.__setattr__(self, "dataset", (self.dataset,))
         # Absolute, so that the same name in another folder is not taken for the same text.
         object.__setattr__(self, "dataset", tuple(map(_absolute, self.dataset)))
+        if not self.dataset:
+            raise InputError("there is no dataset: name one with --dataset, or leave it out")
         convert(PlainText, self.txt_documents, "txt_documents")
         refuse_not_positive(**{f"dataset_weight {w:g}": w for w in self.dataset_weight})
         if self.dataset_weight and len(self.dataset_weight) != len(self.dataset):
@@ -83,4 +85,4 @@ class TextConfig:
 
 def _absolute(source: str) -> str:
     is_path = source and source != DOCSTRINGS and is_local(source) and "://" not in source
-    return str(Path(source).absolute()) if is_path else source
+    return str(Path(source).expanduser().absolute()) if is_path else source
