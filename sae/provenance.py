@@ -23,6 +23,8 @@ class Provenance:
     text_column: str | None = None
     text_options: dict[str, Any] | None = None
     """How else the text is read: settings of `TextConfig` that are not the default."""
+    activations_path: str | None = None
+    """The files that it was trained on, where those are activations and not text."""
     eval_text: dict[str, Any] | None = None
     """Hashes of the held-out tokens, and of the documents that they are from."""
     context_size: int | None = None

@@ -23,10 +23,10 @@ def dry_run(settings: RunSettings, console: Console) -> Table:
     members = members_of(settings)
     n_tokens = max(member.n_tokens for member in members)
     batch_tokens = settings.harvest.batch_tokens
-    widths = [inputs.model.width(member.hook_name) for member in members]
+    widths = [inputs.width(member.hook_name) for member in members]
     d_sae, tied = settings.dictionary.d_sae, settings.dictionary.tied
     weights = sum(4 * d_sae * d_in * (1 if tied else 2) for d_in in widths)
-    itemsize = inputs.model.dtype.itemsize
+    itemsize = inputs.itemsize
     buffer = settings.harvest.buffer_tokens * sum(widths) * itemsize
     checkpoint = 2 * weights + (buffer if inputs.cache is None else 0)
     table = Table(title="what this run would take", title_justify="left", show_header=False)

@@ -11,16 +11,21 @@ from activation_cache import LanguageModel, SourceConfig, load_model
 from activation_cache.common.dtypes import DTYPES
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import convert
+from activation_cache.model.loading import resolve_device
+from activation_cache.stream.arrays import ActivationFiles
 from activation_cache.stream.source import ActivationSource
 from activation_cache.text.config import TextConfig
 from activation_cache.text.record import TextHasChanged
 from sae.base import SAE
-from sae.evaluation import EvalReport, evaluate_all
+from sae.evaluation import EvalReport, evaluate_all, evaluate_reconstruction
 from sae.evaluation.evaluate import TextBatch
 from sae.provenance import Provenance
 
 NEEDED = ("model_name", "hook_name", "dataset_path", "context_size", "eval_tokens")
 """What must be known of a dictionary for it to be evaluated."""
+
+EVAL_ROWS = 65_536
+"""Held-out activations that a dictionary is evaluated on, where it does not say."""
 
 N_MARKS = 32
 """Hashes of documents that a dictionary is saved with."""
@@ -28,9 +33,10 @@ N_MARKS = 32
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out text, and what tells it from any other."""
+    """Held-out text or activations, and what tells them from any others."""
 
-    batches: Sequence[TextBatch]
+    batches: Sequence[Any]
+    """Tokens, and which of them count; or rows of activations."""
     fingerprint: Mapping[str, Any]
     source: str
 
@@ -42,6 +48,8 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto", other_text: bool = Fa
     `InputError` where the text is another than then, unless `other_text` says that it may be.
     """
     known = sae.provenance
+    if known.activations_path is not None:
+        return _evaluated_on_files(sae, device, other_text=other_text)
     values = ((name, getattr(known, name)) for name in NEEDED)
     unusable = [(n, v) for n, v in values if not v or (isinstance(v, int) and v < 0)]
     if unusable:
@@ -120,6 +128,37 @@ def held_out_text(
         what = "its documents make other tokens than before, so the tokenizer is another"
         raise TextHasChanged(f"{cfg.source} (held out)", what)
     return HeldOut(batches, fingerprint, cfg.source)
+
+
+# Without a model ---------------------------------------------------------------------------------
+
+
+def _evaluated_on_files(sae: SAE, device: str, *, other_text: bool) -> EvalReport:
+    """Measure a dictionary on held-out activations of the files that it names."""
+    known = sae.provenance
+    files = ActivationFiles.open(str(known.activations_path), resolve_device(device))
+    held_out = held_out_rows(files, known.eval_tokens or EVAL_ROWS)
+    if not other_text and known.eval_text not in (None, held_out.fingerprint):
+        what, remedy = "its held-out activations are others", "say --other-text"
+        raise TextHasChanged(files.source, what, remedy=remedy)
+    (report,) = evaluate_on_held_out_rows([sae.to(files.device)], held_out)
+    return replace(report, text={**report.text, "is_other": other_text})
+
+
+def held_out_rows(files: ActivationFiles, n_rows: int) -> HeldOut:
+    """The first held-out rows of files."""
+    batches = files.held_out(n_rows)
+    found = xxhash.xxh3_64()
+    for rows in batches:
+        found.update(rows.cpu().numpy().tobytes())
+    return HeldOut(batches, {"tokens": found.hexdigest()}, files.source)
+
+
+def evaluate_on_held_out_rows(saes: Sequence[SAE], held_out: HeldOut) -> list[EvalReport]:
+    """Reports of dictionaries, in order: reconstruction and sparsity."""
+    about = {"activations": held_out.source, **held_out.fingerprint, "is_other": False}
+    reports = (evaluate_reconstruction(sae, held_out.batches) for sae in saes)
+    return [replace(report, text=about) for report in reports]
 
 
 # The text in a dictionary's provenance -----------------------------------------------------------

@@ -5,12 +5,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from activation_cache import ActivationStream
 from activation_cache.stream.prefetch import Prefetch
 from sae.base import SAE
 from sae.evaluation import EvalReport
-from sae.runs.evaluation import evaluate_on_held_out_text
-from sae.runs.inputs import Inputs, close
+from sae.runs.inputs import Inputs, Stream, close
 from sae.runs.member import Member
 from sae.runs.settings import RunSettings
 from sae.runs.sinks.logs import Positions
@@ -29,7 +27,7 @@ class Plan:
     members: Sequence[Member]
     hook_names: Sequence[str]
     """The sites of the stream."""
-    stream: ActivationStream | Prefetch
+    stream: Stream
     training: Training
     positions: Mapping[str, Positions] = field(default_factory=dict)
     """Of the logs of members that are resumed."""
@@ -50,7 +48,7 @@ class Plan:
     @property
     def n_epochs(self) -> int:
         """Passes over the text, or the cache, that are complete."""
-        if isinstance(self.stream, ActivationStream):
+        if not isinstance(self.stream, Prefetch):
             return self.stream.n_epochs
         cache = self.inputs.cache
         return self.training.n_tokens // cache.n_rows() if cache is not None else 0
@@ -68,9 +66,7 @@ class Plan:
         for hook_name in dict.fromkeys(member.hook_name for member in self.members):
             at_site = [i for i, m in enumerate(self.members) if m.hook_name == hook_name]
             its_saes = [saes[i] for i in at_site]
-            held_out = self.inputs.held_out
-            reports = evaluate_on_held_out_text(its_saes, self.inputs.model, held_out)
-            yield from zip(at_site, reports, strict=True)
+            yield from zip(at_site, self.inputs.evaluate(its_saes), strict=True)
 
     @contextmanager
     def begun(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from activation_cache.common.errors import InputError
 from activation_cache.common.schema import parse_json
 from activation_cache.common.versions import library_versions
 from sae.provenance import Provenance
-from sae.runs.evaluation import held_out_text, text_metadata, text_of
+from sae.runs.evaluation import text_metadata, text_of
 from sae.runs.member import Member
 from sae.runs.plan import Plan, State
 from sae.runs.settings import RunSettings
@@ -115,9 +115,10 @@ def _refuse_others(plan: Plan, member: Member, sae: TrainableSAE, then: Mapping[
     before = Provenance.from_metadata(
         now | then.get("metadata", {}) | {"n_tokens": now["n_tokens"]}
     )
-    before = replace(before, **text_metadata(text_of(before)))  # with absolute paths
+    if before.dataset_path is not None:
+        before = replace(before, **text_metadata(text_of(before)))  # with absolute paths
     if before.eval_text != sae.provenance.eval_text:
-        held_out_text(plan.inputs.model, sae.provenance, before.eval_text)  # which says where
+        plan.inputs.refuse_other_held_out(sae.provenance, before.eval_text)
     if before != sae.provenance:
         raise InputError(
             f"the model, its text or the evaluation of {member.folder} are others than when its "

@@ -17,7 +17,6 @@ from sae.evaluation import EvalReport
 from sae.loading import load, save
 from sae.pages.run_report import write_report
 from sae.runs.checkpoints import Checkpoints, refuse_gone
-from sae.runs.evaluation import evaluate_on_held_out_text
 from sae.runs.folder import claimed
 from sae.runs.inputs import Inputs
 from sae.runs.member import Member
@@ -87,7 +86,8 @@ def carry_out(
     Their folders exist. `also` are folders beside theirs to describe.
     """
     _warn_of_emulation(plan, console)
-    console.print(f"reading text from {plan.settings.harvest.source}", markup=False)
+    if plan.settings.activations is None:
+        console.print(f"reading text from {plan.settings.harvest.source}", markup=False)
     if plan.positions:
         console.print(f"resuming after {plan.training.n_tokens:,} tokens")
     with (
@@ -105,7 +105,9 @@ def carry_out(
         for position, failure in plan.training.failures.items():
             console.print(f"warning: {plan.members[position].name}: {failure}", markup=False)
         _save(plan)
-        console.print("evaluating on held-out text")
+        console.print(
+            f"evaluating on held-out {'text' if plan.settings.activations is None else 'rows'}"
+        )
         for i, report in plan.evaluate(plan.saes):
             member = plan.members[i]
             write_file(member.folder / "eval.json", report.to_json() + "\n")
@@ -202,8 +204,8 @@ def _save(plan: Plan) -> None:
 
 
 def _evaluated_again(member: Member, inputs: Inputs) -> RunResult:
-    sae = load(member.folder, device=inputs.model.device)
-    (report,) = evaluate_on_held_out_text([sae], inputs.model, inputs.held_out)
+    sae = load(member.folder, device=inputs.device)
+    (report,) = inputs.evaluate([sae])
     return RunResult(member.hook_name, member.folder, sae, report)
 
 
@@ -213,10 +215,11 @@ def _warn_of_emulation(plan: Plan, console: Console) -> None:
     Of a cache, the data type is what it was harvested in, and no flag changes it.
     """
     inputs = plan.inputs
-    asked = [("--dtype", DTYPES[inputs.settings.dtype])] if inputs.cache is None else []
+    of_model = inputs.cache is None and inputs.settings.activations is None
+    asked = [("--dtype", DTYPES[inputs.settings.dtype])] if of_model else []
     if any(member.settings.training.products != "float32" for member in plan.members):
         asked.append(("--products", torch.bfloat16))
     for flag, dtype in asked:
-        line = emulation_warning(flag, dtype, inputs.model.device)
+        line = emulation_warning(flag, dtype, inputs.device)
         if line is not None:
             console.print(line, markup=False, soft_wrap=True)

@@ -110,7 +110,7 @@ def _is_resumed(member: Member, state: State) -> bool:
 def _member(name: str, settings: RunSettings, inputs: Inputs, out: Path) -> Member:
     if inputs.cache is not None:
         settings = settings.of_cache(inputs.cache)
-    sites = settings.hook_names or (inputs.model.middle_site,)
+    sites = settings.hook_names or (inputs.default_site,)
     if len(sites) > 1:
         raise InputError(
             f"the member {name} has {len(sites)} sites: vary hook_name under `grid` instead"

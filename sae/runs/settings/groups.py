@@ -10,7 +10,7 @@ from sae.runs.settings.fields import Setting, settings_of
 from sae.runs.settings.run_settings import DEFAULT_ARCHITECTURE, SHARED, RunSettings
 from sae.training import TrainConfig
 
-OF_THE_MODEL = ("model", "dtype", "device", "cache", "epochs")
+OF_THE_MODEL = ("model", "dtype", "device", "cache", "activations", "epochs")
 ARCHITECTURE = "Architecture. It is what keeps the features sparse."
 OF_THE_TRAINING = ("n_tokens", "start_from", "eval_tokens")
 
