@@ -80,7 +80,7 @@ def test_a_sweep_interrupted_after_its_training_goes_on_to_the_same_files(
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), monkeypatch.context() as patch:
-        patch.setattr("sae.runs.plan.evaluate_on_held_out_text", interrupted)
+        patch.setattr("sae.runs.inputs.evaluate_on_held_out_text", interrupted)
         sweep(settings)
     sweep(replace(settings, resume=True))
     assert_equal_sweeps(settings, undisturbed)
