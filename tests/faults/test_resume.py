@@ -156,7 +156,7 @@ def test_before_the_first_checkpoint_and_after_the_training_it_can_be_cut_short_
     make: Maker,
 ) -> None:
     of_run = ("write_file", "Logs", "save", "write_report")
-    places = (*(f"run:{name}" for name in of_run), "plan:evaluate_on_held_out_text")
+    places = (*(f"run:{name}" for name in of_run), "inputs:evaluate_on_held_out_text")
     settings = make(hook_name=(RESID, MLP))
     assert_undisturbed(
         settings,

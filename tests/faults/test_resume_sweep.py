@@ -83,8 +83,8 @@ def test_a_pass_of_several_members_is_gone_on_with_wherever_it_was(make: Make) -
         in_step(4),
         in_step(5, ctrl_c),
         in_checkpoint(2),
-        in_call_of("sae.runs.inputs.evaluate_on_held_out_text", 1),
-        in_call_of("sae.runs.inputs.evaluate_on_held_out_text", 2, ctrl_c),
+        in_call_of("sae.runs.inputs:evaluate_on_held_out_text", 1),
+        in_call_of("sae.runs.inputs:evaluate_on_held_out_text", 2, ctrl_c),
         in_call_of("sae.runs.checkpoints:Checkpoints.remove", 1),
         in_step(2),
     ]
@@ -96,7 +96,7 @@ def test_a_pass_of_several_members_is_gone_on_with_wherever_it_was(make: Make) -
 
 def test_members_that_are_done_are_not_touched(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = make(THREE)
-    assert sit(settings, in_call_of("sae.runs.inputs.evaluate_on_held_out_text", 2), resume=False)
+    assert sit(settings, in_call_of("sae.runs.inputs:evaluate_on_held_out_text", 2), resume=False)
     done = [name for name in NAMES if (member(settings, name) / "report.html").exists()]
     assert done == list(NAMES[:2])
     before = [times(member(settings, name)) for name in done]

@@ -93,7 +93,7 @@ def test_a_signal_ends_the_run_after_its_step_with_a_checkpoint_and_one_line(
 
 def test_before_the_training_a_signal_ends_it_too(make: Maker, finished: Path) -> None:
     settings = make()
-    assert sit(settings, in_call_of("sae.runs.inputs:Inputs.stream", 1, ctrl_c), resume=False)
+    assert sit(settings, in_call_of("sae.runs.inputs:ModelInputs.stream", 1, ctrl_c), resume=False)
     run(settings, resume=True)
     assert_same(settings.out, finished)
 
@@ -190,7 +190,7 @@ def test_a_signal_that_comes_while_a_checkpoint_is_written_waits_for_no_other_st
         pytest.raises(Interrupted, match="after 128 tokens"),
         pytest.MonkeyPatch.context() as patch,
     ):
-        in_call_of("sae.runs.inputs.evaluate_on_held_out_text", 1, ctrl_c)(patch)
+        in_call_of("sae.runs.inputs:evaluate_on_held_out_text", 1, ctrl_c)(patch)
         run(settings)
     assert [path.name for path in checkpoints_in(settings.out)] == [f"{128:012}"]
 
