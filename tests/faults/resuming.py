@@ -238,7 +238,7 @@ PLACES = {
     "fsync": "os:fsync",
     "replace": "os:replace",
     "rename": "os:rename",
-    "evaluate": "sae.runs.inputs.evaluate_on_held_out_text",
+    "evaluate": "sae.runs.inputs:evaluate_on_held_out_text",
 }
 
 
