@@ -12,6 +12,7 @@ os.environ["WANDB_MODE"] = "offline"
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="featureloom-tests-")
 os.environ.pop("WANDB_API_KEY", None)
 
+import shutil
 import signal
 import uuid
 from collections.abc import Iterator
@@ -30,6 +31,10 @@ from activation_cache.cache.storage import Storage
 
 # A shell that starts the tests in the background has them, and all that they start, ignore Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
