@@ -57,7 +57,7 @@ def test_every_row_is_trained_on_or_held_out(file: Path, rows: torch.Tensor) -> 
     once = {tuple(row) for row in seen.tolist()}
     assert not once & {tuple(row) for row in held_out.tolist()}
     assert len(once) == 5_700
-    assert stream.n_epochs >= 2
+    assert stream.pass_rows == 5_700
 
 
 def test_files_of_a_folder_are_one_after_the_other(tmp_path: Path, rows: torch.Tensor) -> None:
@@ -115,7 +115,10 @@ def test_a_dictionary_is_trained_reported_and_evaluated_without_a_model(
     assert not [name for name in result["metrics"] if name.startswith("ce_")]
     assert result["text"]["activations"] == str(file)
     assert json.loads((run / "config.json").read_text())["settings"]["n_tokens"] == 5_700
-    assert "FVU" in (run / "report.html").read_text()
+    report = (run / "report.html").read_text()
+    assert "FVU" in report and "times over" not in report  # each row was trained on once
+    assert "on activations of" in done.out and "None" not in done.out
+    assert "300 held-out activations" in done.out and "position 0" not in done.out
     again = tmp_path / "again.json"
     assert called(evaluate_script.main, run, "--out", again).code == 0
     assert json.loads(again.read_text()) == result

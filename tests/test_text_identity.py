@@ -148,7 +148,7 @@ def test_a_run_is_not_resumed_where_one_document_of_its_training_is_another(
     text.write_text(text.read_text().replace(third, third.replace("axis", "side")))
     message = refused(called(train_script.main, "--resume", "--out", copy))
     assert f"the text {text} has changed: document 3 is another" in message
-    assert "bring it back, or begin anew in another --out" in message
+    assert "bring it back, or train into another --out" in message
 
 
 def _documents(path: Path, split: Split) -> list[str]:

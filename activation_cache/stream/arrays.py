@@ -133,9 +133,9 @@ class ArrayStream:
         return next(self._buffer)
 
     @property
-    def n_epochs(self) -> int:
-        """Complete passes over the rows so far."""
-        return self._n_chunks // len(self._chunks)
+    def pass_rows(self) -> int:
+        """Rows of a pass over the files."""
+        return self._files.n_train
 
     def _next_chunk(self) -> Rows:
         epoch, place = divmod(self._n_chunks, len(self._chunks))

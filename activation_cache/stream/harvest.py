@@ -63,6 +63,8 @@ class ActivationStream:
         self._ahead: TokenBatch | None = None  # after the cursor, and not in the buffer yet
         self._cursor: dict[str, int] = {}
         self._n_rows = 0
+        self.pass_rows: int | None = None
+        """Rows of a pass over the text, to within a forward pass; None until one has ended."""
         self.n_skipped_rows = 0
         """Rows of the model that held NaN or Inf and were left out."""
         self._buffer = ShuffleBuffer(
@@ -90,11 +92,7 @@ class ActivationStream:
             was_first_pass = self.n_epochs == 0
             self._ahead = self._next_counted_batch()
             if was_first_pass and self.n_epochs:
-                warnings.warn(
-                    f"the text {self.cfg.source} has ended after {self._n_rows:,} activation "
-                    f"vectors and starts again: give more text, or train on fewer tokens",
-                    stacklevel=2,
-                )
+                self._note_end_of_pass(self._ahead)
         rows = self._source.rows(self._ahead, on_nan=self.cfg.on_nan)
         n_rows = int(self._source.counted(self._ahead.tokens).sum())
         self._ahead = None
@@ -106,6 +104,15 @@ class ActivationStream:
                 f"or Inf, more than {MOST_SKIPPED:.0%}: give another --dtype, or fix the weights"
             )
         return rows
+
+    def _note_end_of_pass(self, batch: TokenBatch) -> None:
+        n_rows = self._n_rows + int(self._source.counted(batch.tokens).sum())
+        self.pass_rows = max(1, n_rows // self.n_epochs)  # a short text ends several times at once
+        warnings.warn(
+            f"the text {self.cfg.source} has ended after {self.pass_rows:,} activation "
+            f"vectors and is repeated: give more text, or train on fewer tokens",
+            stacklevel=3,
+        )
 
     def _next_counted_batch(self) -> TokenBatch:
         """The next token blocks of which any position counts."""
@@ -122,6 +129,7 @@ class ActivationStream:
             "text": self._blocks.record.state_dict(),
             "buffer": self._buffer.state_dict(),
             "n_rows": self._n_rows,
+            "pass_rows": self.pass_rows,
             "n_skipped_rows": self.n_skipped_rows,
         }
 
@@ -132,6 +140,7 @@ class ActivationStream:
         self._blocks.load_state_dict(state["blocks"])
         self._buffer.load_state_dict(state["buffer"])
         self._n_rows = state["n_rows"]
+        self.pass_rows = state.get("pass_rows")  # which older versions did not save
         self.n_skipped_rows = state["n_skipped_rows"]
 
 

@@ -8,16 +8,14 @@ import xxhash
 from activation_cache.common.errors import InputError
 
 MARKS = 1024
-"""Hashes that a record keeps at most: so many documents are told from each other one by one, and
-of more documents, groups."""
+"""Hashes that a record keeps at most. Of so many documents the one that differs is named, of more
+documents the group that it is in."""
 
 
 class TextHasChanged(InputError):
     """A text is another than when it was read before; `what` says where."""
 
-    def __init__(
-        self, source: str, what: str, *, remedy: str = "begin anew in another --out"
-    ) -> None:
+    def __init__(self, source: str, what: str, *, remedy: str = "train into another --out") -> None:
         super().__init__(f"the text {source} has changed: {what}; bring it back, or {remedy}")
         self.source, self.what = source, what
 

@@ -92,7 +92,8 @@ def main(arguments: list[str]) -> None:
     is_other = flags.other_text or other != text_of(known)
     dictionary.provenance = replace(known, **text_metadata(other))
     report = evaluate_dictionary(dictionary, device=flags.device, other_text=is_other)
-    where = f"{dictionary.hook_name} of {dictionary.provenance.model_name}"
+    its = dictionary.provenance
+    where = f"{dictionary.hook_name} of {its.model_name or its.activations_path}"
     title = f"{dictionary.cfg.architecture} dictionary on {where}"
     counts_all = bool(dictionary.provenance.all_positions)
     if is_other:

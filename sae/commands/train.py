@@ -64,7 +64,8 @@ def train(settings: RunSettings, command: Command) -> None:
     for result in run(settings, console, resume=command.resume):
         known = result.sae.provenance
         architecture = result.sae.cfg.architecture
-        title = f"{architecture} dictionary on {result.hook_name} of {known.model_name}"
+        source = known.model_name or known.activations_path
+        title = f"{architecture} dictionary on {result.hook_name} of {source}"
         counts_all = bool(known.all_positions)
         console.print(summary_table(result.report, title, all_positions=counts_all))
         print_advice(result.report, console)

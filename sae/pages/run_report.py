@@ -80,11 +80,11 @@ def render(run: RunFiles) -> str:
 def _repetition(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What to say of a text that was read more than once."""
     epochs = max(_column(rows, "epochs"), default=0)
-    if not epochs:
+    if epochs <= 1:
         return []
     return [
-        f"The text was read {epochs} times to its end, and began again: it is shorter than the "
-        f"training. Features may be of its accidents; give more text, or fewer tokens"
+        f"The text was read {epochs:.1f} times over: it is shorter than the training. Features may "
+        f"fit its accidents; give more text, or fewer tokens"
     ]
 
 

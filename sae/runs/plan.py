@@ -46,12 +46,11 @@ class Plan:
         return max(member.n_tokens for member in self.members)
 
     @property
-    def n_epochs(self) -> int:
-        """Passes over the text, or the cache, that are complete."""
+    def pass_rows(self) -> int | None:
+        """Rows of a pass over the text, the files or the cache; None where it is not known yet."""
         if not isinstance(self.stream, Prefetch):
-            return self.stream.n_epochs
-        cache = self.inputs.cache
-        return self.training.n_tokens // cache.n_rows() if cache is not None else 0
+            return self.stream.pass_rows
+        return None if self.inputs.cache is None else self.inputs.cache.n_rows()
 
     @property
     def is_over(self) -> bool:

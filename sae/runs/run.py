@@ -126,7 +126,7 @@ def train(plan: Plan, logs: Logs, checkpoints: Checkpoints) -> None:
     with deferred(settings.stop_signal) as request, logs.live:
         try:
             for records in plan.training:
-                logs.log(records, epochs=plan.n_epochs)
+                logs.log(records, pass_rows=plan.pass_rows)
                 is_asked = request.signum is not None or plan.is_over
                 if not is_asked and checkpoints.is_due(plan.training.n_tokens):
                     write_checkpoint(plan, logs, checkpoints, evaluated=settings.keep_best)

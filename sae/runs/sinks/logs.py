@@ -92,9 +92,9 @@ class Logs:
     def __exit__(self, *exception: object) -> None:
         self._closing.close()
 
-    def log(self, records: Sequence[StepRecord], *, epochs: int) -> None:
-        """Log every `log_every`-th step; only then are its tensors read. `epochs` are the passes
-        over the text that are complete."""
+    def log(self, records: Sequence[StepRecord], *, pass_rows: int | None) -> None:
+        """Log every `log_every`-th step; only then are its tensors read. `epochs` is 1 in
+        the first pass over the text, whose rows are `pass_rows`, and then the passes so far."""
         for record in records:
             member = self._members[record.dictionary]
             last = record.n_tokens >= member.n_tokens
@@ -104,7 +104,8 @@ class Logs:
                 now = time.perf_counter()
                 self._tokens_per_s = (record.n_tokens - self._tokens_then) / (now - self._since)
                 self._since, self._tokens_then = now, record.n_tokens
-            row = {**record.row(), "epochs": epochs}
+            passes = record.n_tokens / pass_rows if pass_rows else 1.0
+            row = {**record.row(), "epochs": max(1.0, round(passes, 3))}
             self.live.show(member.name, {**row, "tokens_per_s": self._tokens_per_s})
             self._logs[record.dictionary].log(row, self._tokens_per_s)
 

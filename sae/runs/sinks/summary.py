@@ -13,7 +13,8 @@ def summary_table(report: EvalReport, title: str, *, all_positions: bool = False
     metrics = report.metrics()
     table = Table(title=escape(title), title_justify="left", caption_justify="left")
     skipped = "" if all_positions else "; position 0 and special tokens not counted"
-    table.caption = f"on {report.n_tokens:,} held-out tokens{skipped}"
+    what = "activations" if "activations" in report.text else f"tokens{skipped}"
+    table.caption = f"on {report.n_tokens:,} held-out {what}"
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("meaning")
