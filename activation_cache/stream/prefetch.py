@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from threading import Condition, Lock, Thread
 from typing import Any, Protocol, runtime_checkable
 
+from activation_cache.common.threads import in_background
 from activation_cache.stream.shuffle import Rows
 
 
@@ -40,8 +41,7 @@ class Prefetch:
 
     def __next__(self) -> Rows:
         if self._thread is None:
-            self._thread = Thread(target=self._queue.fill, name="prefetch", daemon=True)
-            self._thread.start()
+            self._thread = in_background(self._queue.fill, "prefetch", stop=self._queue.close)
         return self._queue.take()
 
     def close(self) -> None:

@@ -3,12 +3,14 @@
 import logging
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from queue import Empty, Queue
 from threading import Event, Thread
 from time import sleep
 from typing import Any
 
 from activation_cache.common.errors import InputError, described
+from activation_cache.common.threads import in_background
 
 Row = dict[str, Any]
 OpenRows = Callable[[], Iterable[Row]]
@@ -90,14 +92,13 @@ class _Reading:
     def __init__(self, open_rows: OpenRows) -> None:
         self._queue: Queue[Row | BaseException | None] = Queue(READ_AHEAD_ROWS)
         left = Event()
-        thread = Thread(
-            target=_pull, args=(open_rows, self._queue, left), name="dataset", daemon=True
+        thread = in_background(
+            partial(_pull, open_rows, self._queue, left),
+            name="dataset",
+            stop=partial(_leave, self._queue, left),
         )
         self.abandon = weakref.finalize(self, _abandon, self._queue, left, thread)
-        # A parquet file that is closed while the program ends can crash it; a thread that waits
-        # for room does no harm.
-        self.abandon.atexit = False
-        thread.start()
+        self.abandon.atexit = False  # the end of the program waits longer
 
     def __iter__(self) -> Iterator[Row]:
         try:
@@ -122,10 +123,14 @@ def _pull(open_rows: OpenRows, queue: Queue[Row | BaseException | None], left: E
 
 
 def _abandon(queue: Queue[Row | BaseException | None], left: Event, thread: Thread) -> None:
+    _leave(queue, left)
+    thread.join(PARTING_S)
+
+
+def _leave(queue: Queue[Row | BaseException | None], left: Event) -> None:
     left.set()
     while not queue.empty():  # its thread may wait for room
         queue.get_nowait()
-    thread.join(PARTING_S)
 
 
 def _pause_s(source: str, error: Exception, n_taken: int, n_failed: int) -> float:
