@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def model_card(
         summary=plain(f"A sparse dictionary ({sae.cfg.architecture}) for {site}.", longest=500),
         address="".join(c for c in str(where) if c.isprintable() and c not in '"\\`'),
         d_in=sae.d_in,
-        settings=[(plain(n), plain(v)) for n, v in settings.items() if isinstance(v, PLAIN)],
+        settings=[(plain(n), plain(v)) for n, v in _flat(settings)],
         numbers=[
             (plain(n), format_number(v), plain((conventions or {}).get(n, ""), longest=500))
             for n, v in numbers.items()
@@ -47,6 +47,17 @@ def plain(value: Any, *, longest: int = LONGEST_VALUE) -> str:
     text = " ".join(str(value)[:longest].split())
     text = "".join(c if c.isprintable() else "?" for c in text)
     return re.sub(r"([\\`*_{}\[\]<>|#!~$])", r"\\\1", text)
+
+
+def _flat(settings: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings that fit on a line: a list as one, a mapping as an entry for each of its own."""
+    for name, value in settings.items():
+        if isinstance(value, PLAIN):
+            yield name, value
+        elif isinstance(value, list | tuple) and all(isinstance(v, PLAIN) for v in value):
+            yield name, ", ".join(map(str, value))
+        elif isinstance(value, Mapping):
+            yield from _flat({f"{name}.{key}": inner for key, inner in value.items()})
 
 
 def _is_finite(value: Any) -> bool:

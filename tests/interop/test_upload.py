@@ -128,6 +128,18 @@ def test_the_card_of_a_dictionary_without_an_evaluation_claims_nothing(run: Path
     assert "nothing is claimed" in card and "| metric |" not in card
 
 
+def test_the_card_has_every_part_of_the_text_and_what_proves_the_site(run: Path) -> None:
+    dictionary = sae.load(run)
+    dictionary.provenance = sae.Provenance(
+        text_options={"dataset": ["a", "b"], "dataset_weight": [3.0, 1.0]},
+        site_proof=("resid_mid + mlp_out = resid_post", "resid_pre = hidden_states"),
+    )
+    card = model_card(dictionary, WHERE)
+    assert "| text\\_options.dataset | a, b |" in card
+    assert "| text\\_options.dataset\\_weight | 3.0, 1.0 |" in card
+    assert "| resid\\_mid + mlp\\_out = resid\\_post, resid\\_pre = hidden" in card
+
+
 def test_nothing_that_a_file_says_is_run_or_changes_what_the_card_is(run: Path) -> None:
     dictionary = sae.load(run)
     hostile = "{{ 7 * 7 }}{% for x in y %}\n---\n# <script>x</script> | `a` ![](http://x) $z$"
