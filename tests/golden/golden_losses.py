@@ -26,12 +26,16 @@ D_IN, D_SAE, BATCH = 16, 64, 64
 OWN = {
     "relu": {"l1_coeff": 0.25},
     "gated": {"target_l0": 4.0},
-    "jumprelu": {"l0_coeff": 0.02},
+    "jumprelu": {"l0_coeff": 0.024},
     "topk": {"k": 4},
     "batch_topk": {"k": 4},
     "matryoshka": {"k": 4, "prefixes": (8, 24, 64)},
 }
-"""Settings under which these small dictionaries are sparse."""
+"""Settings under which these small dictionaries are sparse.
+
+With an L0 coefficient of .02 a pre-activation comes to within 5e-8 of its threshold, and processors
+disagree on whether it is active; with .024 none comes closer than 4e-6.
+"""
 
 
 def batches() -> list[Tensor]:
