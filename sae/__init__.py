@@ -7,6 +7,7 @@ from sae.codes import Codes
 from sae.evaluation import EvalReport, evaluate, evaluate_reconstruction
 from sae.loading import load, save
 from sae.provenance import Provenance
+from sae.runs.attach import attach
 from sae.training import StepRecord, TrainConfig, fit, train
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "SAEConfig",
     "StepRecord",
     "TrainConfig",
+    "attach",
     "evaluate",
     "evaluate_reconstruction",
     "fit",

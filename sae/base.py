@@ -147,7 +147,22 @@ class SAE(nn.Module, Generic[Cfg]):
     ) -> tuple[Float[Tensor, "*tokens _"], Codes]:
         """The reconstruction, and the active features that it is made of."""
         acts = self.encode_sparse(x)
-        return self.decode(acts), acts
+        return self.decode_for(x, acts), acts
+
+    def decode_for(
+        self, x: Float[Tensor, "*tokens d_in"], acts: Tensor | Codes
+    ) -> Float[Tensor, "*tokens _"]:
+        """The reconstruction of x from these features, which need not be its own."""
+        return self.decode(acts)
+
+    def share_of(
+        self,
+        features: list[int] | slice,
+        acts: Float[Tensor, "*tokens n"],
+        x: Float[Tensor, "*tokens d_in"],
+    ) -> Float[Tensor, "*tokens _"]:
+        """What some features with these values add to the reconstruction of x."""
+        return acts @ self.W_dec[features]
 
     def sum_of_rows(self, acts: Tensor | Codes) -> Tensor:
         """The decoder rows of the features, weighted and summed."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
 from activation_cache.common.dtypes import DtypeName
+from activation_cache.common.errors import InputError
 from activation_cache.common.schema import convert
 from activation_cache.common.types import Processing
 
@@ -73,3 +74,17 @@ class Provenance:
     def updated(self, changes: Mapping[str, Any]) -> "Provenance":
         """With other values, by name; what is new to this class goes to `others`."""
         return Provenance.from_metadata(self.to_metadata() | dict(changes))
+
+
+def refuse_other_processing(of: Provenance, model: object) -> None:
+    """`InputError` where a dictionary is for other activations than the model gives.
+
+    Centred activations look like others, and mean something else: nothing else would tell.
+    """
+    asked = of.processing
+    loaded = getattr(model, "processing", asked)
+    if asked not in (None, loaded):
+        raise InputError(
+            f"the dictionary is for activations with processing {asked!r}, and the model was "
+            f"loaded with {loaded!r}: use load_model(..., processing={asked!r})"
+        )

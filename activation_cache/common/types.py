@@ -1,12 +1,27 @@
 """Types that both packages share."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
+from jaxtyping import Bool
 from torch import Tensor
 
-Edit = Callable[[Tensor], Tensor]
-"""Maps activations to what the model shall use instead."""
+Edit = Callable[[Tensor], Tensor | None]
+"""Maps activations to what the model shall use instead; None leaves them as they are."""
+
+
+@dataclass
+class Pass:
+    """The forward pass that a model is in."""
+
+    shape: tuple[int, int] = (0, 0)
+    """Sequences, and tokens of each."""
+    start: int = 0
+    """Tokens of each in front of these, in the key-value cache."""
+    present: Bool[Tensor, "batch pos"] | None = None
+    """Which of them are tokens and no padding; None where all are."""
+
 
 OnNaN = Literal["stop", "skip"]
 """What becomes of rows or batches that hold NaN or Inf: an `InputError`, or they are left out."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.types import Pass
 from activation_cache.model.hooks import editing
 from activation_cache.model.parts import Normalized
 from activation_cache.model.proof import PROBE_SHAPE, TOLERANCE, probe
@@ -49,7 +50,7 @@ def _z(sites: SiteMap, layer: int, taken: Tensor) -> Tensor:
     v, z = (sites[f"blocks.{layer}.{kind}"] for kind in VALUE_SITES)
     found: list[Tensor] = []
     with ExitStack() as hooks:
-        hooks.enter_context(editing(v, lambda x: x - taken, PROBE_SHAPE))
-        hooks.enter_context(editing(z, lambda x: found.append(x), PROBE_SHAPE))
+        hooks.enter_context(editing(v, lambda x: x - taken, Pass(PROBE_SHAPE)))
+        hooks.enter_context(editing(z, lambda x: found.append(x), Pass(PROBE_SHAPE)))
         sites.hf.base_model(probe(sites.hf), use_cache=False)
     return found[0]

@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from activation_cache.common.types import Edit, Pass
+
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 
@@ -61,17 +63,38 @@ def by_position(x: Tensor, shape: tuple[int, ...]) -> Tensor:
 
 
 @contextmanager
-def editing(
-    site: Site, edit: Callable[[Tensor], Tensor | None], shape: tuple[int, ...]
-) -> Iterator[None]:
+def following(model: nn.Module) -> Iterator[Pass]:
+    """Which forward pass a Hugging Face model without its head is in, while the context lasts."""
+    now = Pass()
+
+    def look(_module: nn.Module, args: Args, kwargs: Kwargs) -> None:
+        ids: Any = args[0] if args else kwargs.get("input_ids")
+        batch, pos = (kwargs["inputs_embeds"] if ids is None else ids).shape[:2]
+        cache = kwargs.get("past_key_values", kwargs.get("cache"))  # which it is called from 5.40
+        mask = kwargs.get("attention_mask")
+        now.shape = (batch, pos)
+        now.start = 0 if cache is None else int(cache.get_seq_length())
+        now.present = None
+        if isinstance(mask, Tensor) and mask.ndim == 2:
+            now.present = mask[:, now.start : now.start + pos].bool()
+
+    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield now
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def editing(site: Site, edit: Edit, now: Pass) -> Iterator[None]:
     """Show what passes a site while the context lasts; a tensor that `edit` returns replaces it.
 
-    `edit` sees [batch, pos, width], whatever the model makes of it; `shape` is (batch, pos).
+    `edit` sees [batch, pos, width], whatever the model makes of it.
     """
     differences: list[Tensor] = []
 
     def edited(x: Tensor) -> Tensor | None:
-        returned = edit(by_position(x, shape))
+        returned = edit(by_position(x, now.shape))
         return None if returned is None else returned.to(x.dtype).reshape(x.shape)
 
     def before(_module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs] | None:
@@ -127,6 +150,18 @@ def _changed(output: Any, change: Callable[[Tensor], Tensor | None]) -> Any:
     if (changed := change(x)) is None:
         return None
     return type(output)((changed, *others)) if several else changed
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Without dropout, and with every module as it was afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 def twin(model: nn.Module) -> Any:

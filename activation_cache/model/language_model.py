@@ -24,10 +24,10 @@ from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError, described
 from activation_cache.common.remembered import remembered
 from activation_cache.common.schema import convert
-from activation_cache.common.types import Edit, Processing, foldings
+from activation_cache.common.types import Edit, Pass, Processing, foldings
 from activation_cache.common.versions import library_versions
 from activation_cache.model.folding import VALUE_SITES, value_bias
-from activation_cache.model.hooks import Site, editing, twin
+from activation_cache.model.hooks import Site, editing, evaluating, following, twin
 from activation_cache.model.proof import PROOF_VERSION, Finding, prove
 from activation_cache.model.sites import MODULE, WRITTEN_SITES, SiteMap
 from activation_cache.model.unembedding import Unembedding
@@ -61,7 +61,7 @@ class LanguageModel:
     ) -> None:
         self.name = name
         self.revision = revision
-        self.hf = hf.eval().requires_grad_(False)
+        self.hf = hf
         self.tokenizer = tokenizer
         self.processing: Processing = processing
         self._proven: dict[str, Site] = {}
@@ -179,7 +179,7 @@ class LanguageModel:
         """
 
         def probe() -> dict[str, Any]:
-            with self._forward:
+            with self._forward, evaluating(self.hf):
                 return {n: asdict(f) for n, f in prove(self.sites, self.sites.names()).items()}
 
         versions = library_versions()
@@ -211,7 +211,7 @@ class LanguageModel:
         if not hook_name.startswith(MODULE):
             return self.proof[hook_name]
         if hook_name not in self._modules:
-            with self._forward:
+            with self._forward, evaluating(self.hf):
                 self._modules |= prove(self.sites, [hook_name])
         return self._modules[hook_name]
 
@@ -230,6 +230,7 @@ class LanguageModel:
         """
         found: dict[str, Tensor] = {}
         sites = {name: self._site(name) for name in hook_names}
+        now = Pass((len(tokens), tokens.shape[1]))
 
         def keep(hook_name: str, x: Tensor) -> None:
             found[hook_name] = x.clone() if sites[hook_name].is_overwritten else x
@@ -238,7 +239,7 @@ class LanguageModel:
 
         with self._forward, ExitStack() as hooks:
             for name, site in sites.items():
-                hooks.enter_context(editing(site, partial(keep, name), tokens.shape))
+                hooks.enter_context(editing(site, partial(keep, name), now))
             try:
                 self.hf.base_model(tokens.to(self.device), use_cache=False)
             except _Stop:
@@ -263,7 +264,8 @@ class LanguageModel:
 
     def _value_biases(self, layer: int) -> dict[str, Tensor]:
         if layer not in self._biases:
-            self._biases[layer] = value_bias(self.sites, layer, self.name)
+            with self._forward, evaluating(self.hf):
+                self._biases[layer] = value_bias(self.sites, layer, self.name)
         return self._biases[layer]
 
     def logits(
@@ -274,23 +276,32 @@ class LanguageModel:
         An edit of `hook_resid_mid` reaches both the MLP and the residual stream around it. What
         processing takes away is given back to what an edit returns.
         """
-
-        with self._forward, self._edited(tokens, edits or {}):
+        with self.editing(edits or {}):
             return self.hf(tokens.to(self.device), use_cache=False).logits
 
     @contextmanager
-    def _edited(self, tokens: Tensor, edits: Mapping[str, Edit]) -> Iterator[None]:
-        """Within it, forward passes over tokens of this shape are edited."""
+    def editing(self, edits: Mapping[str, Edit]) -> Iterator[Pass]:
+        """Within it, every forward pass of `hf` is edited, its generation included.
 
-        def edited(hook_name: str, edit: Edit, x: Tensor) -> Tensor:
+        An edit is given the activations of a site [batch, pos, width]. The pass that they are of is
+        what the context gives. Other threads wait with their passes until it ends.
+        """
+
+        def edited(hook_name: str, edit: Edit, x: Tensor) -> Tensor | None:
             offset = self._offset(hook_name, x)
-            return edit(x - offset) + offset
+            shown = x - offset
+            returned = edit(shown)
+            if returned is None or isinstance(offset, float):
+                return returned
+            return x + (returned - shown)  # x to the bit, where nothing was changed
 
-        with ExitStack() as hooks:
+        sites = {hook_name: self._site(hook_name) for hook_name in edits}
+        with self._forward, ExitStack() as hooks:
+            now = hooks.enter_context(following(self.hf.base_model))
             for hook_name, edit in edits.items():
                 run = partial(edited, hook_name, edit)
-                hooks.enter_context(editing(self._site(hook_name), run, tokens.shape))
-            yield
+                hooks.enter_context(editing(sites[hook_name], run, now))
+            yield now
 
     @torch.no_grad()
     def before_unembedding(
@@ -299,7 +310,7 @@ class LanguageModel:
         """What `unembed` makes logits of: they can be large, and are needed a part at a time."""
         if not self._unembedding.is_known:
             return self.logits(tokens, edits)
-        with self._forward, self._edited(tokens, edits or {}):
+        with self.editing(edits or {}):
             found = self._unembedding.input_in(tokens.to(self.device))
         return found.view(*tokens.shape, -1)
 
@@ -309,5 +320,5 @@ class LanguageModel:
 
     @cached_property
     def _unembedding(self) -> Unembedding:
-        with self._forward:
+        with self._forward, evaluating(self.hf):
             return Unembedding.of(self.hf)

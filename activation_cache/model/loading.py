@@ -56,7 +56,28 @@ def load_model(
         raise InputError(f"the model {source!r} lacks weights ({missing}): they would be random")
     if not tokenizer("text")["input_ids"]:
         raise InputError(f"the model {source!r} has no tokenizer: add tokenizer.json to its folder")
-    return LanguageModel(source, hf.to(target), tokenizer, revision, processing)
+    hf = hf.eval().requires_grad_(False).to(target)
+    return LanguageModel(source, hf, tokenizer, revision, processing)
+
+
+def as_language_model(model: Any, processing: Processing = "raw") -> LanguageModel:
+    """A model that is in memory, as one with named sites: of Hugging Face, or a TransformerBridge.
+
+    The model itself is used, and left as it is. `InputError` for anything else.
+    """
+    import transformers
+
+    if isinstance(model, LanguageModel):
+        return model
+    hf = getattr(model, "original_model", model)  # of a bridge, which runs it
+    if not isinstance(hf, transformers.PreTrainedModel):
+        raise InputError(
+            f"the model must be of load_model, of Hugging Face transformers, or a "
+            f"TransformerBridge, got {type(model).__name__}"
+        )
+    name = getattr(hf.config, "_name_or_path", "") or type(hf).__name__
+    tokenizer: Any = getattr(model, "tokenizer", None)  # which sites do without
+    return LanguageModel(name, hf, tokenizer, processing=processing)
 
 
 def resolve_device(device: str) -> torch.device:

@@ -56,7 +56,7 @@ class Normalized:
         return cls(min(gains, key=lambda g: (g - seen).norm().item()), bias, eps, is_centred)
 
     def read(self, given: Tensor, output: Tensor) -> Tensor:
-        x = given.float()
+        x = given.to(torch.promote_types(given.dtype, torch.float32))
         x = x - x.mean(dim=-1, keepdim=True) if self.is_centred else x
         normalized = x * torch.rsqrt(x.square().mean(dim=-1, keepdim=True) + self.eps)
         return normalized.to(output.dtype)

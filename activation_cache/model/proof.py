@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.types import Pass
 from activation_cache.model.hooks import Site, editing, twin
 from activation_cache.model.parts import Normalized
 from activation_cache.model.sites import MODULE, SiteMap
@@ -182,7 +183,7 @@ def _run(hf: Any, sites: Mapping[str, Site], edited: Collection[str] = ()) -> _P
 
     with ExitStack() as hooks:
         for name, site in sites.items():
-            hooks.enter_context(editing(site, partial(look, name), PROBE_SHAPE))
+            hooks.enter_context(editing(site, partial(look, name), Pass(PROBE_SHAPE)))
         seen.last = hf.base_model(probe(hf), use_cache=False)[0]
     seen.overwritten = {name for name, x in held.items() if not torch.equal(x, seen.before[name])}
     return seen

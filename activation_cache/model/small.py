@@ -73,6 +73,7 @@ def small_model(model_type: str, tokenizer: Any, **overrides: Any) -> LanguageMo
         raise InputError(
             f"cannot build a small {model_type} ({described(error)}): give a real one"
         ) from error
+    hf = hf.eval().requires_grad_(False)
     return LanguageModel(f"a small random {model_type}", hf, tokenizer)
 
 

@@ -1,5 +1,6 @@
 """The last product of a model apart from the rest: what it gives out can be very large."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -7,8 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-
-from activation_cache.common.types import Edit
 
 
 class _Reached(Exception):
@@ -21,7 +20,7 @@ class Unembedding:
 
     hf: Any
     module: Any
-    after: Edit | None
+    after: Callable[[Tensor], Tensor] | None
     """None where there is no such module, or something unknown follows it."""
 
     @classmethod
@@ -39,7 +38,7 @@ class Unembedding:
         (y,) = products
         scale = float((logits.double() * y.double()).sum() / y.double().square().sum())
         cap = getattr(hf.config.get_text_config(), "final_logit_softcapping", None)
-        candidates: list[Edit] = [lambda x: x, lambda x: x * scale]
+        candidates: list[Callable[[Tensor], Tensor]] = [lambda x: x, lambda x: x * scale]
         candidates += [] if cap is None else [lambda x: cap * torch.tanh(x / cap)]
         is_close = partial(torch.allclose, rtol=8 * torch.finfo(logits.dtype).eps, atol=1e-6)
         known = (f for f in candidates if is_close(f(y).to(logits.dtype), logits))

@@ -16,7 +16,7 @@ from sae.evaluation.metrics import METRICS
 from sae.evaluation.report import EvalReport
 from sae.evaluation.seen import Predictions, Seen
 from sae.evaluation.splice import Splice, SpliceableModel, kl_divergence
-from sae.provenance import Provenance
+from sae.provenance import Provenance, refuse_other_processing
 
 TextBatch = tuple[Int[Tensor, "_ _"], Bool[Tensor, "_ _"]]
 """Tokens [batch, pos], and which of them count in training and in every metric."""
@@ -60,7 +60,7 @@ def evaluate_all(
     """The same for several dictionaries of one site, which share all passes but the spliced one."""
     for sae in saes:
         _refuse_transcoder(sae)
-        _refuse_other_processing(sae, model)
+        refuse_other_processing(sae.provenance, model)
     totals = [Accumulator(METRICS.values()) for _ in saes]
     for batch in _walk(model, batches, hook_name):
         for its_totals, seen in zip(totals, batch.seen_by(saes), strict=True):
@@ -146,17 +146,6 @@ def _refuse_transcoder(sae: Dictionary) -> None:
         raise InputError(
             f"the dictionary is a transcoder to {sae.provenance.hook_name_out}: evaluate measures "
             f"those that reconstruct their own input"
-        )
-
-
-def _refuse_other_processing(sae: Dictionary, model: SpliceableModel) -> None:
-    """Centred activations look like others, and mean something else: nothing else would tell."""
-    asked = sae.provenance.processing
-    loaded = getattr(model, "processing", asked)
-    if asked not in (None, loaded):
-        raise InputError(
-            f"the dictionary is for activations with processing {asked!r}, and the model was "
-            f"loaded with {loaded!r}: use load_model(..., processing={asked!r})"
         )
 
 

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from activation_cache.common.types import Edit
+from sae.inside.positions import at
 
 ALL = slice(None)
 
@@ -67,7 +68,7 @@ class Splice:
     def last_layer(self, replacement: Edit | None = None) -> Float[Tensor, "predictions width"]:
         """What the next tokens are predicted from; `replacement` maps the counted rows
         [rows, width] to others."""
-        edits = None if replacement is None else {self._hook_name: self._at_counted(replacement)}
+        edits = None if replacement is None else {self._hook_name: at(self._counted, replacement)}
         return self._run(self._tokens, edits)[:, :-1][self._predicted]
 
     @torch.no_grad()
@@ -89,16 +90,6 @@ class Splice:
             d_vocab = self._unembed(last_layer[:1]).shape[-1]
             size = max(1, CHUNK_NUMBERS // d_vocab)
         return (slice(start, start + size) for start in range(0, max(n, 1), size))
-
-    def _at_counted(self, replacement: Edit) -> Edit:
-        """An edit of [batch, pos, width] that replaces the counted positions only."""
-
-        def edit(x: Tensor) -> Tensor:
-            edited = x.clone()
-            edited[self._counted] = replacement(x[self._counted]).to(x.dtype)
-            return edited
-
-        return edit
 
 
 def kl_divergence(

@@ -226,12 +226,22 @@ class PretrainedSAE(SAE[PretrainedConfig]):
         x_hat = self.sum_of_rows(acts) + self.b_dec
         return x_hat if moments is None else x_hat * moments.scale + moments.shift
 
-    def reconstruct(
-        self, x: Float[Tensor, "*tokens d_in"]
-    ) -> tuple[Float[Tensor, "*tokens {self.d_out}"], Codes]:
-        acts = self.encode_sparse(x)
+    def decode_for(
+        self, x: Float[Tensor, "*tokens d_in"], acts: Tensor | Codes
+    ) -> Float[Tensor, "*tokens {self.d_out}"]:
         x_hat = self.decode(acts, self.moments(x))
-        return (x_hat if self.W_skip is None else x_hat + x.to(self.dtype) @ self.W_skip), acts
+        return x_hat if self.W_skip is None else x_hat + x.to(self.dtype) @ self.W_skip
+
+    def share_of(
+        self,
+        features: list[int] | slice,
+        acts: Float[Tensor, "*tokens n"],
+        x: Float[Tensor, "*tokens d_in"],
+    ) -> Float[Tensor, "*tokens {self.d_out}"]:
+        if self.cfg.reverses_bias:
+            acts = acts - self.b_enc[features] * (acts != 0)
+        share, moments = super().share_of(features, acts, x), self.moments(x)
+        return share if moments is None else share * moments.scale
 
     def forward(self, x: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens {self.d_out}"]:
         return self.reconstruct(x)[0]

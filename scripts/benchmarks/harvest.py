@@ -24,7 +24,8 @@ def load(flags: BenchFlags) -> LanguageModel:
 
     tokenizer = load_model("tiny").tokenizer
     hf: Any = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0))
-    return LanguageModel(GPT2_SHAPE, hf.to(flags.on, DTYPES[flags.dtype]), tokenizer)
+    hf = hf.eval().requires_grad_(False).to(flags.on, DTYPES[flags.dtype])
+    return LanguageModel(GPT2_SHAPE, hf, tokenizer)
 
 
 def site(flags: BenchFlags) -> str:
