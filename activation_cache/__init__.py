@@ -7,7 +7,7 @@ from activation_cache.common.errors import InputError
 from activation_cache.model.language_model import LanguageModel
 from activation_cache.model.loading import load_model
 from activation_cache.stream.harvest import ActivationStream, HarvestConfig, harvest
-from activation_cache.stream.source import SourceConfig
+from activation_cache.stream.source import SourceConfig, text_batches
 
 __all__ = [
     "ActivationCache",
@@ -20,4 +20,5 @@ __all__ = [
     "SourceConfig",
     "harvest",
     "load_model",
+    "text_batches",
 ]

@@ -50,6 +50,11 @@ class Codes:
         indices, values = (of.reshape(*tokens, of.shape[-1]) for of in (self.indices, self.values))
         return Codes(indices, values, self.d_sae, self.known)
 
+    def sorted(self) -> "Codes":
+        """The same with the entries of each token in the order of the features."""
+        indices, order = self.indices.sort(dim=-1)
+        return Codes(indices, self.values.gather(-1, order), self.d_sae)
+
     @cached_property
     def by_feature(self) -> ByFeature:
         return self.known or ByFeature(self.indices.reshape(-1, self.indices.shape[-1]), self.d_sae)

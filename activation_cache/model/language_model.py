@@ -7,7 +7,7 @@ works for every architecture that TransformerLens knows. Its bridge is `Language
 
 import copy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property, partial
@@ -26,6 +26,7 @@ from activation_cache.common.remembered import remembered
 from activation_cache.common.schema import convert
 from activation_cache.common.types import Edit, Pass, Processing, foldings
 from activation_cache.common.versions import library_versions
+from activation_cache.model.direct import direct_effect
 from activation_cache.model.folding import VALUE_SITES, value_bias
 from activation_cache.model.hooks import Site, editing, evaluating, following, twin
 from activation_cache.model.proof import PROOF_VERSION, Finding, prove
@@ -317,6 +318,14 @@ class LanguageModel:
     def unembed(self, rows: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
         """The logits of some rows of `before_unembedding`."""
         return self._unembedding(rows) if self._unembedding.is_known else rows
+
+    def direct_effect(self, hook_name: str) -> Callable[[Tensor], Tensor]:
+        """What directions [n, width] at a site do to the logits [n, d_vocab] past later layers.
+
+        See `activation_cache.model.direct`. `InputError` for sites of no known effect.
+        """
+        self._site(hook_name)
+        return direct_effect(self.sites, hook_name)
 
     @cached_property
     def _unembedding(self) -> Unembedding:

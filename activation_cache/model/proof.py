@@ -31,7 +31,7 @@ TOLERANCE = 4.0
 """The largest error of an identity, in units of the data type's rounding. A sum that is rounded
 once has less than 1, one of three terms less than 2; what is wrong has thousands."""
 
-PROOF_VERSION = 1
+PROOF_VERSION = 2
 """To be counted up with every change of what is compared: findings are remembered."""
 
 PRE, MID, POST = "hook_resid_pre", "hook_resid_mid", "hook_resid_post"

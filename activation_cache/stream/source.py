@@ -1,5 +1,7 @@
 """Which activations, of which text: what a stream and a cache have in common."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -135,6 +137,19 @@ class ActivationSource:
             source=cfg.source if split == "train" else f"{cfg.source} (held out)",
         )
 
+    def text(self, blocks: TokenBlocks, n_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The first `n_tokens` tokens in batches [batch, pos], and which of them count.
+
+        Contexts are whole, so there may be more tokens, by less than a context.
+        """
+        n_contexts = math.ceil(n_tokens / self.cfg.context_size)
+        for tokens in blocks:
+            tokens = tokens[:n_contexts]
+            yield tokens, self.counted(tokens)
+            n_contexts -= len(tokens)
+            if n_contexts == 0:
+                break
+
     def counted(self, tokens: Int[Tensor, "batch pos"]) -> Tensor:
         """Which positions [batch, pos] are served."""
         return counted_positions(tokens, self._special) | self.cfg.all_positions
@@ -189,3 +204,15 @@ class ActivationSource:
             batch.documents[counted],
             opens_block[counted],
         )
+
+
+def text_batches(
+    model: LanguageModel, cfg: SourceConfig, n_tokens: int, split: Split = "train"
+) -> list[tuple[Int[Tensor, "_ _"], Bool[Tensor, "_ _"]]]:
+    """The first tokens of a text as batches [batch, pos], each with a mask of those that count.
+
+    It is what `sae.evaluate` and `sae.features.collect` read. Position 0 and special tokens do not
+    count, unless `cfg.all_positions`.
+    """
+    source = ActivationSource(model, cfg)
+    return list(source.text(source.token_blocks(split, repeat=False), n_tokens))

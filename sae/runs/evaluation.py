@@ -1,6 +1,5 @@
 """Evaluate dictionaries on held-out text."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -98,8 +97,7 @@ def held_out_text(
 ) -> HeldOut:
     """The first `eval_tokens` tokens of the held-out text, with the positions that count.
 
-    Contexts are whole, so there may be more tokens, by less than a context. Where they are not
-    what is `expected`, `TextHasChanged` names the first document that differs.
+    Where they are not what is `expected`, `TextHasChanged` names the first document that differs.
     """
     assert of.hook_name and of.context_size and of.eval_tokens  # NEEDED
     cfg = SourceConfig(
@@ -115,14 +113,9 @@ def held_out_text(
         blocks.record.load_state_dict(expected)
     batches: list[TextBatch] = []
     tokens_hash = xxhash.xxh3_64()
-    n_contexts = math.ceil(of.eval_tokens / of.context_size)
-    for tokens in blocks:
-        tokens = tokens[:n_contexts]
-        batches.append((tokens, source.counted(tokens)))
+    for tokens, counted in source.text(blocks, of.eval_tokens):
+        batches.append((tokens, counted))
         tokens_hash.update(tokens.numpy().tobytes())
-        n_contexts -= len(tokens)
-        if n_contexts == 0:
-            break
     fingerprint = {"tokens": tokens_hash.hexdigest(), **blocks.record.state_dict(N_MARKS)}
     if expected is not None and expected["tokens"] != fingerprint["tokens"]:
         what = "its documents make other tokens than before, so the tokenizer is another"

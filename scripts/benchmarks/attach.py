@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from benchmarks.harvest import load, site
-from benchmarks.measure import BenchFlags, Row, measure
 from torch import Tensor
 
 import sae
+from benchmarks.harvest import load, site
+from benchmarks.measure import BenchFlags, Row, measure
 from sae.architectures import TopKConfig
 
 

@@ -1,0 +1,158 @@
+"""Every feature at once, from one pass over text."""
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, overload, runtime_checkable
+
+import torch
+import xxhash
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor
+
+from activation_cache.common.errors import InputError
+from sae.base import SAE
+from sae.evaluation.evaluate import TextBatch
+from sae.features.build import build
+from sae.features.config import CollectConfig
+from sae.features.folder import FACTS, Features, open_features
+from sae.features.gathered import Gathered, Gatherer
+from sae.provenance import refuse_other_processing
+
+COLLECTING = "collecting"
+"""The part of a folder that is there while its features are collected."""
+
+
+@runtime_checkable
+class ReadableModel(Protocol):
+    """A language model whose activations can be read at hook names.
+
+    One that has `direct_effect(hook_name)` also shows what features do to the logits, and one that
+    has a `tokenizer` the text of tokens.
+    """
+
+    def activations(self, tokens: Tensor, hook_names: Sequence[str]) -> Mapping[str, Tensor]: ...
+
+
+@overload
+def collect(
+    model: ReadableModel,
+    dictionaries: SAE[Any],
+    text: Iterable[TextBatch],
+    out: str | Path,
+    cfg: CollectConfig = ...,
+    *,
+    progress: bool = ...,
+) -> Features: ...
+@overload
+def collect(
+    model: ReadableModel,
+    dictionaries: Sequence[SAE[Any]],
+    text: Iterable[TextBatch],
+    out: str | Path,
+    cfg: CollectConfig = ...,
+    *,
+    progress: bool = ...,
+) -> list[Features]: ...
+def collect(
+    model: ReadableModel,
+    dictionaries: SAE[Any] | Sequence[SAE[Any]],
+    text: Iterable[TextBatch],
+    out: str | Path,
+    cfg: CollectConfig | None = None,
+    *,
+    progress: bool = True,
+) -> Features | list[Features]:
+    """What every feature responds to and does, written to the folder `out`.
+
+    `text` is batches of tokens [batch, pos] with a mask of those that count, all of the same
+    length. Of several dictionaries, each has a folder in `out`, called by its site. While it runs,
+    the active features of all tokens are on disk there, 8 bytes each; in memory is a part of
+    them. If it is interrupted, the same call resumes it: the text is read again, the model is not
+    run on what is done. Contexts are exact, whatever the batches: among equal values the earlier
+    token comes first.
+
+    Raises `InputError` for dictionaries that do not fit the model, and for another text.
+    """
+    cfg = cfg or CollectConfig()
+    several = not isinstance(dictionaries, SAE)
+    saes = list(dictionaries) if several else [dictionaries]  # type: ignore[arg-type]
+    folders = _folders(Path(out), saes) if several else [Path(out)]
+    for sae in saes:
+        refuse_other_processing(sae.provenance, model)
+    if all((folder / FACTS).exists() for folder in folders):
+        raise InputError(
+            f"{out} holds features: sae.features.open reads them; or give a new folder"
+        )
+    _gather(model, saes, text, folders, progress=progress)
+    for sae, folder in zip(saes, folders, strict=True):
+        if not (folder / FACTS).exists():
+            build(Gathered(folder / COLLECTING), sae, model, folder, cfg, progress=progress)
+        shutil.rmtree(folder / COLLECTING, ignore_errors=True)
+    found = [open_features(folder) for folder in folders]
+    return found if several else found[0]
+
+
+def _folders(out: Path, saes: Sequence[SAE[Any]]) -> list[Path]:
+    names = [str(sae.hook_name) for sae in saes]
+    if len(set(names)) < len(names):
+        raise InputError("several dictionaries of one site: collect each into a folder of its own")
+    return [out / name for name in names]
+
+
+@torch.no_grad()
+def _gather(
+    model: ReadableModel,
+    saes: Sequence[SAE[Any]],
+    text: Iterable[TextBatch],
+    folders: Sequence[Path],
+    *,
+    progress: bool,
+) -> None:
+    """Run the model and the dictionaries over the text, as far as that is not done."""
+    sites = [_site(sae) for sae in saes]
+    of = [_fingerprint(sae) for sae in saes]
+    gatherers = [Gatherer(f / COLLECTING, of=its) for f, its in zip(folders, of, strict=True)]
+    n_seen = 0
+    for tokens, counted in _shown(text, progress=progress):
+        first, n_seen = n_seen, n_seen + len(tokens)
+        behind = [
+            (sae, site, gatherer)
+            for sae, site, gatherer in zip(saes, sites, gatherers, strict=True)
+            if not gatherer.has(tokens, first)
+        ]
+        if not behind:
+            continue
+        found = model.activations(tokens, list(dict.fromkeys(site for _, site, _ in behind)))
+        for sae, site, gatherer in behind:
+            rows = found[site][counted.to(found[site].device)]
+            gatherer.append(tokens, counted, sae.encode_sparse(rows))
+    for gatherer in gatherers:
+        gatherer.save()
+
+
+def _fingerprint(sae: SAE[Any]) -> str:
+    """What tells the dictionary from every other: a hash of its weights."""
+    weights = xxhash.xxh3_128()
+    for name, tensor in sorted(sae.state_dict().items()):
+        weights.update(name.encode())
+        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return weights.hexdigest()
+
+
+def _site(sae: SAE[Any]) -> str:
+    if sae.hook_name is None:
+        raise InputError(
+            "the dictionary does not know its site: set dictionary.provenance = "
+            "sae.Provenance(hook_name=...)"
+        )
+    return sae.hook_name
+
+
+def _shown(text: Iterable[TextBatch], *, progress: bool) -> Iterator[TextBatch]:
+    """The batches, with a bar on stderr."""
+    n_batches = len(text) if isinstance(text, Sequence) else None
+    bar = Progress(console=Console(stderr=True), disable=not progress)
+    with bar:
+        yield from bar.track(text, total=n_batches, description="collecting features")

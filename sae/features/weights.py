@@ -1,0 +1,67 @@
+"""What the weights of a dictionary say of each feature: lengths, neighbours, direct effects."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sae.base import SAE
+
+NUMBERS_AT_ONCE = 2**24
+"""Cosines or logits that are held at a time: 64 MB."""
+
+
+@torch.no_grad()
+def of_weights(sae: SAE[Any], n_neighbours: int) -> dict[str, Tensor]:
+    """By name, numbers of each feature [d_sae] or [d_sae, n_neighbours].
+
+    alignment is the cosine of encoder and decoder row; NaN for a transcoder. Neighbours are the
+    features whose rows have the largest cosine with those of a feature, the largest first.
+    """
+    W_enc, W_dec = sae.W_enc_rows, sae.W_dec
+    found = {"encoder_norm": W_enc.norm(dim=1), "decoder_norm": W_dec.norm(dim=1)}
+    if W_enc.shape == W_dec.shape:
+        found["alignment"] = torch.cosine_similarity(W_enc, W_dec, dim=1)
+    else:
+        found["alignment"] = torch.full((sae.d_sae,), torch.nan)
+    for name, rows in (("decoder", W_dec), ("encoder", W_enc)):
+        cosines, ids = _neighbours(rows, min(n_neighbours, sae.d_sae - 1))
+        found |= {f"{name}_neighbours": ids, f"{name}_cosines": cosines}
+    return {name: tensor.cpu() for name, tensor in found.items()}
+
+
+def _neighbours(rows: Float[Tensor, "d_sae d"], n: int) -> tuple[Tensor, Tensor]:
+    unit = torch.nn.functional.normalize(rows, dim=1)
+    cosines: list[Tensor] = []
+    ids: list[Tensor] = []
+    for part in _parts(len(rows), len(rows)):
+        products = unit[part] @ unit.T
+        products[torch.arange(len(products)), torch.arange(len(rows))[part]] = -2.0
+        best = products.topk(n, dim=1)
+        cosines.append(best.values)
+        ids.append(best.indices.to(torch.int32))
+    return torch.cat(cosines), torch.cat(ids)
+
+
+@torch.no_grad()
+def of_logits(
+    rows: Float[Tensor, "d_sae d"], direct_logits: Callable[[Tensor], Tensor], n: int
+) -> dict[str, Tensor]:
+    """The tokens that each decoder row raises most and lowers most, by its direct effect."""
+    d_vocab = direct_logits(rows[:1]).shape[1]
+    n = min(n, d_vocab)
+    found: dict[str, list[Tensor]] = {}
+    for part in _parts(len(rows), d_vocab):
+        logits = direct_logits(rows[part])
+        for side, largest in (("raised", True), ("lowered", False)):
+            best = logits.topk(n, dim=1, largest=largest)
+            found.setdefault(f"{side}_ids", []).append(best.indices.to(torch.int32))
+            found.setdefault(f"{side}_logits", []).append(best.values)
+    return {name: torch.cat(parts).cpu() for name, parts in found.items()}
+
+
+def _parts(n: int, width: int) -> Iterator[slice]:
+    size = max(1, NUMBERS_AT_ONCE // width)
+    return (slice(start, start + size) for start in range(0, n, size))
