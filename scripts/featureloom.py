@@ -17,6 +17,7 @@ from importlib import metadata
 COMMANDS = {
     "train": "train a dictionary on a model's activations, evaluate it, write a report",
     "evaluate": "measure a dictionary on held-out text: a run's, a file's, a published one's",
+    "features": "what every feature of a dictionary responds to and does, from one pass over text",
     "harvest": "fill an activation cache, on disk or in object storage; verify or repair one",
     "sweep": "train a grid of dictionaries on one stream of activations, and compare them",
     "convert": "write a dictionary in the layout of SAELens, dictionary_learning or sparsify",

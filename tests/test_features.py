@@ -9,13 +9,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from in_process import called
 from small_models import LAYER, RESID_MID, RESID_POST
 from torch import Tensor
 
 import sae
 import sae.features
-from activation_cache import LanguageModel
+from activation_cache import LanguageModel, SourceConfig, text_batches
 from sae.architectures import ReLUConfig, TopKConfig
+from sae.commands import features as features_script
 from sae.evaluation.evaluate import TextBatch
 from sae.features import CollectConfig
 
@@ -296,6 +298,43 @@ def test_logits_and_text_of_a_real_model_are_in_the_folder(
 def test_a_site_that_no_matrix_brings_into_the_stream_has_no_logits(tiny: LanguageModel) -> None:
     with pytest.raises(sae.InputError, match="not added to the residual stream by a matrix"):
         tiny.direct_effect("blocks.1.attn.hook_q")
+
+
+# The command -------------------------------------------------------------------------------------
+
+
+def test_the_command_collects_the_features_of_a_saved_dictionary(
+    tiny: LanguageModel, tmp_path: Path
+) -> None:
+    its = TopKConfig(d_sae=32, k=4).build(tiny.width(RESID_MID))
+    its.provenance = sae.Provenance(model_name="tiny", hook_name=RESID_MID, context_size=64)
+    sae.save(its, tmp_path / "dictionary")
+    text = tmp_path / "text.txt"
+    text.write_text("One paragraph of text, a [bold] one.\n\n" * 2000)
+    flags = ("--n-tokens", "3000", "--dataset", text, "--out", tmp_path / "features")
+    done = called(features_script.main, tmp_path / "dictionary", *flags)
+    assert done.code == 0, done.err
+    found = sae.features.open(tmp_path / "features")
+    assert (len(found), found.facts.context_size) == (32, 64)
+    assert found.facts.provenance["dataset_path"] == str(text)
+    n_blocks = -(-3000 // 64)
+    assert found.facts.n_tokens == n_blocks * 63 - sum(
+        int((tokens[:, 1:] == tiny.tokenizer.bos_token_id).sum())
+        for tokens, _ in text_batches(
+            tiny, SourceConfig(dataset=(str(text),), context_size=64), 3000
+        )
+    )
+    assert "fires on" in done.out and f"features  {tmp_path / 'features'}" in done.out
+    again = called(features_script.main, tmp_path / "dictionary", *flags)
+    assert again.code == 2 and "holds features: sae.features.open reads them" in again.err
+
+
+def test_a_dictionary_of_activations_without_text_has_no_features(tmp_path: Path) -> None:
+    its = TopKConfig(d_sae=8, k=2).build(4)
+    its.provenance = sae.Provenance(activations_path="x.npy")
+    sae.save(its, tmp_path / "dictionary")
+    done = called(features_script.main, tmp_path / "dictionary")
+    assert done.code == 2 and "features need a model and text" in done.err
 
 
 # Refusals ----------------------------------------------------------------------------------------

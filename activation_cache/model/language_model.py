@@ -26,6 +26,7 @@ from activation_cache.common.remembered import remembered
 from activation_cache.common.schema import convert
 from activation_cache.common.types import Edit, Pass, Processing, foldings
 from activation_cache.common.versions import library_versions
+from activation_cache.common.weights import hash_of
 from activation_cache.model.direct import direct_effect
 from activation_cache.model.folding import VALUE_SITES, value_bias
 from activation_cache.model.hooks import Site, editing, evaluating, following, twin
@@ -109,14 +110,10 @@ class LanguageModel:
     @cached_property
     def description(self) -> dict[str, str]:
         """What tells this model from every other: where it is from, and a hash of its weights."""
-        weights = xxhash.xxh3_128()
-        for name, tensor in sorted(self.hf.state_dict().items()):
-            weights.update(name.encode())
-            weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
         return {
             "name": self.name,
             "revision": self.revision,
-            "weights": weights.hexdigest(),
+            "weights": hash_of(self.hf.state_dict()),
             "dtype": name_of(self.dtype),
             "processing": self.processing,
         }

@@ -7,12 +7,23 @@ from typing import Any, Literal
 import shtab
 from featureloom import COMMANDS, PAPERS
 
-from sae.commands import convert, evaluate, harvest, models, sweep, toy_models, train, upload
+from sae.commands import (
+    convert,
+    evaluate,
+    features,
+    harvest,
+    models,
+    sweep,
+    toy_models,
+    train,
+    upload,
+)
 from sae.commands.flags import Groups, add_flags, groups_of, parse
 from sae.commands.kinds import choices, without_none
 
 BY_DATACLASS: dict[str, type] = {
     "evaluate": evaluate.EvaluateFlags,
+    "features": features.FeaturesFlags,
     "harvest": harvest.HarvestFlags,
     "sweep": sweep.SweepSettings,
     "convert": convert.ConvertFlags,

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, Protocol, overload, runtime_checkable
 
 import torch
-import xxhash
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
+from activation_cache.common.weights import hash_of
 from sae.base import SAE
 from sae.evaluation.evaluate import TextBatch
 from sae.features.build import build
@@ -112,7 +112,7 @@ def _gather(
 ) -> None:
     """Run the model and the dictionaries over the text, as far as that is not done."""
     sites = [_site(sae) for sae in saes]
-    of = [_fingerprint(sae) for sae in saes]
+    of = [hash_of(sae.state_dict()) for sae in saes]
     gatherers = [Gatherer(f / COLLECTING, of=its) for f, its in zip(folders, of, strict=True)]
     n_seen = 0
     for tokens, counted in _shown(text, progress=progress):
@@ -130,15 +130,6 @@ def _gather(
             gatherer.append(tokens, counted, sae.encode_sparse(rows))
     for gatherer in gatherers:
         gatherer.save()
-
-
-def _fingerprint(sae: SAE[Any]) -> str:
-    """What tells the dictionary from every other: a hash of its weights."""
-    weights = xxhash.xxh3_128()
-    for name, tensor in sorted(sae.state_dict().items()):
-        weights.update(name.encode())
-        weights.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return weights.hexdigest()
 
 
 def _site(sae: SAE[Any]) -> str:

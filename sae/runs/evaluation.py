@@ -49,6 +49,19 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto", other_text: bool = Fa
     known = sae.provenance
     if known.activations_path is not None:
         return _evaluated_on_files(sae, device, other_text=other_text)
+    model = model_of(known, device)
+    sae = sae.to(model.device)
+    try:
+        text = held_out_text(model, known, None if other_text else known.eval_text)
+    except TextHasChanged as error:
+        remedy = "evaluate on it as it is with --other-text"
+        raise TextHasChanged(error.source, error.what, remedy=remedy) from error
+    (report,) = evaluate_on_held_out_text([sae], model, text)
+    return replace(report, text={**report.text, "is_other": other_text})
+
+
+def model_of(known: Provenance, device: str = "auto") -> LanguageModel:
+    """The model that a dictionary names; `InputError` where it does not, or that has changed."""
     values = ((name, getattr(known, name)) for name in NEEDED)
     unusable = [(n, v) for n, v in values if not v or (isinstance(v, int) and v < 0)]
     if unusable:
@@ -65,14 +78,7 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto", other_text: bool = Fa
             f"the dictionary is for another model than what {model.name} names now: its weights "
             f"have changed since"
         )
-    sae = sae.to(model.device)
-    try:
-        text = held_out_text(model, known, None if other_text else known.eval_text)
-    except TextHasChanged as error:
-        remedy = "evaluate on it as it is with --other-text"
-        raise TextHasChanged(error.source, error.what, remedy=remedy) from error
-    (report,) = evaluate_on_held_out_text([sae], model, text)
-    return replace(report, text={**report.text, "is_other": other_text})
+    return model
 
 
 def evaluate_on_held_out_text(
@@ -99,14 +105,8 @@ def held_out_text(
 
     Where they are not what is `expected`, `TextHasChanged` names the first document that differs.
     """
-    assert of.hook_name and of.context_size and of.eval_tokens  # NEEDED
-    cfg = SourceConfig(
-        **asdict(text_of(of)),
-        hook_names=(of.hook_name,),
-        context_size=of.context_size,
-        prepend_bos=of.prepend_bos is not False,
-        all_positions=bool(of.all_positions),
-    )
+    assert of.eval_tokens  # NEEDED
+    cfg = source_of(of)
     source = ActivationSource(model, cfg)
     blocks = source.token_blocks("held_out", repeat=False)
     if expected is not None:
@@ -121,6 +121,18 @@ def held_out_text(
         what = "its documents make other tokens than before, so the tokenizer is another"
         raise TextHasChanged(f"{cfg.source} (held out)", what)
     return HeldOut(batches, fingerprint, cfg.source)
+
+
+def source_of(of: Provenance) -> SourceConfig:
+    """How a dictionary's activations are read, and which text."""
+    assert of.hook_name and of.context_size  # NEEDED
+    return SourceConfig(
+        **asdict(text_of(of)),
+        hook_names=(of.hook_name,),
+        context_size=of.context_size,
+        prepend_bos=of.prepend_bos is not False,
+        all_positions=bool(of.all_positions),
+    )
 
 
 # Without a model ---------------------------------------------------------------------------------
