@@ -1,6 +1,7 @@
 """What tells weights from all others."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import xxhash
@@ -12,5 +13,6 @@ def hash_of(weights: Mapping[str, Tensor]) -> str:
     found = xxhash.xxh3_128()
     for name, tensor in sorted(weights.items()):
         found.update(name.encode())
-        found.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy())
+        data: Any = tensor.cpu().contiguous().flatten().view(torch.uint8).numpy()
+        found.update(data)
     return found.hexdigest()
