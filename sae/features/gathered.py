@@ -51,7 +51,8 @@ class Gathered:
         n = self.state[name]
         if not n:
             return np.empty(0, FILES[name])
-        return np.memmap(self.folder / name, FILES[name], "r", shape=(n,))
+        mapped = np.memmap(self.folder / name, FILES[name], "r", shape=(n,))
+        return mapped.view(np.ndarray)  # every part of a memmap would be one, which takes time
 
     @cached_property
     def offsets(self) -> Array:
