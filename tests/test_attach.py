@@ -67,12 +67,14 @@ def n_hooks(model: LanguageModel) -> int:
 
 
 @pytest.mark.parametrize("with_graph", [False, True])
-@pytest.mark.parametrize("processing", ["raw", "centred"])
+@pytest.mark.parametrize("processing", ["raw", "centred+folded_value_biases"])
 def test_without_an_edit_the_logits_are_the_model_s_to_the_last_bit(
     gpt2: LanguageModel, tokens: Tensor, processing: Any, with_graph: bool
 ) -> None:
     model = load_model(gpt2.name, device="cpu", processing=processing)
-    attached = [dictionary(model, name) for name in NAMES]
+    attached = [dictionary(gpt2, name) for name in NAMES]
+    for its in attached:
+        its.provenance = its.provenance.updated({"processing": processing})
     with torch.set_grad_enabled(with_graph), sae.attach(model, attached) as inside:
         assert torch.equal(model.logits(tokens), gpt2.logits(tokens))
         for name in NAMES:

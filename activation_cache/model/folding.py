@@ -1,19 +1,34 @@
 """What TransformerLens' foldings of weights take from activations."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from activation_cache.common.types import Pass
+from activation_cache.common.types import Pass, Processing, foldings
 from activation_cache.model.hooks import editing
 from activation_cache.model.parts import Normalized
 from activation_cache.model.proof import PROBE_SHAPE, TOLERANCE, probe
-from activation_cache.model.sites import SiteMap
+from activation_cache.model.sites import WRITTEN_SITES, SiteMap
 
 VALUE_SITES = ("attn.hook_v", "attn.hook_z")
 """Sites that hold values, and what attention makes of them."""
+
+
+def taken_at(
+    sites: SiteMap, hook_name: str, processing: Processing, name: str
+) -> Callable[[Tensor], Tensor | float]:
+    """What processing takes from activations at a site, as a function of them."""
+    folded = foldings(processing)
+    if "centred" in folded and hook_name.endswith(WRITTEN_SITES):
+        return lambda x: x.mean(dim=-1, keepdim=True)
+    if "folded_value_biases" in folded and hook_name.endswith(VALUE_SITES):
+        layer, kind = hook_name.removeprefix("blocks.").split(".", 1)
+        bias = value_bias(sites, int(layer), name)[kind]
+        return lambda _x: bias
+    return lambda _x: 0.0
 
 
 @torch.no_grad()

@@ -28,10 +28,10 @@ from activation_cache.common.types import Edit, Pass, Processing, foldings
 from activation_cache.common.versions import library_versions
 from activation_cache.common.weights import hash_of
 from activation_cache.model.direct import direct_effect
-from activation_cache.model.folding import VALUE_SITES, value_bias
+from activation_cache.model.folding import taken_at
 from activation_cache.model.hooks import Site, editing, evaluating, following, twin
 from activation_cache.model.proof import PROOF_VERSION, Finding, prove
-from activation_cache.model.sites import MODULE, WRITTEN_SITES, SiteMap
+from activation_cache.model.sites import MODULE, SiteMap
 from activation_cache.model.unembedding import Unembedding
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.processing: Processing = processing
         self._proven: dict[str, Site] = {}
-        self._biases: dict[int, dict[str, Tensor]] = {}  # of values, by layer
+        self._taken: dict[str, Callable[[Tensor], Tensor | float]] = {}  # by processing
         self._modules: dict[str, Finding] = {}  # at sites that are named by their module
         self._forward = RLock()  # hooks of one pass must not see the pass of another thread
 
@@ -201,6 +201,9 @@ class LanguageModel:
                     f"{hook_name} of {self.name} is not what its name says: {finding.refusal}; "
                     f"choose another site (scripts/models.py lists what holds)"
                 )
+            with self._forward, evaluating(self.hf):
+                taken = taken_at(self.sites, hook_name, self.processing, self.name)
+            self._taken[hook_name] = taken
             self._proven[hook_name] = replace(site, is_overwritten=finding.is_overwritten)
         return self._proven[hook_name]
 
@@ -248,23 +251,7 @@ class LanguageModel:
                     f"{int(tokens.max())} ({described(error)}): give a smaller --context-size, or "
                     f"text of its vocabulary"
                 ) from error
-        return {name: found[name] - self._offset(name, found[name]) for name in hook_names}
-
-    def _offset(self, hook_name: str, x: Tensor) -> Tensor | float:
-        """What processing takes from the activations at a site."""
-        folded = foldings(self.processing)
-        if "centred" in folded and hook_name.endswith(WRITTEN_SITES):
-            return x.mean(dim=-1, keepdim=True)
-        if "folded_value_biases" in folded and hook_name.endswith(VALUE_SITES):
-            layer, kind = hook_name.removeprefix("blocks.").split(".", 1)
-            return self._value_biases(int(layer))[kind]
-        return 0.0
-
-    def _value_biases(self, layer: int) -> dict[str, Tensor]:
-        if layer not in self._biases:
-            with self._forward, evaluating(self.hf):
-                self._biases[layer] = value_bias(self.sites, layer, self.name)
-        return self._biases[layer]
+        return {name: found[name] - self._taken[name](found[name]) for name in hook_names}
 
     def logits(
         self, tokens: Int[Tensor, "batch pos"], edits: Mapping[str, Edit] | None = None
@@ -286,7 +273,7 @@ class LanguageModel:
         """
 
         def edited(hook_name: str, edit: Edit, x: Tensor) -> Tensor | None:
-            offset = self._offset(hook_name, x)
+            offset = self._taken[hook_name](x)
             shown = x - offset
             returned = edit(shown)
             if returned is None or isinstance(offset, float):
