@@ -5,6 +5,7 @@ ceiling-copy        moving as many bytes as a training step has to
 harvest-forward     reading one residual site, against the bare Hugging Face forward cut there
 harvest-stream      the whole stream (text, tokens, forward, mask, buffer), against the same
 run-with-cache      TransformerLens' run_with_cache of that site, against the same
+features-collect    features of --cache-tokens tokens, against forward passes and encoding
 attach-read         a forward pass with a dictionary attached, against a hook and encoding by hand
 shuffle             batches out of a shuffle buffer, against a training step on each
 step-ARCHITECTURE   whole training steps, against product and copies by themselves
@@ -33,7 +34,7 @@ from typing import Any
 
 import torch
 from benchmarks import quality
-from benchmarks.attach import attach_rows
+from benchmarks.attach import attach_rows, feature_rows
 from benchmarks.cache import cache_harvest_rows, cache_read_rows
 from benchmarks.harvest import harvest_rows
 from benchmarks.measure import BenchFlags, Row
@@ -58,6 +59,7 @@ BENCHMARKS = {
     ceiling_rows: ("ceiling-matmul", "ceiling-copy"),
     harvest_rows: ("harvest-forward", "harvest-stream", "run-with-cache"),
     attach_rows: ("attach-read",),
+    feature_rows: ("features-collect",),
     shuffle_rows: ("shuffle",),
     step_rows: tuple(f"step-{architecture}" for architecture in ARCHITECTURES),
     bookkeeping_rows: ("bookkeeping",),
