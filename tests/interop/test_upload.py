@@ -16,6 +16,7 @@ import sae
 from sae.architectures import TopKConfig
 from sae.commands import evaluate as evaluate_script
 from sae.commands import upload as upload_script
+from sae.commands.dictionary import UNSAID
 from sae.evaluation import METRICS
 from sae.hub.card import model_card, plain
 from sae.hub.transfer import HubPath
@@ -231,7 +232,7 @@ def test_a_published_dictionary_is_evaluated_by_its_address(
 def test_a_release_is_evaluated_by_its_site_on_text_that_it_need_not_name(
     hub: Hub, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(evaluate_script.UNSAID, "eval_tokens", 256)
+    monkeypatch.setitem(UNSAID, "eval_tokens", 256)
     dictionary = TopKConfig(d_sae=8, k=2).build(192)
     site = "blocks.2.hook_resid_pre"
     _publish(hub, "jbloom/GPT2-Small-SAEs-Reformatted", site, dictionary, tmp_path)
