@@ -222,9 +222,25 @@ def test_another_text_is_not_taken_for_the_one_that_was_begun(
         sae.features.collect(Table(), _dictionary(), interrupted(), *args, progress=False)
     with pytest.raises(sae.InputError, match="was begun with another dictionary"):
         sae.features.collect(Table(), _dictionary(7), [], *args, progress=False)
+    with pytest.raises(sae.InputError, match=r"the text has 0 blocks, .* was begun with one of 7"):
+        sae.features.collect(Table(), _dictionary(), [], *args, progress=False)
     other = (text[0].flip(0), text[1])
     with pytest.raises(sae.InputError, match=r"the text is another .* from block 0 on"):
         sae.features.collect(Table(), _dictionary(), _batches(other, [7, 7]), *args, progress=False)
+
+
+def test_what_is_missing_of_several_is_collected_alone(
+    text: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    saes = [_dictionary(), _dictionary(7, "blocks.1.hook_resid_pre")]
+    batches, model = _batches(text, [7, 7]), Table()
+    made = sae.features.collect(model, saes, batches, tmp_path / "f", SMALL, progress=False)
+    before = [_files(its.folder) for its in made]
+    (made[1].folder / "features.json").unlink()
+    saes[0].requires_grad_(False).W_dec.zero_()  # it is not looked at again
+    sae.features.collect(model, saes, batches, tmp_path / "f", SMALL, progress=False)
+    assert [_files(its.folder) for its in made] == before
+    assert model.n_passes == 4
 
 
 def test_features_that_are_there_are_not_overwritten(

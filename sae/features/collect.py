@@ -81,14 +81,15 @@ def collect(
     folders = _folders(Path(out), saes) if several else [Path(out)]
     for sae in saes:
         refuse_other_processing(sae.provenance, model)
-    if all((folder / FACTS).exists() for folder in folders):
+    missing = [(s, f) for s, f in zip(saes, folders, strict=True) if not (f / FACTS).exists()]
+    if not missing:
         raise InputError(
             f"{out} holds features: sae.features.open reads them; or give a new folder"
         )
-    _gather(model, saes, text, folders, progress=progress)
-    for sae, folder in zip(saes, folders, strict=True):
-        if not (folder / FACTS).exists():
-            build(Gathered(folder / COLLECTING), sae, model, folder, cfg, progress=progress)
+    _gather(model, missing, text, progress=progress)
+    for sae, folder in missing:
+        build(Gathered(folder / COLLECTING), sae, model, folder, cfg, progress=progress)
+    for folder in folders:
         shutil.rmtree(folder / COLLECTING, ignore_errors=True)
     found = [open_features(folder) for folder in folders]
     return found if several else found[0]
@@ -104,32 +105,28 @@ def _folders(out: Path, saes: Sequence[SAE[Any]]) -> list[Path]:
 @torch.no_grad()
 def _gather(
     model: ReadableModel,
-    saes: Sequence[SAE[Any]],
+    missing: Sequence[tuple[SAE[Any], Path]],
     text: Iterable[TextBatch],
-    folders: Sequence[Path],
     *,
     progress: bool,
 ) -> None:
     """Run the model and the dictionaries over the text, as far as that is not done."""
-    sites = [_site(sae) for sae in saes]
-    of = [hash_of(sae.state_dict()) for sae in saes]
-    gatherers = [Gatherer(f / COLLECTING, of=its) for f, its in zip(folders, of, strict=True)]
+    each = [
+        (sae, _site(sae), Gatherer(folder / COLLECTING, of=hash_of(sae.state_dict())))
+        for sae, folder in missing
+    ]
     n_seen = 0
     for tokens, counted in _shown(text, progress=progress):
         first, n_seen = n_seen, n_seen + len(tokens)
-        behind = [
-            (sae, site, gatherer)
-            for sae, site, gatherer in zip(saes, sites, gatherers, strict=True)
-            if not gatherer.has(tokens, first)
-        ]
+        behind = [its for its in each if not its[2].has(tokens, first)]
         if not behind:
             continue
         found = model.activations(tokens, list(dict.fromkeys(site for _, site, _ in behind)))
         for sae, site, gatherer in behind:
             rows = found[site][counted.to(found[site].device)]
             gatherer.append(tokens, counted, sae.encode_sparse(rows))
-    for gatherer in gatherers:
-        gatherer.save()
+    for _, _, gatherer in each:
+        gatherer.end(n_seen)
 
 
 def _site(sae: SAE[Any]) -> str:

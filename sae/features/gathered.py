@@ -141,6 +141,15 @@ class Gatherer:
         if self._n_batches % SAVED_EVERY == 0:
             self.save()
 
+    def end(self, n_blocks: int) -> None:
+        """The text has ended after so many blocks; `InputError` where more of it are done."""
+        if n_blocks < self.n_blocks:
+            raise InputError(
+                f"the text has {n_blocks} blocks, and {self.gathered.folder} was begun with one of "
+                f"{self.n_blocks} or more: give the same, or remove the folder"
+            )
+        self.save()
+
     def save(self) -> None:
         """What was appended until now is kept, whatever happens."""
         write_json(self.gathered.folder / STATE, self._state)
