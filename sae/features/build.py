@@ -31,6 +31,7 @@ from sae.features.gathered import Array, Gathered
 from sae.features.summary import Active, around, by_feature, contexts, statistics
 from sae.features.together import Together
 from sae.features.weights import of_logits, of_weights
+from sae.features.words import words_of
 
 CONTEXT_TYPES = {
     "feature": "int32",
@@ -62,7 +63,8 @@ def build(
     tensors |= of_weights(sae, cfg.n_neighbours) | _logits(sae, model, cfg)
     with replacing(folder / TENSORS) as path:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
-    write_file(folder / WORDS, json.dumps(_vocabulary(model)))
+    tokenizer = getattr(model, "tokenizer", None)
+    write_file(folder / WORDS, json.dumps(words_of(tokenizer) if tokenizer else []))
     facts = FolderFacts(
         schema_version=SCHEMA_VERSION,
         d_sae=sae.d_sae,
@@ -71,6 +73,7 @@ def build(
         hook_name=sae.hook_name,
         provenance=sae.provenance.to_metadata(),
         shown=asdict(cfg),
+        dictionary=gathered.state["of"],
     )
     write_json(folder / FACTS, facts.to_dict())
 
@@ -137,9 +140,3 @@ def _logits(sae: SAE[Any], model: Any, cfg: CollectConfig) -> dict[str, torch.Te
     except InputError:
         return {}
     return of_logits(sae.W_dec, to_logits, cfg.n_tokens)
-
-
-def _vocabulary(model: Any) -> list[str]:
-    """The text of every token id, as far as there is a tokenizer."""
-    tokenizer = getattr(model, "tokenizer", None)
-    return [] if tokenizer is None else [tokenizer.decode([i]) for i in range(len(tokenizer))]

@@ -4,6 +4,7 @@ features.json            what it is of: `FolderFacts`
 numbers.safetensors      a tensor [d_sae] or [d_sae, n] for each number of a feature: `NUMBERS`
 contexts.parquet         a row for each context that is shown, feature by feature: `CONTEXTS`
 vocabulary.json          the text of every token id
+notes.js                 what people wrote down about features
 """
 
 import json
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import convert, parse_json
+from sae.features.notes import Notes
 
 FACTS, TENSORS, TABLE, WORDS = (
     *("features.json", "numbers.safetensors"),
@@ -79,6 +81,8 @@ class FolderFacts:
     """Of the dictionary, as its cfg.json has it."""
     shown: dict[str, int]
     """Sizes: how many contexts, neighbours, tokens of each kind."""
+    dictionary: str = ""
+    """The hash of its weights."""
 
     @classmethod
     def read(cls, folder: Path) -> "FolderFacts":
@@ -191,6 +195,11 @@ class Feature:
         """Features with the most similar decoder rows, and the cosines."""
         return self._weighted("decoder_neighbours", "decoder_cosines")
 
+    @property
+    def note(self) -> str:
+        """What somebody wrote down about it, or nothing."""
+        return self.of.notes.read().get(self.index, "")
+
     def together(self, side: str = "with") -> list[Weighted]:
         """Features active on the same tokens, on the token `before` or `after`, and the share."""
         return self._weighted(f"{side}_ids", f"{side}_share")
@@ -202,6 +211,8 @@ class Features:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.facts = FolderFacts.read(folder)
+        self.notes = Notes(folder)
+        self._read: tuple[int, Any] | None = None
 
     def __repr__(self) -> str:
         facts = self.facts
@@ -234,12 +245,13 @@ class Features:
         return self._tensors.get_slice(name)[index]
 
     @cached_property
-    def _words(self) -> list[str]:
+    def words(self) -> list[str]:
+        """The text of every token id, as far as there was a tokenizer."""
         return json.loads((self.folder / WORDS).read_bytes())
 
     def word(self, token_id: int) -> str:
         """The text of a token."""
-        return self._words[token_id] if token_id < len(self._words) else f"<{token_id}>"
+        return self.words[token_id] if token_id < len(self.words) else f"<{token_id}>"
 
     @cached_property
     def _table(self) -> Any:
@@ -249,7 +261,10 @@ class Features:
 
     def contexts(self, index: int) -> list[Context]:
         """The contexts of a feature."""
-        rows = self._table.read_row_group(index // FEATURES_IN_GROUP)
+        group = index // FEATURES_IN_GROUP
+        if self._read is None or self._read[0] != group:  # often the next feature is asked for
+            self._read = group, self._table.read_row_group(group)
+        rows = self._read[1]
         features = rows.column("feature").to_numpy()
         first, last = features.searchsorted([index, index + 1])
         found = rows.slice(first, last - first).drop_columns("feature").to_pylist()
