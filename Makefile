@@ -32,11 +32,12 @@ browser: $(VENV)/installed
 	$(BIN)/pip install -q -c constraints.txt -e '.[browser]'
 	$(BIN)/python -m pytest -m browser
 
-# The picture in README: the top of the report of `make demo`. Needs a browser.
-BROWSER ?= chromium
+# The pictures in README and docs: the report of `make demo`, and its features. Needs a browser.
+FEATURE ?= 1260
+NOTE ?= shapes of tensors, between backticks
 picture: demo
-	$(BROWSER) --headless --no-sandbox --hide-scrollbars --window-size=1120,930 \
-		--screenshot=$(CURDIR)/docs/report.png file://$(CURDIR)/runs/demo/report.html
+	$(BIN)/pip install -q -c constraints.txt -e '.[browser]'
+	$(BIN)/python scripts/pictures.py runs/demo $(FEATURE) "$(NOTE)"
 
 # Exchange dictionaries with the real packages of other projects, in environments of their own
 # (some gigabytes, made once), and put the result into the documentation.

@@ -107,7 +107,7 @@ def _write_contexts(path: Path, d_sae: int, n: int, rng: np.random.Generator) ->
 @contextmanager
 def browser_page(**context: Any) -> Iterator[Any]:
     """A page of headless Chromium with the network off."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import sync_playwright  # pyright: ignore[reportMissingImports] an extra
 
     found = next(filter(None, map(shutil.which, BROWSERS)))
     with sync_playwright() as playwright:
