@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-
 from benchmarks.browser import synthetic_features
+
 from sae.features import Features
 from sae.features.telling import telling
 
