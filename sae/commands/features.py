@@ -9,18 +9,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-import sae.features
-from activation_cache import LanguageModel, text_batches
+import sae
+from activation_cache import LanguageModel
 from activation_cache.common.schema import convert
-from activation_cache.common.weights import hash_of
 from sae.commands.dictionary import DictionaryFlags
 from sae.commands.exits import fail
 from sae.commands.flags import parse_named
 from sae.features import Context, Features
-from sae.features.folder import FACTS
-from sae.pages.browser import PARTS, write_browser
+from sae.pages.browser import PAGE, PARTS
+from sae.pages.run_report import write_report
 from sae.pages.server import Answer, PageServer
-from sae.runs.evaluation import model_of, source_of
+from sae.pages.telling_features import FEATURES
+from sae.runs.evaluation import model_of
+from sae.runs.features import collect_features
 from sae.runs.prompts import Prompts
 
 N_SHOWN = 12
@@ -56,14 +57,14 @@ def main(arguments: list[str]) -> None:
         fail("the dictionary was trained on activations of no text: features need a model and text")
     model = model_of(dictionary.provenance, flags.device)
     dictionary = dictionary.to(model.device)
-    is_run = flags.path is not None and (Path(flags.path) / "sae").is_dir()
-    out = flags.out or (Path(str(flags.path)) if is_run else Path()) / "features"
-    features = _earlier(out, dictionary)
-    if features is None:
-        text = text_batches(model, source_of(dictionary.provenance), flags.n_tokens)
-        features = sae.features.collect(model, dictionary, text, out)
-        console.print(_table(features))
-    page = write_browser(features, dictionary)
+    folder = Path(flags.path or "")
+    is_run = flags.path is not None and (folder / "config.json").is_file()
+    out = flags.out or (folder if is_run else Path()) / FEATURES
+    features = collect_features(dictionary, model, out, flags.n_tokens)
+    page = out / PAGE
+    if is_run and out == folder / FEATURES:
+        write_report(folder)  # which shows some of them
+    console.print(_table(features))
     for name, what in {"features": out, "pages": page}.items():
         console.print(f"{name:<11} {what}", markup=False, soft_wrap=True)
     in_python = f"sae.features.open({str(out)!r})[1].top"
@@ -73,16 +74,6 @@ def main(arguments: list[str]) -> None:
         with PageServer(page, PARTS, answers, flags.port) as server:
             console.print(f"{'served':<11} {server.url}", markup=False, soft_wrap=True)
             server.serve_forever()
-
-
-def _earlier(out: Path, dictionary: sae.SAE) -> Features | None:
-    """The features that are there, if any are."""
-    if not (out / FACTS).exists():
-        return None
-    features = sae.features.open(out)
-    if features.facts.dictionary != hash_of(dictionary.state_dict()):
-        fail(f"{out} holds features of another dictionary: give another --out")
-    return features
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sae.evaluation import METRICS, advice
 from sae.pages.charts import Series, histogram, line_chart, power_of_ten
 from sae.pages.curves import OTHERS, PANELS, Panel
 from sae.pages.run_files import RunFiles, read_run
+from sae.pages.telling_features import telling_features
 from sae.pages.templates import template
 
 _ROW_AXES = {"step", "n_tokens"}
@@ -50,12 +51,12 @@ def write_report(folder: Path) -> Path:
     config.json is missing or a file is not valid JSON.
     """
     target = folder / "report.html"
-    page = render(read_run(folder))
+    page = render(read_run(folder), folder)
     write_file(target, page.encode("utf-8", "replace"))  # a path may hold bytes that are no UTF-8
     return target
 
 
-def render(run: RunFiles) -> str:
+def render(run: RunFiles, folder: Path) -> str:
     """The page as text; everything that came from a file is escaped."""
     architecture = str(run.settings.get("architecture") or "Sparse")
     titles = {name: cls.title or name for name, cls in ARCHITECTURES.items()}
@@ -71,6 +72,7 @@ def render(run: RunFiles) -> str:
         curves=_curves(run.rows),
         density_chart=_density_chart(run.density),
         metric_names=[name for name in {**run.metrics, **run.conventions} if name != "density"],
+        features=telling_features(folder, seed=int(run.settings.get("seed") or 0)),
         exact=exact,
         rounded=rounded,
         short=short,

@@ -39,6 +39,7 @@ def dry_run(settings: RunSettings, console: Console) -> Table:
         "disk": f"{_mb(weights + settings.keep_checkpoints * checkpoint)}: dictionaries, and "
         f"{settings.keep_checkpoints} checkpoints",
         "training": f"about {_duration(n_tokens * seconds_per_token(inputs))}, by a short probe",
+        "features": f"from {settings.feature_tokens or 0:,} tokens, after the evaluation",
         "folder": str(settings.out),
     }.items():
         table.add_row(what, much)

@@ -1,6 +1,7 @@
 """From settings to run folders: prepare, train, evaluate, report. Reads from top to bottom."""
 
 import errno
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,9 +17,11 @@ from sae.base import SAE
 from sae.evaluation import EvalReport
 from sae.loading import load, save
 from sae.pages.run_report import write_report
+from sae.pages.telling_features import FEATURES
 from sae.runs.checkpoints import Checkpoints, refuse_gone
+from sae.runs.features import collect_features
 from sae.runs.folder import claimed
-from sae.runs.inputs import Inputs
+from sae.runs.inputs import Inputs, ModelInputs
 from sae.runs.member import Member
 from sae.runs.plan import Plan, prepare
 from sae.runs.resume import is_complete, refuse_changes, restore, state_of
@@ -81,7 +84,7 @@ def carry_out(
     console: Console,
     also: Mapping[Path, RunSettings] | None = None,
 ) -> Iterator[RunResult]:
-    """Train, save, evaluate and report the members of a plan; yield each once it is evaluated.
+    """Train, save, evaluate and report the members of a plan; yield each once that is done.
 
     Their folders exist. `also` are folders beside theirs to describe.
     """
@@ -95,6 +98,9 @@ def carry_out(
         Logs(plan.members, plan.positions, console, plan.n_tokens) as logs,
     ):
         logs.measure_from(plan.training.n_tokens)
+        if plan.training.n_tokens < plan.n_tokens:  # the dictionaries will be others
+            for member in plan.members:
+                shutil.rmtree(member.folder / FEATURES, ignore_errors=True)
         _describe(plan.members, also or {})
         try:
             train(plan, logs, checkpoints)
@@ -111,6 +117,7 @@ def carry_out(
         for i, report in plan.evaluate(plan.saes):
             member = plan.members[i]
             write_file(member.folder / "eval.json", report.to_json() + "\n")
+            _collect_features(member, plan.inputs, console)
             logs.finish(i, report.metrics())
             write_report(member.folder)
             yield RunResult(member.hook_name, member.folder, plan.saes[i], report)
@@ -201,6 +208,17 @@ def _save(plan: Plan) -> None:
     for sae, member in zip(plan.saes, plan.members, strict=True):
         refuse_gone(member.folder)
         save(sae, member.folder / "sae")
+
+
+def _collect_features(member: Member, inputs: Inputs, console: Console) -> None:
+    n_tokens = member.settings.feature_tokens
+    if n_tokens is None:
+        return
+    assert isinstance(inputs, ModelInputs)  # for others, the settings refuse it
+    console.print(f"collecting features from {n_tokens:,} tokens")
+    sae = load(member.folder, device=inputs.device)
+    out = member.folder / FEATURES
+    collect_features(sae, inputs.model, out, n_tokens, progress=not console.quiet)
 
 
 def _evaluated_again(member: Member, inputs: Inputs) -> RunResult:

@@ -12,7 +12,7 @@ from sae.training import TrainConfig
 
 OF_THE_MODEL = ("model", "dtype", "device", "cache", "activations", "epochs")
 ARCHITECTURE = "Architecture. It is what keeps the features sparse."
-OF_THE_TRAINING = ("n_tokens", "start_from", "eval_tokens")
+OF_THE_TRAINING = ("n_tokens", "start_from", "eval_tokens", "feature_tokens")
 
 
 def setting_groups() -> dict[str, list[Setting]]:

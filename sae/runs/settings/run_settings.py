@@ -28,6 +28,7 @@ DEFAULT_ARCHITECTURE = BatchTopKConfig.architecture
 MAY_CHANGE = (
     *("out", "wandb", "device", "log_every", "stop_signal", "on_nan", "checkpoint_minutes"),
     *("checkpoint_tokens", "keep_checkpoints", "keep_every_tokens", "keep_best"),
+    "feature_tokens",
 )
 """Settings that may be others when a run is resumed: what it computes does not depend on them."""
 CACHE_DECIDES = (
@@ -75,6 +76,8 @@ class RunSettings:
     size: of a neighbouring layer, say."""
     eval_tokens: int = 65_536
     """Held-out tokens for the evaluation at the end."""
+    feature_tokens: int | None = None
+    """Tokens from which to collect features after the evaluation, for pages to look at (none)."""
     device: str = "auto"
     """Where to compute: auto (CUDA if there is one), cpu, cuda or cuda:N."""
     out: Path = Path("runs/run-1")
@@ -99,7 +102,7 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         counts = ("n_tokens", "epochs", "eval_tokens", "log_every", "checkpoint_tokens")
-        counts += ("keep_checkpoints", "keep_every_tokens")
+        counts += ("keep_checkpoints", "keep_every_tokens", "feature_tokens")
         refuse_below(1, **{name: getattr(self, name) for name in counts})
         refuse_not_positive(checkpoint_minutes=self.checkpoint_minutes)
         if self.stop_signal is not None and signal_number(self.stop_signal) is None:
@@ -110,6 +113,11 @@ class RunSettings:
             object.__setattr__(self, "activations", str(Path(self.activations).absolute()))
             if self.cache is not None or self.model is not None:
                 raise InputError("activations of a file need neither --model nor --cache: drop it")
+            if self.feature_tokens is not None:
+                raise InputError(
+                    "features need a model and text, and activations of a file have neither: "
+                    "drop --feature-tokens"
+                )
         if self.epochs > 1 and self.cache is None:
             raise InputError("epochs are passes over a cache: name one with --cache")
         self.training.refuse_unfit(self.dictionary)

@@ -1,0 +1,33 @@
+"""Collect the features of a dictionary that says where it belongs, and write their pages."""
+
+from pathlib import Path
+from typing import Any
+
+import sae.features
+from activation_cache import LanguageModel, text_batches
+from activation_cache.common.errors import InputError
+from activation_cache.common.weights import hash_of
+from sae.base import SAE
+from sae.features import Features
+from sae.features.folder import FACTS
+from sae.pages.browser import write_browser
+from sae.runs.evaluation import source_of
+
+
+def collect_features(
+    dictionary: SAE[Any], model: LanguageModel, out: Path, n_tokens: int, *, progress: bool = True
+) -> Features:
+    """What every feature responds to in the text of the dictionary, and the pages that show it.
+
+    Features that are in `out` already are not collected again; `InputError` where they are of
+    another dictionary.
+    """
+    if (out / FACTS).exists():
+        features = sae.features.open(out)
+        if features.facts.dictionary != hash_of(dictionary.state_dict()):
+            raise InputError(f"{out} holds features of another dictionary: give another --out")
+    else:
+        text = text_batches(model, source_of(dictionary.provenance), n_tokens)
+        features = sae.features.collect(model, dictionary, text, out, progress=progress)
+    write_browser(features, dictionary)
+    return features
