@@ -1,6 +1,6 @@
 """Collect what every feature of a dictionary responds to and does, and show some."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
@@ -12,7 +12,9 @@ from activation_cache import text_batches
 from sae.commands.dictionary import DictionaryFlags
 from sae.commands.exits import fail
 from sae.commands.flags import parse_named
-from sae.features import Context, Features
+from sae.features import Context, Features, to_neuronpedia
+from sae.features.folder import FACTS
+from sae.features.neuronpedia import SourceName
 from sae.runs.evaluation import model_of, source_of
 
 N_SHOWN = 12
@@ -33,6 +35,13 @@ class FeaturesFlags(DictionaryFlags):
     """Tokens of its text to read."""
     out: Path | None = None
     """New folder for the features (features/ in the run; for other dictionaries, features)."""
+    neuronpedia: str | None = field(default=None, metadata={"metavar": "MODEL_ID/SOURCE"})
+    """Write them for Neuronpedia too, where the dictionary is called so: gpt2-small/4-res-mine.
+    Features that are in the folder already are not collected again."""
+
+    def __post_init__(self) -> None:
+        if self.neuronpedia is not None:
+            SourceName.parse(self.neuronpedia)  # a wrong one is found before any work
 
 
 def main(arguments: list[str]) -> None:
@@ -44,10 +53,19 @@ def main(arguments: list[str]) -> None:
     model = model_of(dictionary.provenance, flags.device)
     is_run = flags.path is not None and (Path(flags.path) / "sae").is_dir()
     out = flags.out or (Path(str(flags.path)) if is_run else Path()) / "features"
-    text = text_batches(model, source_of(dictionary.provenance), flags.n_tokens)
-    features = sae.features.collect(model, dictionary.to(model.device), text, out)
+    dictionary = dictionary.to(model.device)
+    if flags.neuronpedia is not None and (out / FACTS).exists():
+        features = sae.features.open(out)
+    else:
+        text = text_batches(model, source_of(dictionary.provenance), flags.n_tokens)
+        features = sae.features.collect(model, dictionary, text, out)
     console.print(_table(features))
     console.print(f"features  {out}", markup=False, soft_wrap=True)
+    if flags.neuronpedia is not None:
+        made = to_neuronpedia(
+            features, dictionary, flags.neuronpedia, out / "neuronpedia", model=model
+        )
+        console.print(f"neuronpedia  {made}", markup=False, soft_wrap=True)
     console.print(
         f"in Python  sae.features.open({str(out)!r})[1].top", markup=False, soft_wrap=True
     )
