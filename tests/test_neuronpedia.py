@@ -406,6 +406,16 @@ def test_features_are_written_some_at_a_time_to_the_same_bytes_each_time(
     assert again == first
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_dictionary_of_half_precision_gives_the_same(
+    features: sae.features.Features, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    _export(features, tmp_path / "single")
+    its = _dictionary().to(dtype)
+    to_neuronpedia(features, its, NAME, tmp_path / "half", progress=False)
+    assert _dashboards(tmp_path / "half") == _dashboards(tmp_path / "single")
+
+
 def test_features_of_another_dictionary_are_refused(
     features: sae.features.Features, tmp_path: Path
 ) -> None:

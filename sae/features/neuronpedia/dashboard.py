@@ -83,7 +83,7 @@ class Dashboards:
     @torch.no_grad()
     def of(self, indices: range) -> list[dict[str, Any]]:
         """Their fields, in order."""
-        rows = self._sae.W_dec[indices.start : indices.stop]
+        rows = self._sae.W_dec[indices.start : indices.stop].float()
         aligned = _alignments(rows)
         logits = self._logit_histograms(rows)
         return [

@@ -92,9 +92,9 @@ def _write_features(
 
 
 def _refuse_another(features: Features, dictionary: SAE[Any]) -> None:
-    norms = features.numbers("decoder_norm")
-    same_size = len(norms) == dictionary.d_sae
-    if not same_size or not torch.allclose(norms, dictionary.W_dec.norm(dim=1).cpu(), rtol=1e-3):
+    norms, its_norms = features.numbers("decoder_norm"), dictionary.W_dec.norm(dim=1).cpu()
+    same_size = len(norms) == len(its_norms)
+    if not same_size or not torch.allclose(norms.float(), its_norms.float(), rtol=1e-2):
         raise InputError(
             f"{features.folder} holds the features of another dictionary: collect those of this "
             f"one into another folder"
