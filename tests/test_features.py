@@ -341,7 +341,7 @@ def test_the_command_collects_the_features_of_a_saved_dictionary(
         )
     )
     page = tmp_path / "features" / "index.html"
-    assert "fires on" in done.out and f"pages       {page}\n" in done.out and page.exists()
+    assert "fires on" in done.out and f"pages        {page}\n" in done.out and page.exists()
     page.unlink()
     written = (tmp_path / "features" / "features.json").stat().st_mtime_ns
     again = called(features_script.main, tmp_path / "dictionary", *flags)

@@ -1,7 +1,7 @@
 """Collect what every feature of a dictionary responds to and does, and show some."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from activation_cache.common.schema import convert
 from sae.commands.dictionary import DictionaryFlags
 from sae.commands.exits import fail
 from sae.commands.flags import parse_named
-from sae.features import Context, Features
+from sae.features import Context, Features, to_neuronpedia
+from sae.features.neuronpedia import SourceName
 from sae.pages.browser import PAGE, PARTS
 from sae.pages.run_report import write_report
 from sae.pages.server import Answer, PageServer
@@ -47,6 +48,12 @@ class FeaturesFlags(DictionaryFlags):
     """Serve the pages to this machine, with a page to try prompts on."""
     port: int = 0
     """Of --serve; 0 takes a free one."""
+    neuronpedia: str | None = field(default=None, metadata={"metavar": "MODEL_ID/SOURCE"})
+    """Write them for Neuronpedia too, where the dictionary is called so: gpt2-small/4-res-mine."""
+
+    def __post_init__(self) -> None:
+        if self.neuronpedia is not None:
+            SourceName.parse(self.neuronpedia)  # a wrong one is found before any work
 
 
 def main(arguments: list[str]) -> None:
@@ -65,14 +72,19 @@ def main(arguments: list[str]) -> None:
     if is_run and out == folder / FEATURES:
         write_report(folder)  # which shows some of them
     console.print(_table(features))
-    for name, what in {"features": out, "pages": page}.items():
-        console.print(f"{name:<11} {what}", markup=False, soft_wrap=True)
+    written = {"features": out, "pages": page}
+    if flags.neuronpedia is not None:
+        exported = out / "neuronpedia"
+        name = flags.neuronpedia
+        written["neuronpedia"] = to_neuronpedia(features, dictionary, name, exported, model=model)
+    for name, what in written.items():
+        console.print(f"{name:<12} {what}", markup=False, soft_wrap=True)
     in_python = f"sae.features.open({str(out)!r})[1].top"
-    console.print(f"{'in Python':<11} {in_python}", markup=False, soft_wrap=True)
+    console.print(f"{'in Python':<12} {in_python}", markup=False, soft_wrap=True)
     if flags.serve:
         answers = answers_of(features, model, dictionary)
         with PageServer(page, PARTS, answers, flags.port) as server:
-            console.print(f"{'served':<11} {server.url}", markup=False, soft_wrap=True)
+            console.print(f"{'served':<12} {server.url}", markup=False, soft_wrap=True)
             server.serve_forever()
 
 

@@ -4,5 +4,6 @@ from sae.features.collect import collect
 from sae.features.config import CollectConfig
 from sae.features.folder import Context, Feature, Features
 from sae.features.folder import open_features as open
+from sae.features.neuronpedia import to_neuronpedia
 
-__all__ = ["CollectConfig", "Context", "Feature", "Features", "collect", "open"]
+__all__ = ["CollectConfig", "Context", "Feature", "Features", "collect", "open", "to_neuronpedia"]

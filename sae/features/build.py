@@ -30,7 +30,7 @@ from sae.features.folder import (
 from sae.features.gathered import Array, Gathered
 from sae.features.summary import Active, around, by_feature, contexts, statistics
 from sae.features.together import Together
-from sae.features.weights import of_logits, of_weights
+from sae.features.weights import direct_logits_of, of_logits, of_weights
 from sae.features.words import words_of
 
 CONTEXT_TYPES = {
@@ -60,7 +60,9 @@ def build(
         raise InputError("no token of the text counts: give more text")
     numbers = _summed_up(gathered, sae, folder / TABLE, cfg, progress=progress)
     tensors = {name: torch.from_numpy(np.stack(rows)) for name, rows in numbers.items()}
-    tensors |= of_weights(sae, cfg.n_neighbours) | _logits(sae, model, cfg)
+    tensors |= of_weights(sae, cfg.n_neighbours)
+    if (direct_logits := direct_logits_of(sae, model)) is not None:
+        tensors |= of_logits(sae.W_dec, direct_logits, cfg.n_tokens)
     with replacing(folder / TENSORS) as path:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
     tokenizer = getattr(model, "tokenizer", None)
@@ -128,15 +130,3 @@ def _contexts(
             "token_ids": tokens[start:end],
             "values": around(active, start, end),
         }
-
-
-def _logits(sae: SAE[Any], model: Any, cfg: CollectConfig) -> dict[str, torch.Tensor]:
-    """Nothing where the model does not say, or the site has no direct effect."""
-    effect = getattr(model, "direct_effect", None)
-    if effect is None:
-        return {}
-    try:
-        to_logits = effect(sae.provenance.hook_name_out or sae.hook_name)
-    except InputError:
-        return {}
-    return of_logits(sae.W_dec, to_logits, cfg.n_tokens)

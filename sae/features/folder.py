@@ -8,7 +8,7 @@ notes.js                 what people wrote down about features
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -212,7 +212,7 @@ class Features:
         self.folder = folder
         self.facts = FolderFacts.read(folder)
         self.notes = Notes(folder)
-        self._read: tuple[int, Any] | None = None
+        self._kept: tuple[int, Any] | None = None
 
     def __repr__(self) -> str:
         facts = self.facts
@@ -245,13 +245,18 @@ class Features:
         return self._tensors.get_slice(name)[index]
 
     @cached_property
-    def words(self) -> list[str]:
+    def vocabulary(self) -> list[str]:
         """The text of every token id, as far as there was a tokenizer."""
         return json.loads((self.folder / WORDS).read_bytes())
 
     def word(self, token_id: int) -> str:
         """The text of a token."""
-        return self.words[token_id] if token_id < len(self.words) else f"<{token_id}>"
+        return self.words([token_id])[0]
+
+    def words(self, token_ids: Sequence[int]) -> list[str]:
+        """The text of tokens."""
+        words = self.vocabulary
+        return [words[i] if i < len(words) else f"<{i}>" for i in token_ids]
 
     @cached_property
     def _table(self) -> Any:
@@ -259,16 +264,20 @@ class Features:
 
         return ParquetFile(self.folder / TABLE, memory_map=True)
 
+    def _group(self, number: int) -> Any:
+        """Rows of the table. The last ones are kept: features are often read one after another."""
+        kept = self._kept
+        if kept is None or kept[0] != number:
+            self._kept = kept = (number, self._table.read_row_group(number))
+        return kept[1]
+
     def contexts(self, index: int) -> list[Context]:
         """The contexts of a feature."""
-        group = index // FEATURES_IN_GROUP
-        if self._read is None or self._read[0] != group:  # often the next feature is asked for
-            self._read = group, self._table.read_row_group(group)
-        rows = self._read[1]
+        rows = self._group(index // FEATURES_IN_GROUP)
         features = rows.column("feature").to_numpy()
         first, last = features.searchsorted([index, index + 1])
         found = rows.slice(first, last - first).drop_columns("feature").to_pylist()
-        return [Context(**row, tokens=[self.word(i) for i in row["token_ids"]]) for row in found]
+        return [Context(**row, tokens=self.words(row["token_ids"])) for row in found]
 
 
 def open_features(folder: str | Path) -> Features:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from activation_cache.common.errors import InputError
 from sae.base import SAE
 
 NUMBERS_AT_ONCE = 2**24
@@ -45,6 +46,20 @@ def _neighbours(rows: Float[Tensor, "d_sae d"], n: int) -> tuple[Tensor, Tensor]
     return torch.cat(cosines), torch.cat(ids)
 
 
+def direct_logits_of(sae: SAE[Any], model: Any) -> Callable[[Tensor], Tensor] | None:
+    """What the model makes of rows at the site that the dictionary writes to, [n, d_vocab].
+
+    None where the model does not say, or the site has no direct effect.
+    """
+    effect = getattr(model, "direct_effect", None)
+    if effect is None:
+        return None
+    try:
+        return effect(sae.provenance.hook_name_out or sae.hook_name)
+    except InputError:
+        return None
+
+
 @torch.no_grad()
 def of_logits(
     rows: Float[Tensor, "d_sae d"], direct_logits: Callable[[Tensor], Tensor], n: int
@@ -60,6 +75,26 @@ def of_logits(
             found.setdefault(f"{side}_ids", []).append(best.indices.to(torch.int32))
             found.setdefault(f"{side}_logits", []).append(best.values)
     return {name: torch.cat(parts).cpu() for name, parts in found.items()}
+
+
+@torch.no_grad()
+def logit_histograms(
+    rows: Float[Tensor, "n d"], direct_logits: Callable[[Tensor], Tensor], n_bins: int
+) -> tuple[Int[Tensor, "n n_bins"], Float[Tensor, "n 2"]]:
+    """How many tokens of the vocabulary are in each of equally wide bins of a row's logits, and
+    where the first bin begins and the last one ends: its smallest and its largest logit."""
+    d_vocab = direct_logits(rows[:1]).shape[1]
+    counts: list[Tensor] = []
+    ends: list[Tensor] = []
+    for part in _parts(len(rows), 4 * d_vocab):  # what is made of them is as large
+        logits = direct_logits(rows[part]).float()
+        low, high = logits.amin(dim=1, keepdim=True), logits.amax(dim=1, keepdim=True)
+        width = ((high - low) / n_bins).clamp_min(1e-30)
+        bins = ((logits - low) / width).long().clamp_max(n_bins - 1)
+        empty = torch.zeros(len(bins), n_bins, dtype=torch.long, device=bins.device)
+        counts.append(empty.scatter_add_(1, bins, torch.ones_like(bins)))
+        ends.append(torch.cat([low, high], dim=1))
+    return torch.cat(counts).cpu(), torch.cat(ends).cpu()
 
 
 def _parts(n: int, width: int) -> Iterator[slice]:

@@ -71,7 +71,7 @@ def write_browser(features: Features, sae: SAE[Any] | None = None) -> Path:
             for name, value in _in_index(row).items():
                 index[name].append(value)
     _write(folder, "index", index)
-    _write(folder, "words", features.words)
+    _write(folder, "words", features.vocabulary)
     _write(folder, "first", _first(index, features) | {"facts": _facts(features, sae)})
     if sae is not None:
         _write(folder, "map", _map(features, sae))
