@@ -9,9 +9,11 @@ from rich.text import Text
 
 import sae.features
 from activation_cache import text_batches
+from activation_cache.common.ranks import rank_and_world
 from sae.commands.dictionary import DictionaryFlags
 from sae.commands.exits import fail
 from sae.commands.flags import parse_named
+from sae.commands.ranks import under_torchrun
 from sae.features import Context, Features
 from sae.runs.evaluation import model_of, source_of
 
@@ -26,7 +28,7 @@ class FeaturesFlags(DictionaryFlags):
     Writes a folder that `sae.features.open` reads: top contexts and contexts of each quantile,
     tokens, histogram, co-activation, effect on the logits, neighbours. What the dictionary says
     about its model, site and text is used unless a flag says otherwise. The same command resumes
-    one that was interrupted.
+    one that was interrupted. Under torchrun, each process does a share.
     """
 
     n_tokens: int = 300_000
@@ -35,9 +37,10 @@ class FeaturesFlags(DictionaryFlags):
     """New folder for the features (features/ in the run; for other dictionaries, features)."""
 
 
+@under_torchrun
 def main(arguments: list[str]) -> None:
     flags, named = parse_named(FeaturesFlags, arguments)
-    console = Console()
+    console = Console(quiet=rank_and_world()[0] > 0)
     dictionary, _ = flags.load(named, console)
     if dictionary.provenance.activations_path is not None:
         fail("the dictionary was trained on activations of no text: features need a model and text")
