@@ -30,8 +30,8 @@ FILES = OF_BLOCKS | OF_TOKENS | OF_ENTRIES
 SAVED_EVERY = 16
 """Batches after which what was gathered is kept, should the collecting be interrupted."""
 
-ENTRIES_AT_ONCE = 2**22
-"""Active features that are read at a time: 32 MB of them."""
+ENTRIES_AT_ONCE = 2**21
+"""Active features that are looked at at a time; they take about 200 MB while they are."""
 
 Array = Shaped[np.ndarray, "..."]
 
