@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from in_process import called
 from small_features import (
     D_SAE,
@@ -14,6 +16,7 @@ from small_features import (
     collect_whole,
     cut,
     dictionary,
+    files,
     generator,
     small_text,
 )
@@ -26,6 +29,7 @@ from activation_cache import LanguageModel, SourceConfig, text_batches
 from sae.architectures import TopKConfig
 from sae.commands import features as features_script
 from sae.features import CollectConfig
+from sae.features.summary import Group, statistics
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +125,46 @@ def test_neighbours_and_alignment_are_cosines(text: tuple[Tensor, Tensor], tmp_p
         assert [c for _, c in feature.neighbours] == pytest.approx(best.values.tolist(), abs=1e-6)
         expected = torch.cosine_similarity(its.W_enc[:, i], its.W_dec[i], dim=0).item()
         assert feature.alignment == pytest.approx(expected, abs=1e-6)
+
+
+@given(data=st.data(), sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_numbers_of_a_group_are_those_of_each_feature_by_itself(
+    data: st.DataObject, sizes: list[int]
+) -> None:
+    floats = st.floats(-1e3, 1e3, width=32).filter(lambda x: abs(x) > 1e-3)
+    each = [np.array(data.draw(st.lists(floats, min_size=n, max_size=n)), "f4") for n in sizes]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    positions = np.concatenate([np.arange(n) for n in sizes])
+    group = Group(0, offsets, positions, np.concatenate(each))
+    found = statistics(group, np.array([4, 2, 2, 4, 7, 7, 1, 1, 7]), 10, CollectConfig(n_bins=7))
+    for i, values in enumerate(v.astype(np.float64) for v in each):
+        low, high = min(0.0, values.min(initial=0)), values.max() if len(values) else 0.0
+        edges = (low, high if high > low else low + 1)
+        assert found["histogram"][i].tolist() == np.histogram(values, 7, edges)[0].tolist()
+        assert (found["min"][i], found["max"][i]) == (low, high)
+        assert found["mean_square"][i] == (values**2).sum() / 10
+        if len(values):
+            assert (found["mean_active"][i], found["std_active"][i]) == (
+                values.mean(),
+                values.std(),
+            )
+
+
+def test_the_bytes_do_not_depend_on_how_many_features_are_summed_up_at_once(
+    text: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("build", "folder"):
+        monkeypatch.setattr(f"sae.features.{module}.FEATURES_IN_GROUP", 2)
+    whole = collect_whole(text, tmp_path / "whole")
+    assert [c.position for f in whole for c in f.contexts]
+    for at_once in (1, 50, 120):
+        for module in ("gathered", "summary"):
+            monkeypatch.setattr(f"sae.features.{module}.ENTRIES_AT_ONCE", at_once)
+        parts = collect_whole(text, tmp_path / f"{at_once}").folder
+        assert files(parts) == files(whole.folder)
+    monkeypatch.setattr("sae.features.summary.FEATURES_AT_ONCE", 4)
+    assert files(collect_whole(text, tmp_path / "4").folder) == files(whole.folder)
 
 
 # What features do to the logits ------------------------------------------------------------------
@@ -232,12 +276,15 @@ def test_what_cannot_be_collected_or_read_is_one_line(
     nothing = (text[0], torch.zeros_like(text[1]))
     homeless = dictionary()
     homeless.provenance = sae.Provenance()
+    infinite = dictionary()
+    infinite.b_enc.fill_(torch.inf)
     longer = [(text[0][:7], text[1][:7]), (text[0][7:, 1:], text[1][7:, 1:])]
     for its, batches, message in (
         (dictionary(), cut(nothing, [14]), "no token of the text counts"),
         (homeless, cut(text, [14]), "does not know its site"),
         (dictionary(), longer, "must have the same length: got 5 tokens after 6"),
         ([dictionary(), dictionary()], cut(text, [14]), "several dictionaries of one site"),
+        (infinite, cut(text, [14]), "NaN or infinite in blocks 0 to 13 of the text"),
     ):
         with pytest.raises(sae.InputError, match=message):
             sae.features.collect(Table(), its, batches, tmp_path / message, SMALL, progress=False)

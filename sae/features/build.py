@@ -96,7 +96,9 @@ def _write_whole(
     """Write the row groups whose features are all there; what is left for the next ones."""
     done = last.first + len(last)
     begin = last.first - last.first % FEATURES_IN_GROUP
-    ends = [*range(begin, done, FEATURES_IN_GROUP), *([d_sae] if done == d_sae else [])]
+    ends = list(range(begin, done + 1, FEATURES_IN_GROUP))
+    if done == d_sae and done % FEATURES_IN_GROUP:
+        ends.append(done)
     at = np.searchsorted(rows.column("feature").to_numpy(), ends)
     for start, end in pairwise(at.tolist()):
         table.write_table(rows.slice(start, end - start))

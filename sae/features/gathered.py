@@ -17,6 +17,7 @@ from torch import Tensor
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.files import write_file
+from activation_cache.common.finite import all_finite
 from activation_cache.common.schema import parse_json
 from sae.codes import Codes
 
@@ -109,6 +110,11 @@ class Gatherer:
         codes: Codes,
     ) -> None:
         """More blocks, their numbers in the text, and the active features of counted tokens."""
+        if not all_finite([codes.values]):
+            raise InputError(
+                f"features are NaN or infinite in blocks {blocks[0]} to {blocks[-1]} of the text: "
+                f"run the model in another --dtype, or check the dictionary"
+            )
         codes = codes.sorted()  # a selection may leave them in any order
         is_active = codes.values != 0
         counts = np.zeros(tokens.shape, "<i4")
