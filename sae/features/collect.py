@@ -85,15 +85,16 @@ def collect(
     """
     cfg = cfg or CollectConfig()
     missing, folders = _missing(model, dictionaries, Path(out))
-    share = rank_and_world()
+    rank, world = rank_and_world()
+    is_first, progress = rank == 0, progress and rank == 0
     with in_step() as wait_for_all:
-        read = _gather(model, missing, text, share, progress=progress)
+        read = _gather(model, missing, text, (rank, world), progress=progress)
         wait_for_all()
-        for sae, folder in missing if share[0] == 0 else ():
+        for sae, folder in missing if is_first else ():
             gathered = Parts(folder / COLLECTING, of=hash_of(sae.state_dict())).merged(read)
             build(gathered, sae, model, folder, cfg, progress=progress)
         wait_for_all()
-    for folder in folders if share[0] == 0 else ():
+    for folder in folders if is_first else ():
         shutil.rmtree(folder / COLLECTING, ignore_errors=True)
     found = [open_features(folder) for folder in folders]
     return found[0] if isinstance(dictionaries, SAE) else found
@@ -171,7 +172,7 @@ def _gather(
         for _, folder in missing:
             until_done.enter_context(folder_lock(part_of(folder / COLLECTING, share)))
         each = [_Work(sae, folder / COLLECTING, share) for sae, folder in missing]
-        for number, (tokens, counted) in enumerate(_shown(text, progress=progress and not index)):
+        for number, (tokens, counted) in enumerate(_shown(text, progress=progress)):
             its_text = tokens.cpu().numpy(), counted.cpu().numpy()
             first = read.n_blocks
             read.add(*its_text)
