@@ -1,8 +1,6 @@
 """What is collected of every feature, against the simplest way to find it out."""
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,72 +8,33 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from in_process import called
+from small_features import (
+    D_SAE,
+    N_POS,
+    SMALL,
+    Table,
+    collect_whole,
+    cut,
+    dictionary,
+    files,
+    generator,
+    small_text,
+)
 from small_models import LAYER, RESID_MID, RESID_POST
 from torch import Tensor
 
 import sae
 import sae.features
 from activation_cache import LanguageModel, SourceConfig, text_batches
-from sae.architectures import ReLUConfig, TopKConfig
+from sae.architectures import TopKConfig
 from sae.commands import features as features_script
-from sae.evaluation.evaluate import TextBatch
 from sae.features import CollectConfig
-
-SITE, N_TOKENS, D_IN, D_SAE, N_POS = "blocks.0.hook_resid_pre", 12, 4, 9, 6
-SMALL = CollectConfig(
-    n_top=3, n_groups=3, n_of_group=2, tokens_before=3, tokens_after=1, n_bins=4, n_tokens=3,
-    n_together=3, n_looked_at=1000, n_neighbours=3,
-)  # fmt: skip
-
-
-class Table:
-    """Activations are looked up by token id. They are small whole numbers, so that sums are exact
-    and many values are equal."""
-
-    def __init__(self) -> None:
-        self.table = torch.randint(-2, 4, (N_TOKENS, D_IN), generator=_generator(1)).float()
-        self.n_passes = 0
-
-    def activations(self, tokens: Tensor, hook_names: Sequence[str]) -> dict[str, Tensor]:
-        self.n_passes += 1
-        return {name: self.table[tokens] for name in hook_names}
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def _dictionary(seed: int = 2, hook_name: str = SITE) -> sae.SAE[Any]:
-    made = ReLUConfig(d_sae=D_SAE).build(D_IN)
-    rows = torch.randint(-1, 2, (D_SAE, D_IN), generator=_generator(seed)).float()
-    rows[3] = 0  # it is never active
-    assert made.untied_W_enc_rows is not None
-    made.untied_W_enc_rows.data.copy_(rows)
-    made.provenance = sae.Provenance(hook_name=hook_name)
-    return made.requires_grad_(False)
+from sae.features.summary import Group, statistics
 
 
 @pytest.fixture(scope="module")
 def text() -> tuple[Tensor, Tensor]:
-    """Fourteen blocks, and a mask without position 0 and without token 5."""
-    tokens = torch.randint(0, N_TOKENS, (14, N_POS), generator=_generator(0))
-    counted = tokens != 5
-    counted[:, 0] = False
-    return tokens, counted
-
-
-def _batches(text: tuple[Tensor, Tensor], sizes: Sequence[int]) -> list[TextBatch]:
-    return list(zip(*(of.split(list(sizes)) for of in text), strict=True))
-
-
-def _collect(text: tuple[Tensor, Tensor], folder: Path) -> sae.features.Features:
-    return sae.features.collect(
-        Table(), _dictionary(), _batches(text, [14]), folder, SMALL, progress=False
-    )
-
-
-def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return small_text()
 
 
 # Against the simplest way ------------------------------------------------------------------------
@@ -84,9 +43,9 @@ def _files(folder: Path) -> dict[str, bytes]:
 def test_numbers_are_those_of_all_features_at_once(
     text: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
-    found = _collect(text, tmp_path / "f")
+    found = collect_whole(text, tmp_path / "f")
     tokens, counted = text
-    acts = _dictionary().encode(Table().table[tokens]) * counted[..., None]
+    acts = dictionary().encode(Table().table[tokens]) * counted[..., None]
     rows = acts[counted].double().numpy()
     assert len(found) == D_SAE and found.facts.n_tokens == len(rows)
     for i, feature in enumerate(found):
@@ -109,9 +68,9 @@ def test_numbers_are_those_of_all_features_at_once(
 def test_contexts_are_the_blocks_with_the_largest_values_and_some_of_each_quantile(
     text: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
-    found = _collect(text, tmp_path / "f")
+    found = collect_whole(text, tmp_path / "f")
     tokens, counted = text
-    acts = _dictionary().encode(Table().table[tokens]) * counted[..., None]
+    acts = dictionary().encode(Table().table[tokens]) * counted[..., None]
     for i, feature in enumerate(found):
         flat = acts[..., i].flatten().tolist()
         ranked = sorted((-value, position) for position, value in enumerate(flat) if value > 0)
@@ -138,9 +97,9 @@ def test_contexts_are_the_blocks_with_the_largest_values_and_some_of_each_quanti
 def test_features_are_counted_together_on_a_token_and_on_those_beside_it(
     text: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
-    found = _collect(text, tmp_path / "f")
+    found = collect_whole(text, tmp_path / "f")
     tokens, counted = text
-    on = (_dictionary().encode(Table().table[tokens]) * counted[..., None] > 0).double()
+    on = (dictionary().encode(Table().table[tokens]) * counted[..., None] > 0).double()
     for side, here, there in (
         ("with", on, on),
         ("before", on[:, 1:], on[:, :-1]),
@@ -157,7 +116,7 @@ def test_features_are_counted_together_on_a_token_and_on_those_beside_it(
 
 
 def test_neighbours_and_alignment_are_cosines(text: tuple[Tensor, Tensor], tmp_path: Path) -> None:
-    found, its = _collect(text, tmp_path / "f"), _dictionary()
+    found, its = collect_whole(text, tmp_path / "f"), dictionary()
     cosines = torch.nn.functional.normalize(its.W_dec, dim=1)
     cosines = (cosines @ cosines.T).fill_diagonal_(-2)
     for i, feature in enumerate(found):
@@ -168,89 +127,44 @@ def test_neighbours_and_alignment_are_cosines(text: tuple[Tensor, Tensor], tmp_p
         assert feature.alignment == pytest.approx(expected, abs=1e-6)
 
 
-# The same whatever happens -----------------------------------------------------------------------
-
-
-@given(cuts=st.sets(st.integers(1, 13)))
-@settings(max_examples=8, deadline=None)
-def test_the_bytes_do_not_depend_on_the_batches(
-    text: tuple[Tensor, Tensor], tmp_path_factory: pytest.TempPathFactory, cuts: set[int]
+@given(data=st.data(), sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_numbers_of_a_group_are_those_of_each_feature_by_itself(
+    data: st.DataObject, sizes: list[int]
 ) -> None:
-    folder = tmp_path_factory.mktemp("features")
-    whole = _collect(text, folder / "whole").folder
-    ends = [0, *sorted(cuts), 14]
-    batches = _batches(text, np.diff(ends).tolist())
-    sae.features.collect(Table(), _dictionary(), batches, folder / "cut", SMALL, progress=False)
-    assert _files(folder / "cut") == _files(whole)
+    floats = st.floats(-1e3, 1e3, width=32).filter(lambda x: abs(x) > 1e-3)
+    each = [np.array(data.draw(st.lists(floats, min_size=n, max_size=n)), "f4") for n in sizes]
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    positions = np.concatenate([np.arange(n) for n in sizes])
+    group = Group(0, offsets, positions, np.concatenate(each))
+    found = statistics(group, np.array([4, 2, 2, 4, 7, 7, 1, 1, 7]), 10, CollectConfig(n_bins=7))
+    for i, values in enumerate(v.astype(np.float64) for v in each):
+        low, high = min(0.0, values.min(initial=0)), values.max() if len(values) else 0.0
+        edges = (low, high if high > low else low + 1)
+        assert found["histogram"][i].tolist() == np.histogram(values, 7, edges)[0].tolist()
+        assert (found["min"][i], found["max"][i]) == (low, high)
+        assert found["mean_square"][i] == (values**2).sum() / 10
+        if len(values):
+            assert (found["mean_active"][i], found["std_active"][i]) == (
+                values.mean(),
+                values.std(),
+            )
 
 
-@pytest.mark.parametrize("stop_at", [0, 1, 4, 6])
-def test_an_interrupted_collecting_is_resumed_to_the_same_bytes(
-    text: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
-) -> None:
-    monkeypatch.setattr("sae.features.gathered.SAVED_EVERY", 2)
-    batches = _batches(text, [2] * 7)
-
-    def interrupted() -> Iterator[TextBatch]:
-        yield from batches[:stop_at]
-        raise KeyboardInterrupt
-
-    saes = [_dictionary(), _dictionary(7, "blocks.1.hook_resid_pre")]
-    with pytest.raises(KeyboardInterrupt):
-        sae.features.collect(Table(), saes, interrupted(), tmp_path / "f", SMALL, progress=False)
-    model = Table()
-    resumed = sae.features.collect(model, saes, batches, tmp_path / "f", SMALL, progress=False)
-    assert model.n_passes == 7 - stop_at // 2 * 2
-    assert _files(resumed[0].folder) == _files(_collect(text, tmp_path / "whole").folder)
-    other = sae.features.collect(
-        Table(), saes[1], batches, tmp_path / "other", SMALL, progress=False
-    )
-    assert _files(resumed[1].folder) == _files(other.folder)
-
-
-def test_another_text_is_not_taken_for_the_one_that_was_begun(
+def test_the_bytes_do_not_depend_on_how_many_features_are_summed_up_at_once(
     text: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sae.features.gathered.SAVED_EVERY", 1)
-
-    def interrupted() -> Iterator[TextBatch]:
-        yield from _batches(text, [7, 7])[:1]
-        raise KeyboardInterrupt
-
-    args = (tmp_path / "f", SMALL)
-    with pytest.raises(KeyboardInterrupt):
-        sae.features.collect(Table(), _dictionary(), interrupted(), *args, progress=False)
-    with pytest.raises(sae.InputError, match="was begun with another dictionary"):
-        sae.features.collect(Table(), _dictionary(7), [], *args, progress=False)
-    with pytest.raises(sae.InputError, match=r"the text has 0 blocks, .* was begun with one of 7"):
-        sae.features.collect(Table(), _dictionary(), [], *args, progress=False)
-    other = (text[0].flip(0), text[1])
-    with pytest.raises(sae.InputError, match=r"the text is another .* from block 0 on"):
-        sae.features.collect(Table(), _dictionary(), _batches(other, [7, 7]), *args, progress=False)
-
-
-def test_what_is_missing_of_several_is_collected_alone(
-    text: tuple[Tensor, Tensor], tmp_path: Path
-) -> None:
-    saes = [_dictionary(), _dictionary(7, "blocks.1.hook_resid_pre")]
-    batches, model = _batches(text, [7, 7]), Table()
-    made = sae.features.collect(model, saes, batches, tmp_path / "f", SMALL, progress=False)
-    before = [_files(its.folder) for its in made]
-    (made[1].folder / "features.json").unlink()
-    saes[0].requires_grad_(False).W_dec.zero_()  # it is not looked at again
-    sae.features.collect(model, saes, batches, tmp_path / "f", SMALL, progress=False)
-    assert [_files(its.folder) for its in made] == before
-    assert model.n_passes == 4
-
-
-def test_features_that_are_there_are_not_overwritten(
-    text: tuple[Tensor, Tensor], tmp_path: Path
-) -> None:
-    folder = _collect(text, tmp_path / "f").folder
-    before = _files(folder)
-    with pytest.raises(sae.InputError, match=r"holds features: sae\.features\.open reads them"):
-        _collect(text, folder)
-    assert _files(folder) == before
+    for module in ("build", "folder"):
+        monkeypatch.setattr(f"sae.features.{module}.FEATURES_IN_GROUP", 2)
+    whole = collect_whole(text, tmp_path / "whole")
+    assert [c.position for f in whole for c in f.contexts]
+    for at_once in (1, 50, 120):
+        for module in ("gathered", "summary"):
+            monkeypatch.setattr(f"sae.features.{module}.ENTRIES_AT_ONCE", at_once)
+        parts = collect_whole(text, tmp_path / f"{at_once}").folder
+        assert files(parts) == files(whole.folder)
+    monkeypatch.setattr("sae.features.summary.FEATURES_AT_ONCE", 4)
+    assert files(collect_whole(text, tmp_path / "4").folder) == files(whole.folder)
 
 
 # What features do to the logits ------------------------------------------------------------------
@@ -267,7 +181,7 @@ def test_the_effect_on_the_logits_is_a_finite_difference(
     hook_name = f"blocks.{LAYER}.{site}"
     assert model.n_layers - 1 == LAYER
     tokens = torch.tensor([[11, 12, 13]])
-    direction = torch.randn(1, model.width(hook_name), generator=_generator(3))
+    direction = torch.randn(1, model.width(hook_name), generator=generator(3))
     step = direction
     if site != "hook_resid_post":
         output = model.sites[hook_name].module
@@ -295,7 +209,7 @@ def test_logits_and_text_of_a_real_model_are_in_the_folder(
 ) -> None:
     its = TopKConfig(d_sae=64, k=8).build(tiny.width(RESID_MID))
     its.provenance = sae.Provenance(hook_name=RESID_MID)
-    tokens = torch.randint(5, 4000, (4, 32), generator=_generator(4))
+    tokens = torch.randint(5, 4000, (4, 32), generator=generator(4))
     counted = torch.ones_like(tokens, dtype=torch.bool)
     found = sae.features.collect(
         tiny, its, [(tokens, counted)], tmp_path, CollectConfig(n_top=2), progress=False
@@ -368,20 +282,23 @@ def test_what_cannot_be_collected_or_read_is_one_line(
     text: tuple[Tensor, Tensor], tmp_path: Path
 ) -> None:
     nothing = (text[0], torch.zeros_like(text[1]))
-    homeless = _dictionary()
+    homeless = dictionary()
     homeless.provenance = sae.Provenance()
+    infinite = dictionary()
+    infinite.b_enc.fill_(torch.inf)
     longer = [(text[0][:7], text[1][:7]), (text[0][7:, 1:], text[1][7:, 1:])]
     for its, batches, message in (
-        (_dictionary(), _batches(nothing, [14]), "no token of the text counts"),
-        (homeless, _batches(text, [14]), "does not know its site"),
-        (_dictionary(), longer, "must have the same length: got 5 tokens after 6"),
-        ([_dictionary(), _dictionary()], _batches(text, [14]), "several dictionaries of one site"),
+        (dictionary(), cut(nothing, [14]), "no token of the text counts"),
+        (homeless, cut(text, [14]), "does not know its site"),
+        (dictionary(), longer, "must have the same length: got 5 tokens after 6"),
+        ([dictionary(), dictionary()], cut(text, [14]), "several dictionaries of one site"),
+        (infinite, cut(text, [14]), "NaN or infinite in blocks 0 to 13 of the text"),
     ):
         with pytest.raises(sae.InputError, match=message):
             sae.features.collect(Table(), its, batches, tmp_path / message, SMALL, progress=False)
     with pytest.raises(sae.InputError, match="no features in"):
         sae.features.open(tmp_path)
-    found = _collect(text, tmp_path / "f")
+    found = collect_whole(text, tmp_path / "f")
     with pytest.raises(IndexError, match="no feature 9: there are 0 to 8"):
         found[9]
     with pytest.raises(AttributeError, match="a feature has no 'maximum'"):

@@ -1,6 +1,8 @@
 """The processes of one job under torch.distributed; alone, a process is rank 0 of 1."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch.distributed as dist
@@ -8,6 +10,9 @@ import torch.distributed as dist
 from activation_cache.common.errors import InputError
 
 T = TypeVar("T")
+
+LONGEST_WAIT = timedelta(days=365)
+"""For ranks that come later; one that is gone is noticed at once."""
 
 
 def rank_and_world() -> tuple[int, int]:
@@ -37,3 +42,29 @@ def of_rank_0(decide: Callable[[], T]) -> T:
     if isinstance(outcome[0], InputError):
         raise outcome[0]
     return cast(T, outcome[0])
+
+
+@contextmanager
+def in_step() -> Iterator[Callable[[], None]]:
+    """Within it, the ranks work each for itself; what it gives waits for all of them.
+
+    Waiting takes no CPU time, however long it lasts. Where a rank leaves by an error, or is gone,
+    those that wait for it leave with an `InputError`.
+    """
+    if not dist.is_initialized():
+        yield lambda: None
+        return
+    group: Any = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)
+
+    def wait_for_all() -> None:
+        try:
+            dist.all_gather_object([None] * dist.get_world_size(), None, group)
+        except RuntimeError as error:  # its connections are closed
+            raise InputError(
+                "another process of this job has failed, and says why; the same call resumes"
+            ) from error
+
+    try:
+        yield wait_for_all
+    finally:
+        dist.destroy_process_group(group)

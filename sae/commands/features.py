@@ -11,10 +11,12 @@ from rich.text import Text
 
 import sae
 from activation_cache import LanguageModel
+from activation_cache.common.ranks import rank_and_world
 from activation_cache.common.schema import convert
 from sae.commands.dictionary import DictionaryFlags
 from sae.commands.exits import fail
 from sae.commands.flags import parse_named
+from sae.commands.ranks import under_torchrun
 from sae.features import Context, Features, to_neuronpedia
 from sae.features.neuronpedia import SourceName
 from sae.pages.browser import PAGE, PARTS
@@ -37,7 +39,7 @@ class FeaturesFlags(DictionaryFlags):
     `sae.features.open` reads: top contexts and contexts of each quantile, tokens, histogram,
     co-activation, effect on the logits, neighbours. What the dictionary says about its model, site
     and text is used unless a flag says otherwise. The same command resumes one that was
-    interrupted, and opens what is there.
+    interrupted, and opens what is there. Under torchrun, each process does a share.
     """
 
     n_tokens: int = 300_000
@@ -56,9 +58,10 @@ class FeaturesFlags(DictionaryFlags):
             SourceName.parse(self.neuronpedia)  # a wrong one is found before any work
 
 
+@under_torchrun
 def main(arguments: list[str]) -> None:
     flags, named = parse_named(FeaturesFlags, arguments)
-    console = Console()
+    console = Console(quiet=rank_and_world()[0] > 0)
     dictionary, _ = flags.load(named, console)
     if dictionary.provenance.activations_path is not None:
         fail("the dictionary was trained on activations of no text: features need a model and text")
@@ -68,6 +71,8 @@ def main(arguments: list[str]) -> None:
     is_run = flags.path is not None and (folder / "config.json").is_file()
     out = flags.out or (folder if is_run else Path()) / FEATURES
     features = collect_features(dictionary, model, out, flags.n_tokens)
+    if rank_and_world()[0] > 0:
+        return
     page = out / PAGE
     if is_run and out == folder / FEATURES:
         write_report(folder)  # which shows some of them

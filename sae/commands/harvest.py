@@ -5,13 +5,11 @@ harvests its share. With --verify or --repair nothing is added: every byte of th
 and what is damaged is named, or harvested again.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-import torch.distributed as dist
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -28,10 +26,12 @@ from activation_cache.cache.codec import CodecName
 from activation_cache.cache.writer import OnProgress
 from activation_cache.cache.writer import Progress as Step
 from activation_cache.common.dtypes import DTYPES, DtypeName, emulation_warning
+from activation_cache.common.ranks import rank_and_world
 from activation_cache.stream.source import of_other_text
 from activation_cache.text.config import TextConfig
 from sae.commands.exits import fail
 from sae.commands.flags import parse
+from sae.commands.ranks import under_torchrun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,19 +151,14 @@ def summary(cache: ActivationCache) -> Table:
     return table
 
 
+@under_torchrun
 def main(arguments: list[str]) -> None:
     flags = parse(HarvestFlags, arguments)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        dist.init_process_group("gloo")
-    first = not dist.is_initialized() or dist.get_rank() == 0
+    first = rank_and_world()[0] == 0
     console = Console(quiet=not first)
     if not first and (flags.verify or flags.repair):
         return  # work for one
-    try:
-        cache = (check if flags.verify or flags.repair else harvest)(flags, console)
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
+    cache = (check if flags.verify or flags.repair else harvest)(flags, console)
     console.print(summary(cache))
     rows = f"{cache.n_rows():,} of {cache.config.n_tokens:,} training rows"
     if not cache.manifest.complete:

@@ -1,8 +1,8 @@
 """The folder of a dictionary's features, from what was gathered of the text."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 
 from activation_cache.common.errors import InputError
 from activation_cache.common.files import replacing, write_file, write_json
+from activation_cache.common.weights import hash_of
 from sae.base import SAE
 from sae.features.config import CollectConfig
+from sae.features.contexts import SCHEMA, contexts
 from sae.features.folder import (
     FACTS,
     FEATURES_IN_GROUP,
@@ -28,20 +30,10 @@ from sae.features.folder import (
     FolderFacts,
 )
 from sae.features.gathered import Array, Gathered
-from sae.features.summary import Active, around, by_feature, contexts, statistics
+from sae.features.summary import Group, by_feature, statistics
 from sae.features.together import Together
 from sae.features.weights import direct_logits_of, of_logits, of_weights
 from sae.features.words import words_of
-
-CONTEXT_TYPES = {
-    "feature": "int32",
-    "kind": "string",
-    "position": "int64",
-    "value": "float32",
-    "at": "int32",
-    "token_ids": "list<int32>",
-    "values": "list<float>",
-}
 
 
 @torch.no_grad()
@@ -59,7 +51,7 @@ def build(
     if not counted.any():
         raise InputError("no token of the text counts: give more text")
     numbers = _summed_up(gathered, sae, folder / TABLE, cfg, progress=progress)
-    tensors = {name: torch.from_numpy(np.stack(rows)) for name, rows in numbers.items()}
+    tensors = {name: torch.from_numpy(of_all) for name, of_all in numbers.items()}
     tensors |= of_weights(sae, cfg.n_neighbours)
     if (direct_logits := direct_logits_of(sae, model)) is not None:
         tensors |= of_logits(sae.W_dec, direct_logits, cfg.n_tokens)
@@ -75,58 +67,45 @@ def build(
         hook_name=sae.hook_name,
         provenance=sae.provenance.to_metadata(),
         shown=asdict(cfg),
-        dictionary=gathered.state["of"],
+        dictionary=hash_of(sae.state_dict()),
     )
     write_json(folder / FACTS, facts.to_dict())
 
 
 def _summed_up(
     gathered: Gathered, sae: SAE[Any], path: Path, cfg: CollectConfig, *, progress: bool
-) -> dict[str, list[Array]]:
+) -> dict[str, Array]:
     """Numbers of each feature; their contexts are written to the table at `path`."""
     tokens, n_counted = gathered.array("tokens"), int(gathered.array("counted").sum())
     context_size = gathered.state["context_size"]
     together = Together(gathered, sae.d_sae, cfg)
-    numbers: dict[str, list[Array]] = {}
-    schema = pyarrow.schema([(n, _arrow(kind)) for n, kind in CONTEXT_TYPES.items()])
-    rows: list[dict[str, Any]] = []
+    found: list[dict[str, Array]] = []
+    rows = SCHEMA.empty_table()
     console = Console(stderr=True)
     with (
         Progress(console=console, disable=not progress) as bar,
         replacing(path) as written,
-        ParquetWriter(written, schema) as table,
+        ParquetWriter(written, SCHEMA) as table,
     ):
-        each = bar.track(by_feature(gathered, sae.d_sae), sae.d_sae, description="summing up")
-        for feature, active in enumerate(each):
-            its = statistics(active, tokens, n_counted, cfg) | together.of(feature, active)
-            for name, value in its.items():
-                numbers.setdefault(name, []).append(np.asarray(value))
-            rows += _contexts(feature, active, tokens, context_size, cfg)
-            if feature % FEATURES_IN_GROUP == FEATURES_IN_GROUP - 1 or feature == sae.d_sae - 1:
-                table.write_table(pyarrow.Table.from_pylist(rows, schema))
-                rows.clear()
-    return numbers
+        task = bar.add_task("summing up", total=sae.d_sae)
+        for group in by_feature(gathered, sae.d_sae):
+            found.append(statistics(group, tokens, n_counted, cfg) | together.of(group))
+            rows = pyarrow.concat_tables([rows, contexts(group, tokens, context_size, cfg)])
+            rows = _write_whole(table, rows.combine_chunks(), group, sae.d_sae)
+            bar.advance(task, len(group))
+    return {name: np.concatenate([its[name] for its in found]) for name in found[0]}
 
 
-def _arrow(kind: str) -> pyarrow.DataType:
-    inner = kind.removeprefix("list<").removesuffix(">")
-    plain = pyarrow.type_for_alias(inner)
-    return plain if inner == kind else pyarrow.list_(plain)
-
-
-def _contexts(
-    feature: int, active: Active, tokens: Array, context_size: int, cfg: CollectConfig
-) -> Iterator[dict[str, Any]]:
-    for kind, position, value in contexts(active, context_size, cfg):
-        block = position - position % context_size
-        start = max(block, position - cfg.tokens_before)
-        end = min(block + context_size, position + cfg.tokens_after + 1)
-        yield {
-            "feature": feature,
-            "kind": kind,
-            "position": position,
-            "value": value,
-            "at": position - start,
-            "token_ids": tokens[start:end],
-            "values": around(active, start, end),
-        }
+def _write_whole(
+    table: ParquetWriter, rows: pyarrow.Table, last: Group, d_sae: int
+) -> pyarrow.Table:
+    """Write the row groups whose features are all there; what is left for the next ones."""
+    done = last.first + len(last)
+    begin = last.first - last.first % FEATURES_IN_GROUP
+    ends = list(range(begin, done + 1, FEATURES_IN_GROUP))
+    if done == d_sae and done % FEATURES_IN_GROUP:
+        ends.append(done)
+    at = np.searchsorted(rows.column("feature").to_numpy(), ends)
+    for start, end in pairwise(at.tolist()):
+        table.write_table(rows.slice(start, end - start))
+    return rows.slice(at[-1])

@@ -1,9 +1,10 @@
 """The active features of every token, on disk: written batch by batch, read back in parts.
 
-Tokens lie in the order of the text, blocks of the same length one after another; a position is the
-number of a token in it. What is on disk does not depend on how the text was cut into batches.
+A folder holds blocks of a text, of the same length, in the order in which they were appended; of
+each, its number in the text. A position is the number of a token in the folder.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,35 +16,39 @@ from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
 from activation_cache.common.errors import InputError
-from activation_cache.common.files import write_json
+from activation_cache.common.files import write_file
+from activation_cache.common.finite import all_finite
 from activation_cache.common.schema import parse_json
 from sae.codes import Codes
 
 STATE = "state.json"
-FILES = {"tokens": "<i4", "counted": "u1", "counts": "<i4", "indices": "<i4", "values": "<f4"}
-"""Per token, all but the last two, which are per active feature."""
+OF_BLOCKS = {"blocks": "<i8"}
+OF_TOKENS = {"tokens": "<i4", "counted": "u1", "counts": "<i4"}
+OF_ENTRIES = {"indices": "<i4", "values": "<f4"}
+FILES = OF_BLOCKS | OF_TOKENS | OF_ENTRIES
+"""Blocks have a number each; tokens an id, whether they count, and how many features are active."""
 
 SAVED_EVERY = 16
 """Batches after which what was gathered is kept, should the collecting be interrupted."""
 
-ENTRIES_AT_ONCE = 2**22
-"""Active features that are read at a time: 32 MB of them."""
+ENTRIES_AT_ONCE = 2**21
+"""Active features that are looked at at a time; they take about 200 MB while they are."""
 
 Array = Shaped[np.ndarray, "..."]
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """Tokens, and the active features of each, of the text so far."""
+    """Blocks of a text and the active features of each token, as they were last saved."""
 
     folder: Path
 
-    @property
+    @cached_property
     def state(self) -> dict[str, Any]:
         """How much of each file holds, in numbers; more may have been written after it."""
         path = self.folder / STATE
         if not path.exists():
-            return dict.fromkeys((*FILES, "blocks", "context_size"), 0)
+            return dict.fromkeys((*FILES, "context_size"), 0)
         return parse_json(path.read_bytes(), str(path))
 
     def array(self, name: str) -> Array:
@@ -58,6 +63,18 @@ class Gathered:
     def offsets(self) -> Array:
         """Where the entries of each token begin, and where those of the last one end."""
         return np.concatenate([[0], np.cumsum(self.array("counts"), dtype=np.int64)])
+
+    def by_block(self, name: str) -> Shaped[np.ndarray, "blocks pos"]:
+        return self.array(name).reshape(-1, self.state["context_size"])
+
+    def of_blocks(self, name: str, first: int, last: int) -> Array:
+        """What one of the files holds of some blocks that lie there one after another."""
+        ends = np.array([first, last])
+        if name not in OF_BLOCKS:
+            ends *= self.state["context_size"]
+        if name in OF_ENTRIES:
+            ends = self.offsets[ends]
+        return self.array(name)[slice(*ends)]
 
     def chunks(self) -> Iterator[tuple[Array, Array, Array]]:
         """Positions, features and values of all entries, in the order of the text."""
@@ -78,78 +95,47 @@ class Gatherer:
     def __init__(self, folder: Path, of: str) -> None:
         """`of` tells the dictionary from others; `InputError` where it was begun with another."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.gathered = Gathered(folder)
-        self._state = self.gathered.state
+        self._folder, self._state, self._n_batches = folder, Gathered(folder).state, 0
         if self._state.setdefault("of", of) != of:
             raise InputError(f"{folder} was begun with another dictionary: remove it")
-        self._n_batches = 0
         for name, kind in FILES.items():  # what was written after the last state is dropped
             with (folder / name).open("ab") as file:
                 file.truncate(self._state[name] * np.dtype(kind).itemsize)
 
-    @property
-    def n_blocks(self) -> int:
-        """Blocks of the text that are done."""
-        return self._state["blocks"]
-
-    def has(self, tokens: Int[Tensor, "batch pos"], first: int) -> bool:
-        """Whether these blocks, from number `first` on, are done.
-
-        `InputError` where those that are done were others, or the text was cut into other batches.
-        """
-        n_pos = self._state["context_size"]
-        if first >= self.n_blocks:
-            return False
-        done = self.gathered.array("tokens").reshape(-1, n_pos)[first : first + len(tokens)]
-        if not np.array_equal(done, tokens.cpu().numpy()):
-            raise InputError(
-                f"the text is another than when {self.gathered.folder} was begun, or in batches of "
-                f"another size, from block {first} on: give the same, or remove the folder"
-            )
-        return True
-
     def append(
         self,
+        blocks: Int[np.ndarray, " batch"],
         tokens: Int[Tensor, "batch pos"],
         counted: Bool[Tensor, "batch pos"],
         codes: Codes,
     ) -> None:
-        """The next blocks of the text, with the active features of each counted token."""
-        n_pos = self._state["context_size"] or tokens.shape[1]
-        if tokens.shape[1] != n_pos:
+        """More blocks, their numbers in the text, and the active features of counted tokens."""
+        if not all_finite([codes.values]):
             raise InputError(
-                f"all blocks of a text must have the same length: got {tokens.shape[1]} tokens "
-                f"after {n_pos}"
+                f"features are NaN or infinite in blocks {blocks[0]} to {blocks[-1]} of the text: "
+                f"run the model in another --dtype, or check the dictionary"
             )
         codes = codes.sorted()  # a selection may leave them in any order
         is_active = codes.values != 0
         counts = np.zeros(tokens.shape, "<i4")
         counts[counted.cpu().numpy()] = is_active.sum(dim=-1).cpu().numpy()
         arrays = {
-            "tokens": tokens,
-            "counted": counted,
-            "indices": codes.indices[is_active],
-            "values": codes.values[is_active],
+            "blocks": blocks,
+            "tokens": tokens.cpu().numpy(),
+            "counted": counted.cpu().numpy(),
+            "counts": counts,
+            "indices": codes.indices[is_active].cpu().numpy(),
+            "values": codes.values[is_active].cpu().numpy(),
         }
-        written = {name: x.cpu().numpy() for name, x in arrays.items()} | {"counts": counts}
-        for name, array in written.items():
-            with (self.gathered.folder / name).open("ab") as file:
-                file.write(np.ascontiguousarray(array, FILES[name]).tobytes())
+        for name, array in arrays.items():
+            with (self._folder / name).open("ab") as file:
+                np.ascontiguousarray(array, FILES[name]).tofile(file)
             self._state[name] += array.size
-        self._state |= {"context_size": n_pos, "blocks": self.n_blocks + len(tokens)}
+        self._state["context_size"] = tokens.shape[1]
         self._n_batches += 1
         if self._n_batches % SAVED_EVERY == 0:
             self.save()
 
-    def end(self, n_blocks: int) -> None:
-        """The text has ended after so many blocks; `InputError` where more of it are done."""
-        if n_blocks < self.n_blocks:
-            raise InputError(
-                f"the text has {n_blocks} blocks, and {self.gathered.folder} was begun with one of "
-                f"{self.n_blocks} or more: give the same, or remove the folder"
-            )
-        self.save()
-
     def save(self) -> None:
         """What was appended until now is kept, whatever happens."""
-        write_json(self.gathered.folder / STATE, self._state)
+        write_file(self._folder / STATE, json.dumps(self._state))

@@ -1,6 +1,6 @@
 """What the weights of a dictionary say of each feature: lengths, neighbours, direct effects."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -35,15 +35,18 @@ def of_weights(sae: SAE[Any], n_neighbours: int) -> dict[str, Tensor]:
 
 def _neighbours(rows: Float[Tensor, "d_sae d"], n: int) -> tuple[Tensor, Tensor]:
     unit = torch.nn.functional.normalize(rows, dim=1)
-    cosines: list[Tensor] = []
-    ids: list[Tensor] = []
-    for part in _parts(len(rows), len(rows)):
-        products = unit[part] @ unit.T
-        products[torch.arange(len(products)), torch.arange(len(rows))[part]] = -2.0
+    parts = _parts(len(rows), len(rows))
+    # What stays is allocated before: between products, it would keep their memory from being used
+    # again.
+    cosines = rows.new_empty(len(rows), n)
+    ids = torch.empty_like(cosines, dtype=torch.int32)
+    space = rows.new_empty(parts[0].stop, len(rows))
+    for part in parts:
+        products = torch.mm(unit[part], unit.T, out=space[: len(unit[part])])
+        products.diagonal(part.start).fill_(-2.0)
         best = products.topk(n, dim=1)
-        cosines.append(best.values)
-        ids.append(best.indices.to(torch.int32))
-    return torch.cat(cosines), torch.cat(ids)
+        cosines[part], ids[part] = best.values, best.indices.to(torch.int32)
+    return cosines, ids
 
 
 def direct_logits_of(sae: SAE[Any], model: Any) -> Callable[[Tensor], Tensor] | None:
@@ -65,16 +68,19 @@ def of_logits(
     rows: Float[Tensor, "d_sae d"], direct_logits: Callable[[Tensor], Tensor], n: int
 ) -> dict[str, Tensor]:
     """The tokens that each decoder row raises most and lowers most, by its direct effect."""
-    d_vocab = direct_logits(rows[:1]).shape[1]
-    n = min(n, d_vocab)
-    found: dict[str, list[Tensor]] = {}
-    for part in _parts(len(rows), d_vocab):
+    first = direct_logits(rows[:1])
+    n = min(n, first.shape[1])
+    found: dict[str, Tensor] = {}
+    for side in ("raised", "lowered"):
+        found[f"{side}_ids"] = torch.empty(len(rows), n, dtype=torch.int32)
+        found[f"{side}_logits"] = torch.empty(len(rows), n, dtype=first.dtype)
+    for part in _parts(len(rows), first.shape[1]):
         logits = direct_logits(rows[part])
         for side, largest in (("raised", True), ("lowered", False)):
             best = logits.topk(n, dim=1, largest=largest)
-            found.setdefault(f"{side}_ids", []).append(best.indices.to(torch.int32))
-            found.setdefault(f"{side}_logits", []).append(best.values)
-    return {name: torch.cat(parts).cpu() for name, parts in found.items()}
+            found[f"{side}_ids"][part] = best.indices.to(torch.int32).cpu()
+            found[f"{side}_logits"][part] = best.values.cpu()
+    return found
 
 
 @torch.no_grad()
@@ -97,6 +103,6 @@ def logit_histograms(
     return torch.cat(counts).cpu(), torch.cat(ends).cpu()
 
 
-def _parts(n: int, width: int) -> Iterator[slice]:
+def _parts(n: int, width: int) -> list[slice]:
     size = max(1, NUMBERS_AT_ONCE // width)
-    return (slice(start, start + size) for start in range(0, n, size))
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]

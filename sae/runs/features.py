@@ -6,6 +6,7 @@ from typing import Any
 import sae.features
 from activation_cache import LanguageModel, text_batches
 from activation_cache.common.errors import InputError
+from activation_cache.common.ranks import rank_and_world
 from activation_cache.common.weights import hash_of
 from sae.base import SAE
 from sae.features import Features
@@ -29,5 +30,6 @@ def collect_features(
     else:
         text = text_batches(model, source_of(dictionary.provenance), n_tokens)
         features = sae.features.collect(model, dictionary, text, out, progress=progress)
-    write_browser(features, dictionary)
+    if rank_and_world()[0] == 0:
+        write_browser(features, dictionary)
     return features
