@@ -62,7 +62,10 @@ def test_every_python_snippet_runs_after_those_above_it_on_its_page(
         assert names.keys() > before | {"__builtins__"}, "it defines nothing: what does it show?"
 
 
-TESTED_ELSEWHERE = {"featureloom papers toy-models all --quick"}  # tests/toy/test_toy_script
+TESTED_ELSEWHERE = {
+    "featureloom papers toy-models all --quick",  # tests/toy/test_toy_script
+    "featureloom features runs/first --serve",  # tests/test_serve
+}
 PROGRAMS = {
     "python": [sys.executable],
     "featureloom": [sys.executable, "-m", "featureloom"],

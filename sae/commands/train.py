@@ -69,8 +69,10 @@ def train(settings: RunSettings, command: Command) -> None:
         counts_all = bool(known.all_positions)
         console.print(summary_table(result.report, title, all_positions=counts_all))
         print_advice(result.report, console)
-        for name, file in (("dictionary", "sae"), ("report", "report.html")):
-            console.print(f"{name:11} {result.folder / file}", soft_wrap=True, markup=False)
+        written = {"dictionary": "sae", "report": "report.html", "features": "features/index.html"}
+        for name, file in written.items():
+            if (result.folder / file).exists():
+                console.print(f"{name:11} {result.folder / file}", soft_wrap=True, markup=False)
 
 
 def _settings(command: Command, given: dict[str, Any]) -> RunSettings:
