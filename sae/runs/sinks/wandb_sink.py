@@ -1,4 +1,5 @@
-"""Weights & Biases: a mirror of metrics.jsonl that a run does not need. Imported here alone."""
+"""Weights & Biases: a mirror of metrics.jsonl that a run does not need. Imported here, and in
+`wandb_results`."""
 
 import json
 import os
@@ -18,6 +19,7 @@ from sae.evaluation import METRICS
 from sae.pages.curves import section_of
 from sae.runs.member import Member
 from sae.runs.sinks.sink import Row
+from sae.runs.sinks.wandb_results import log_results
 
 Mode = Literal["offline", "online"]
 MODES: dict[str, Mode | Literal["off"]] = {
@@ -76,6 +78,7 @@ class WandBSink:
 
     def __init__(self, member: Member, mirrored_until: int, warn: Callable[[str], None]) -> None:
         WandBSink._patience = CLOSE_TIMEOUT
+        self._member, self._is_evaluated = member, False
         folder, group = member.folder, member.group
         mode = mode_of(member.settings.wandb)
         self._folder = folder
@@ -117,6 +120,8 @@ class WandBSink:
             if fault:
                 self._warn(fault)
             self._log_what_is_missing(run)
+            if self._is_evaluated:
+                log_results(run, self._member)
             run.finish()
             if not run.offline:
                 _mark_as_uploaded(self._folder)
@@ -143,6 +148,7 @@ class WandBSink:
         earlier = _rows_until(self._mirrored_until, self._folder / "metrics.jsonl")
         for step, values in chain(earlier, iter(self._waiting.get, None)):
             mirrored = run.offline and values["train/tokens"] <= self._mirrored_until
+            self._is_evaluated = step is None
             if step is None or not mirrored:
                 run.log(values, step=step, commit=True)  # W&B passes over steps that it has
 
