@@ -57,6 +57,15 @@ def description_of(path: Path) -> Any:
     return next(record.run for record in records if record.HasField("run"))
 
 
+def artifacts_of(path: Path) -> dict[str, Any]:
+    """The artifacts that the run logs, by name."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    records = [Record.FromString(data) for data in records_of(path)]
+    logged = [r.request.log_artifact.artifact for r in records if r.HasField("request")]
+    return {a.name: a for a in [*logged, *(r.artifact for r in records)] if a.name}
+
+
 class WandBServer(ThreadingHTTPServer):
     """Speaks as much of W&B's API as a run and `wandb sync` need, and keeps every run's rows.
 

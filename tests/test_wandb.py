@@ -1,17 +1,26 @@
 """A real offline run of Weights & Biases, read back from the file that `wandb sync` would send."""
 
 import json
+import sys
 import threading
 from pathlib import Path
 
 import pytest
-from offline_wandb import description_of, history_of
+from in_process import called
+from offline_wandb import artifacts_of, description_of, history_of
 
+import sae.features
+from sae.commands import wandb_workspace
+from sae.features.telling import telling
+from sae.pages.curves import PANELS
+from sae.pages.telling_features import visible
 from sae.runs.member import Member
 from sae.runs.run import run
 from sae.runs.settings import RunSettings
 from sae.runs.sinks import wandb_sink
+from sae.runs.sinks.wandb_results import cache_artifact
 from sae.runs.sinks.wandb_sink import WandBSink, mode_of
+from sae.runs.sinks.workspace import workspace
 
 
 def rows_of(path: Path) -> list[dict[str, float]]:
@@ -77,3 +86,115 @@ def test_closing_does_not_wait_for_a_client_that_never_comes_back(
     sink.close()
     assert len(told) == 1 and told[0].startswith("W&B: it was not done in time; the rows are kept")
     never.set()
+
+
+# What a finished run leaves ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A real offline run with features, and W&B's own folder for data where one can look at it."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_DATA_DIR", str(folder / "data-of-wandb"))
+        settings = RunSettings.of(
+            n_tokens=1024, batch_tokens=128, buffer_tokens=1024, eval_tokens=512, d_sae=80, k=4,
+            log_every=4, out=folder / "run", wandb="offline", feature_tokens=2000, device="cpu",
+        )  # fmt: skip
+        run(settings)
+    return folder / "run"
+
+
+def _wandb_file(run_folder: Path) -> Path:
+    (path,) = (run_folder / "wandb").glob("offline-run-*/run-*.wandb")
+    return path
+
+
+def test_the_features_of_the_report_are_a_table(finished: Path) -> None:
+    history = history_of(_wandb_file(finished))
+    assert [row["train/tokens"] for row in history if "Loss/loss" in row] == [
+        row["n_tokens"] for row in rows_of(finished / "metrics.jsonl")
+    ]
+    (shown,) = [row for row in history if "features/path" in row]
+    path = _wandb_file(finished).parent / "files" / str(shown["features/path"])
+    table = json.loads(path.read_text())
+    features = sae.features.open(finished / "features")
+    chosen = telling(features, seed=0)
+    assert shown["features/nrows"] == len(chosen) > 20
+    assert [row[0] for row in table["data"]] == chosen
+    columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
+    for i, density, largest, context in zip(
+        chosen, columns["density"], columns["max"], columns["where it is largest"], strict=True
+    ):
+        best = features[i].top[0]
+        assert density == pytest.approx(features[i].density) and largest == pytest.approx(
+            best.value
+        )
+        assert f"[[{visible(best.tokens[best.at])}]]" in context
+
+
+def test_artifacts_carry_the_dictionary_and_its_evaluation(finished: Path) -> None:
+    found = artifacts_of(_wandb_file(finished))
+    dictionary, evaluation = found["sae-run"], found["eval-run"]
+    assert (dictionary.type, evaluation.type) == ("model", "evaluation")
+    assert "final" in dictionary.aliases and "final" in evaluation.aliases
+    assert json.loads(dictionary.metadata)["d_sae"] == 80
+    places = {entry.path: entry.ref for entry in dictionary.manifest.contents}
+    weights = (finished / "sae" / "sae_weights.safetensors").as_uri()
+    assert places["sae_weights.safetensors"] == weights and set(places) >= {"cfg.json"}
+    assert json.loads(evaluation.metadata)["d_sae"] == 80
+    (entry,) = evaluation.manifest.contents
+    assert entry.local_path == str(finished / "eval.json")
+
+
+def test_no_copy_of_the_dictionary_is_made(finished: Path) -> None:
+    weights = (finished / "sae" / "sae_weights.safetensors").stat().st_size
+    copied = [file for file in (finished.parent / "data-of-wandb").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in copied) < weights / 2
+
+
+def test_a_cache_that_a_run_was_trained_on_is_its_input() -> None:
+    its = cache_artifact("s3://bucket/some cache")
+    assert (its.name, its.type) == ("some-cache", "dataset")
+    assert its.metadata == {"address": "s3://bucket/some cache"}
+
+
+# The workspace -----------------------------------------------------------------------------------
+
+
+OF_WANDB = pytest.mark.filterwarnings("ignore:Pydantic V1 style")
+
+
+@OF_WANDB
+def test_the_workspace_has_what_runs_log(finished: Path) -> None:
+    """Panels of other architectures' losses are there too: what a run does not log stays empty."""
+    made = workspace("me", "mine", "Dictionaries")
+    panels = {section.name: section.panels for section in made.sections}
+    lines = [p for its in panels.values() for p in its if type(p).__name__ == "LinePlot"]
+    drawn = {str(key) for line in lines for key in line.y or []}
+    logged = {key for row in history_of(_wandb_file(finished)) for key in row}
+    sections = tuple(f"{name}/" for name in {panel.section for panel in PANELS} - {"train"})
+    assert {key for key in logged if key.startswith(sections)} <= drawn
+    assert "train/spikes" in drawn
+    scalars = {str(p.metric) for p in panels["Evaluation"] if hasattr(p, "metric")}
+    assert scalars <= logged and "eval/delta_ce" in scalars
+    scatter = next(p for p in panels["Evaluation"] if type(p).__name__ == "ScatterPlot")
+    assert (str(scatter.x), str(scatter.y)) == ("eval/l0", "eval/delta_ce")
+    assert f"{panels['Features'][0].table_name}/path" in logged
+    parallel = next(p for p in panels["Evaluation"] if type(p).__name__.startswith("Parallel"))
+    settings = json.loads((finished / "config.json").read_text())["settings"]
+    named = [column.metric.name for column in parallel.columns]
+    assert set(named) <= {*settings, *logged} and {"k", "eval/delta_ce"} <= {*named}
+    assert made.settings.x_axis == "train/tokens"
+
+
+@OF_WANDB
+def test_without_package_or_account_the_workspace_is_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sae.runs.sinks.wandb_results.default_entity", lambda: None)
+    done = called(wandb_workspace.main)
+    assert done.code == 2 and "run wandb login, or set WANDB_API_KEY" in done.err
+    monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
+    done = called(wandb_workspace.main)
+    assert done.code == 2 and "pip install 'featureloom[workspace]'" in done.err

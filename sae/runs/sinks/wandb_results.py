@@ -1,4 +1,4 @@
-"""What a finished run leaves in Weights & Biases: some features, and artifacts with their lineage."""
+"""What a finished run leaves in Weights & Biases: some features, and artifacts with lineage."""
 
 import json
 import re
