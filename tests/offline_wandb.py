@@ -81,6 +81,7 @@ class WandBServer(ThreadingHTTPServer):
         self.asked = threading.Event()
         self.vanished = threading.Event()
         self.rows: dict[str, list[dict[str, Any]]] = {}
+        self.artifacts: dict[str, dict[str, Any]] = {}
         self._connections: list[socket.socket] = []
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -111,6 +112,14 @@ class WandBServer(ThreadingHTTPServer):
         if operation == "CreateRunFiles":
             files = [{"name": name, "uploadUrl": None} for name in given["files"]]
             return {"createRunFiles": {"runID": "R", "uploadHeaders": [], "files": files}}
+        if operation == "CreateArtifact":
+            made = given["input"]
+            self.artifacts[made["artifactCollectionName"]] = made
+            # As if it had the files already: it asks for none of them.
+            known = {"id": "A", "versionIndex": 0}
+            artifact = {"id": "A", "state": "COMMITTED", "artifactSequence": {"id": "S"}}
+            artifact["artifactSequence"]["latestArtifact"] = known  # type: ignore[index]
+            return {"createArtifact": {"artifact": artifact}}
         if operation == "UpsertBucket":
             self.rows.setdefault(given["name"], [])
         rows = self.rows.get(given.get("name", ""))
@@ -132,7 +141,8 @@ class WandBServer(ThreadingHTTPServer):
         return {
             "upsertBucket": {"bucket": known, "inserted": True},
             "model": {**project, "bucket": known},
-            "viewer": None,
+            "project": {"artifact": None},  # it has none of the name that is asked for
+            "viewer": {"id": "U", "username": "me", "entity": "me", "flags": "{}"},
         }
 
 

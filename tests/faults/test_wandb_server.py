@@ -31,7 +31,9 @@ sinks = [
     wandb_sink.WandBSink(
         types.SimpleNamespace(
             name="name", folder=Path(folder), group=given["group"],
-            settings=types.SimpleNamespace(wandb=given["mode"], to_dict=lambda: {"k": 4}),
+            settings=types.SimpleNamespace(
+                wandb=given["mode"], seed=0, cache=None, to_dict=lambda: {"k": 4}
+            ),
         ),
         given["mirrored_until"],
         lambda line: sys.stderr.write(line + "\\n"),
@@ -43,8 +45,11 @@ for row in given["rows"]:
         sink.log(row)
 print("trained", flush=True)
 sys.stdin.readline()
-for sink in sinks:
+for sink, folder in zip(sinks, given["folders"]):
     if given["finishes"]:
+        Path(folder, "sae").mkdir()
+        Path(folder, "sae", "cfg.json").write_text('{"d_sae": 4}')
+        Path(folder, "eval.json").write_text('{"metrics": {"fvu": 0.5}}')
         sink.finish({"fvu": 0.5})
     sink.close()
 """
@@ -291,6 +296,10 @@ def test_two_offline_parts_of_a_run_are_uploaded_as_one_run_with_each_row_once(
     parts = shlex.join(map(str, folder.glob("wandb/offline-run-*")))
     upload(server.url, f"wandb sync {parts}", folder)
     assert server.tokens() == [ALL]
+    assert {name: made["artifactTypeName"] for name, made in server.artifacts.items()} == {
+        "sae-name": "model",
+        "eval-name": "evaluation",
+    }
 
 
 @pytest.mark.slow

@@ -120,9 +120,10 @@ class WandBSink:
             if fault:
                 self._warn(fault)
             self._log_what_is_missing(run)
-            if self._is_evaluated:
-                log_results(run, self._member)
+            fault = self._log_results(run) if self._is_evaluated else None
             run.finish()
+            if fault:
+                self._warn(fault)
             if not run.offline:
                 _mark_as_uploaded(self._folder)
         except TimeoutError:
@@ -151,6 +152,14 @@ class WandBSink:
             self._is_evaluated = step is None
             if step is None or not mirrored:
                 run.log(values, step=step, commit=True)  # W&B passes over steps that it has
+
+    def _log_results(self, run: Any) -> str | None:
+        """What W&B has against them: the rows arrive all the same."""
+        try:
+            log_results(run, self._member)
+        except Exception as error:
+            return f"it did not take features and artifacts ({described(error)})"
+        return None
 
     def _warn(self, fault: str) -> None:
         warn, self._on_fault = self._on_fault, None
