@@ -6,7 +6,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 PERPLEXITY = 15
-N_ITERATIONS = 500
+N_ITERATIONS = 300
 FEWEST = 8
 """Rows below which there is nothing to lay out."""
 
