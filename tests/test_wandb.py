@@ -20,7 +20,7 @@ from sae.runs.member import Member
 from sae.runs.run import run
 from sae.runs.settings import RunSettings
 from sae.runs.sinks import wandb_sink
-from sae.runs.sinks.wandb_results import cache_artifact
+from sae.runs.sinks.wandb_results import NoAccount, cache_artifact
 from sae.runs.sinks.wandb_sink import WandBSink, mode_of
 from sae.runs.sinks.workspace import workspace
 
@@ -201,6 +201,7 @@ OF_WANDB = pytest.mark.filterwarnings("ignore:Pydantic V1 style")
 @OF_WANDB
 def test_the_workspace_has_what_runs_log(finished: Path) -> None:
     """Panels of other architectures' losses are there too: what a run does not log stays empty."""
+    pytest.importorskip("wandb_workspaces", reason="needs the extra workspace")
     made = workspace("me", "mine", "Dictionaries")
     panels = {section.name: section.panels for section in made.sections}
     lines = [p for its in panels.values() for p in its if type(p).__name__ == "LinePlot"]
@@ -222,12 +223,22 @@ def test_the_workspace_has_what_runs_log(finished: Path) -> None:
 
 
 @OF_WANDB
-def test_without_package_or_account_the_workspace_is_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("sae.runs.sinks.wandb_results.default_entity", lambda: None)
-    done = called(wandb_workspace.main)
+def test_without_an_account_the_workspace_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb_workspaces", reason="needs the extra workspace")
+
+    def no_account() -> str:
+        raise NoAccount
+
+    its = "sae.runs.sinks.wandb_results.default_entity"
+    monkeypatch.setattr(its, no_account)
+    done = called(wandb_workspace.main, "--entity", "me")
     assert done.code == 2 and "run wandb login, or set WANDB_API_KEY" in done.err
+    monkeypatch.setattr(its, lambda: None)
+    done = called(wandb_workspace.main)
+    assert done.code == 2 and "name one by --entity" in done.err
+
+
+def test_without_its_package_the_workspace_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     done = called(wandb_workspace.main)
     assert done.code == 2 and "pip install 'featureloom[workspace]'" in done.err

@@ -26,6 +26,9 @@ COLUMNS = ("feature", "density", "max", "alignment", "fires on", "raises", "cont
 OF_A_CACHE = ("model", "dtype", "hook_name", "dataset", "context_size", "all_positions")
 """Settings that say what is in a cache."""
 
+PATIENCE = 20
+"""Seconds for the server to say whose a key is."""
+
 LONGEST_NAME = 128
 """Characters that W&B allows."""
 
@@ -113,11 +116,18 @@ def _valid(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)[: LONGEST_NAME - len("eval-")] or "unnamed"
 
 
-def default_entity() -> str | None:
-    """The user or team of the API key; None where there is none, or no way to the server."""
-    import wandb
+class NoAccount(Exception):
+    """There is no API key."""
 
+
+def default_entity() -> str | None:
+    """The user or team of the API key, if it has one. `NoAccount` without a key."""
+    import wandb
+    from wandb.errors import UsageError
+
+    wandb.setup(wandb.Settings(silent=True))  # silent: it would ask for a key
     try:
-        return wandb.Api(timeout=20).default_entity if wandb.api.api_key else None
-    except Exception:
-        return None
+        api = wandb.Api(timeout=PATIENCE)
+    except UsageError as error:
+        raise NoAccount from error
+    return api.default_entity
