@@ -82,6 +82,9 @@ class WandBServer(ThreadingHTTPServer):
         self.vanished = threading.Event()
         self.rows: dict[str, list[dict[str, Any]]] = {}
         self.artifacts: dict[str, dict[str, Any]] = {}
+        self.inputs: list[str] = []
+        """Names of the artifacts that runs have used."""
+        self.workspaces: dict[str, dict[str, Any]] = {}
         self._connections: list[socket.socket] = []
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
 
@@ -114,12 +117,24 @@ class WandBServer(ThreadingHTTPServer):
             return {"createRunFiles": {"runID": "R", "uploadHeaders": [], "files": files}}
         if operation == "CreateArtifact":
             made = given["input"]
-            self.artifacts[made["artifactCollectionName"]] = made
+            name = made["artifactCollectionName"]
+            self.artifacts[name] = made
             # As if it had the files already: it asks for none of them.
-            known = {"id": "A", "versionIndex": 0}
-            artifact = {"id": "A", "state": "COMMITTED", "artifactSequence": {"id": "S"}}
-            artifact["artifactSequence"]["latestArtifact"] = known  # type: ignore[index]
-            return {"createArtifact": {"artifact": artifact}}
+            of_name = {"id": "S", "latestArtifact": {"id": name, "versionIndex": 0}}
+            return {
+                "createArtifact": {
+                    "artifact": {"id": name, "state": "COMMITTED", "artifactSequence": of_name}
+                }
+            }
+        if operation == "UseArtifact":
+            self.inputs.append(given["input"]["artifactID"])
+            return {"useArtifact": {"artifact": {"id": self.inputs[-1]}}}
+        if "spec" in given:
+            self.workspaces[given["displayName"]] = json.loads(given["spec"])
+            view = {"id": "V", "name": given["name"]}
+            return {"upsertView": {"view": view, "inserted": True}}
+        if given.get("id") in self.artifacts:
+            return {"artifact": _artifact(self.artifacts[given["id"]])}
         if operation == "UpsertBucket":
             self.rows.setdefault(given["name"], [])
         rows = self.rows.get(given.get("name", ""))
@@ -146,6 +161,33 @@ class WandBServer(ThreadingHTTPServer):
         }
 
 
+def _artifact(made: dict[str, Any]) -> dict[str, Any]:
+    """What a client is told of an artifact that it has made."""
+    name = made["artifactCollectionName"]
+    of_name = {"__typename": "ArtifactSequence", "name": name, "project": None}
+    return {
+        "__typename": "Artifact",
+        "id": name,
+        "artifactSequence": of_name,
+        "versionIndex": 0,
+        "artifactType": {"name": made["artifactTypeName"]},
+        "description": None,
+        "metadata": made["metadata"],
+        "ttlDurationSeconds": 0,
+        "ttlIsInherited": True,
+        "tags": [],
+        "historyStep": None,
+        "state": "COMMITTED",
+        "size": 0,
+        "digest": made["digest"],
+        "commitHash": None,
+        "fileCount": 0,
+        "createdAt": "2026-01-01T00:00:00",
+        "updatedAt": None,
+        "aliases": [],
+    }
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: WandBServer
@@ -165,6 +207,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(500, {"errors": [{"message": "broken"}]})
         elif fault == "wrong key" and not is_probe:
             self._say(401, {"errors": [{"message": "user is not logged in"}]})
+        elif fault == "refuses inputs" and operation == "UseArtifact":
+            self._say(403, {"errors": [{"message": "not yours"}]})
         elif self.path == "/graphql":
             self._say(200, {"data": server.answer(operation, content.get("variables", {}))})
         elif fault == "refuses rows":

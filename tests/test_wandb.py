@@ -1,6 +1,8 @@
 """A real offline run of Weights & Biases, read back from the file that `wandb sync` would send."""
 
 import json
+import re
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -18,7 +20,7 @@ from sae.runs.member import Member
 from sae.runs.run import run
 from sae.runs.settings import RunSettings
 from sae.runs.sinks import wandb_sink
-from sae.runs.sinks.wandb_results import cache_artifact
+from sae.runs.sinks.wandb_results import NoAccount, cache_artifact
 from sae.runs.sinks.wandb_sink import WandBSink, mode_of
 from sae.runs.sinks.workspace import workspace
 
@@ -120,16 +122,18 @@ def test_the_features_of_the_report_are_a_table(finished: Path) -> None:
     table = json.loads(path.read_text())
     features = sae.features.open(finished / "features")
     chosen = telling(features, seed=0)
-    assert shown["features/nrows"] == len(chosen) > 20
+    assert shown["features/nrows"] == len(table["data"]) == len(chosen) == 50
+    assert shown["train/tokens"] == 1024 and "eval/delta_ce" in shown
     assert [row[0] for row in table["data"]] == chosen
     columns = dict(zip(table["columns"], zip(*table["data"], strict=True), strict=True))
-    for i, density, largest, context in zip(
-        chosen, columns["density"], columns["max"], columns["where it is largest"], strict=True
+    for name in ("density", "max", "alignment"):
+        assert columns[name] == pytest.approx([getattr(features[i], name) for i in chosen])
+    for i, fires_on, raises, context in zip(
+        chosen, columns["fires on"], columns["raises"], columns["context"], strict=True
     ):
-        best = features[i].top[0]
-        assert density == pytest.approx(features[i].density) and largest == pytest.approx(
-            best.value
-        )
+        feature, best = features[i], features[i].top[0]
+        assert fires_on.startswith(visible(features.word(feature.tokens[0].id)))
+        assert raises.startswith(visible(features.word(feature.logits[0].id)))
         assert f"[[{visible(best.tokens[best.at])}]]" in context
 
 
@@ -154,9 +158,38 @@ def test_no_copy_of_the_dictionary_is_made(finished: Path) -> None:
 
 
 def test_a_cache_that_a_run_was_trained_on_is_its_input() -> None:
-    its = cache_artifact("s3://bucket/some cache")
-    assert (its.name, its.type) == ("some-cache", "dataset")
-    assert its.metadata == {"address": "s3://bucket/some cache"}
+    its = cache_artifact(RunSettings.of(cache="s3://bucket/some cache", context_size=64))
+    assert its.type == "dataset" and re.fullmatch("some-cache-[0-9a-f]{8}", its.name)
+    assert its.metadata["address"] == "s3://bucket/some cache"
+    assert its.metadata["context_size"] == 64
+
+
+def test_caches_of_one_name_in_two_places_are_two_inputs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, there = (cache_artifact(RunSettings.of(cache=place)) for place in ("cache", "a/cache"))
+    assert here.name != there.name
+    assert here.metadata["address"] == str(tmp_path / "cache")
+
+
+def test_features_that_cannot_be_read_keep_neither_the_evaluation_nor_artifacts_back(
+    finished: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("wandb"))
+    (tmp_path / "run" / "features" / "features.json").write_text("{}")
+    told: list[str] = []
+    settings = RunSettings.of(wandb="offline")
+    sink = WandBSink(Member("run", settings, tmp_path / "run"), 0, told.append)
+    sink.log({"step": 0, "n_tokens": 10, "loss": 0.5})
+    sink.finish({"delta_ce": 0.25})
+    sink.close()
+    (line,) = told
+    assert "it did not take all features and artifacts (InputError: " in line
+    path = _wandb_file(tmp_path / "run")
+    assert [row["train/tokens"] for row in history_of(path)] == [10, 10]
+    assert history_of(path)[-1]["eval/delta_ce"] == 0.25
+    assert {"sae-run", "eval-run"} <= set(artifacts_of(path))
 
 
 # The workspace -----------------------------------------------------------------------------------
@@ -168,6 +201,7 @@ OF_WANDB = pytest.mark.filterwarnings("ignore:Pydantic V1 style")
 @OF_WANDB
 def test_the_workspace_has_what_runs_log(finished: Path) -> None:
     """Panels of other architectures' losses are there too: what a run does not log stays empty."""
+    pytest.importorskip("wandb_workspaces", reason="needs the extra workspace")
     made = workspace("me", "mine", "Dictionaries")
     panels = {section.name: section.panels for section in made.sections}
     lines = [p for its in panels.values() for p in its if type(p).__name__ == "LinePlot"]
@@ -189,12 +223,22 @@ def test_the_workspace_has_what_runs_log(finished: Path) -> None:
 
 
 @OF_WANDB
-def test_without_package_or_account_the_workspace_is_one_line(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("sae.runs.sinks.wandb_results.default_entity", lambda: None)
-    done = called(wandb_workspace.main)
+def test_without_an_account_the_workspace_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("wandb_workspaces", reason="needs the extra workspace")
+
+    def no_account() -> str:
+        raise NoAccount
+
+    its = "sae.runs.sinks.wandb_results.default_entity"
+    monkeypatch.setattr(its, no_account)
+    done = called(wandb_workspace.main, "--entity", "me")
     assert done.code == 2 and "run wandb login, or set WANDB_API_KEY" in done.err
+    monkeypatch.setattr(its, lambda: None)
+    done = called(wandb_workspace.main)
+    assert done.code == 2 and "name one by --entity" in done.err
+
+
+def test_without_its_package_the_workspace_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb_workspaces.workspaces", None)
     done = called(wandb_workspace.main)
     assert done.code == 2 and "pip install 'featureloom[workspace]'" in done.err

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from activation_cache.common.errors import described
 from sae.commands.exits import fail
 from sae.commands.flags import parse
 
@@ -29,22 +30,21 @@ def main(arguments: list[str]) -> None:
         import wandb_workspaces.workspaces  # noqa: F401
     except ImportError:
         fail("the package wandb-workspaces is missing: pip install 'featureloom[workspace]'")
+    from sae.runs.sinks.wandb_results import NoAccount, default_entity
     from sae.runs.sinks.workspace import workspace
 
     project = flags.project or os.environ.get("WANDB_PROJECT", "featureloom")
-    entity = flags.entity or os.environ.get("WANDB_ENTITY") or _of_the_key()
-    made = workspace(entity, project, flags.name)
+    entity = flags.entity or os.environ.get("WANDB_ENTITY")
     try:
-        print(f"workspace  {made.save().url}")
-    except Exception as error:  # whatever the server, or the way to it, has to say
-        fail(f"Weights & Biases did not save the workspace of {entity}/{project}: {error}")
-
-
-def _of_the_key() -> str:
-    """Whose API key is in use."""
-    from sae.runs.sinks.wandb_results import default_entity
-
-    entity = default_entity()
-    if entity is None:
+        of_the_key = default_entity()
+        entity = entity or of_the_key
+        if entity is None:
+            fail("the API key of Weights & Biases belongs to no user or team: name one by --entity")
+        print(f"workspace  {workspace(entity, project, flags.name).save().url}")
+    except NoAccount:
         fail("no account of Weights & Biases is logged in: run wandb login, or set WANDB_API_KEY")
-    return entity
+    except Exception as error:  # whatever the server, or the way to it, has to say
+        fail(
+            f"Weights & Biases did not save the workspace of project {project} "
+            f"({described(error)}): see to that, and call this again"
+        )

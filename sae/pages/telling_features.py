@@ -26,6 +26,7 @@ class FeatureRow:
     index: int
     density: float
     max: float
+    alignment: float
     fires_on: Sequence[str]
     raises: Sequence[str]
     before: str
@@ -60,6 +61,7 @@ def _row(features: Features, index: int) -> FeatureRow:
         index=index,
         density=feature.density,
         max=feature.max,
+        alignment=feature.alignment,
         fires_on=[visible(features.word(token)) for token, _ in feature.tokens[:N_TOKENS]],
         raises=[visible(features.word(token)) for token, _ in raised[:N_TOKENS]],
         before="".join(tokens[max(0, best.at - SHOWN_BEFORE) : best.at]),

@@ -3,31 +3,62 @@
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import xxhash
+
+from activation_cache.common.errors import described
 from sae.pages.telling_features import FeatureRow, telling_features
 from sae.runs.member import Member
+from sae.runs.sinks.sink import Row
 
 if TYPE_CHECKING:
     from wandb import Artifact, Table
 
+    from sae.runs.settings import RunSettings
+
 TABLE = "features"
-COLUMNS = ("feature", "density", "max", "fires on", "raises", "where it is largest")
+COLUMNS = ("feature", "density", "max", "alignment", "fires on", "raises", "context")
+"""A context has [[ ]] around the token where the feature is largest."""
+
+OF_A_CACHE = ("model", "dtype", "hook_name", "dataset", "context_size", "all_positions")
+"""Settings that say what is in a cache."""
+
+PATIENCE = 20
+"""Seconds for the server to say whose a key is."""
 
 LONGEST_NAME = 128
 """Characters that W&B allows."""
 
 
-def log_results(run: Any, member: Member) -> None:
-    """Log the features that the report shows, the dictionary, its evaluation, and what it read."""
-    table = feature_table(member)
-    if table is not None:
-        run.log({TABLE: table})
-    if member.settings.cache is not None and not run.offline:  # offline, W&B refuses it
-        run.use_artifact(cache_artifact(member.settings.cache))
-    for artifact in artifacts(member):
-        run.log_artifact(artifact, aliases=["final"])
+def log_results(run: Any, member: Member, row: Row) -> str | None:
+    """Log the row of the evaluation, with it the features that the report shows; then artifacts.
+
+    What W&B has against the features or the artifacts keeps nothing else back, and is returned.
+    """
+    faults: list[str] = []
+    results: dict[str, Any] = {}
+    with _noted(faults):
+        table = feature_table(member)
+        results = {} if table is None else {TABLE: table}
+    run.log({**row, **results}, commit=True)
+    with _noted(faults):
+        for artifact in artifacts(member):
+            run.log_artifact(artifact, aliases=["final"])
+    with _noted(faults):  # last: W&B waits for the server there
+        if member.settings.cache is not None and not run.offline:  # offline, W&B refuses it
+            run.use_artifact(cache_artifact(member.settings))
+    return faults[0] if faults else None
+
+
+@contextmanager
+def _noted(faults: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # whatever W&B raises
+        faults.append(f"it did not take all features and artifacts ({described(error)})")
 
 
 def feature_table(member: Member) -> "Table | None":
@@ -42,7 +73,8 @@ def feature_table(member: Member) -> "Table | None":
 
 def _cells(row: FeatureRow) -> list[Any]:
     tokens = (" ".join(row.fires_on), " ".join(row.raises))
-    return [row.index, row.density, row.max, *tokens, f"{row.before}[[{row.at}]]{row.after}"]
+    numbers = (row.index, row.density, row.max, row.alignment)
+    return [*numbers, *tokens, f"{row.before}[[{row.at}]]{row.after}"]
 
 
 def artifacts(member: Member) -> Iterator["Artifact"]:
@@ -62,11 +94,17 @@ def artifacts(member: Member) -> Iterator["Artifact"]:
     yield evaluation
 
 
-def cache_artifact(cache: str) -> "Artifact":
+def cache_artifact(settings: "RunSettings") -> "Artifact":
     """The activation cache that a run was trained on, by its address alone."""
     import wandb
 
-    return wandb.Artifact(_valid(Path(cache).name), "dataset", metadata={"address": cache})
+    cache = str(settings.cache)
+    address = cache if "://" in cache else str(Path(cache).absolute())
+    # W&B tells versions of an artifact apart by their files, and here are none: the name does it.
+    digest = xxhash.xxh3_64_hexdigest(address.encode())[:8]
+    about = {key: value for key, value in settings.to_dict().items() if key in OF_A_CACHE}
+    name = f"{_valid(Path(cache).name)}-{digest}"
+    return wandb.Artifact(name, "dataset", metadata={"address": address, **about})
 
 
 def _name(member: Member) -> str:
@@ -78,11 +116,18 @@ def _valid(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "-", name)[: LONGEST_NAME - len("eval-")] or "unnamed"
 
 
-def default_entity() -> str | None:
-    """The user or team of the API key; None where there is none, or no way to the server."""
-    import wandb
+class NoAccount(Exception):
+    """There is no API key."""
 
+
+def default_entity() -> str | None:
+    """The user or team of the API key, if it has one. `NoAccount` without a key."""
+    import wandb
+    from wandb.errors import UsageError
+
+    wandb.setup(wandb.Settings(silent=True))  # silent: it would ask for a key
     try:
-        return wandb.Api(timeout=20).default_entity if wandb.api.api_key else None
-    except Exception:
-        return None
+        api = wandb.Api(timeout=PATIENCE)
+    except UsageError as error:
+        raise NoAccount from error
+    return api.default_entity

@@ -78,7 +78,7 @@ class WandBSink:
 
     def __init__(self, member: Member, mirrored_until: int, warn: Callable[[str], None]) -> None:
         WandBSink._patience = CLOSE_TIMEOUT
-        self._member, self._is_evaluated = member, False
+        self._member = member
         folder, group = member.folder, member.group
         mode = mode_of(member.settings.wandb)
         self._folder = folder
@@ -119,8 +119,7 @@ class WandBSink:
             run, fault = self._open(mode, about)
             if fault:
                 self._warn(fault)
-            self._log_what_is_missing(run)
-            fault = self._log_results(run) if self._is_evaluated else None
+            fault = self._log_what_is_missing(run)
             run.finish()
             if fault:
                 self._warn(fault)
@@ -144,22 +143,18 @@ class WandBSink:
         self._upload = _upload_command(run, file.read_text(), self._group)
         return run, fault
 
-    def _log_what_is_missing(self, run: Any) -> None:
-        """Rows of metrics.jsonl, then those that are handed over until the sink is closed."""
+    def _log_what_is_missing(self, run: Any) -> str | None:
+        """Rows of metrics.jsonl, then those that are handed over until the sink is closed. The last
+        one, of an evaluation, has the results with it; what W&B has against these is returned."""
+        fault = None
         earlier = _rows_until(self._mirrored_until, self._folder / "metrics.jsonl")
         for step, values in chain(earlier, iter(self._waiting.get, None)):
             mirrored = run.offline and values["train/tokens"] <= self._mirrored_until
-            self._is_evaluated = step is None
-            if step is None or not mirrored:
+            if step is None:
+                fault = log_results(run, self._member, values)
+            elif not mirrored:
                 run.log(values, step=step, commit=True)  # W&B passes over steps that it has
-
-    def _log_results(self, run: Any) -> str | None:
-        """What W&B has against them: the rows arrive all the same."""
-        try:
-            log_results(run, self._member)
-        except Exception as error:
-            return f"it did not take features and artifacts ({described(error)})"
-        return None
+        return fault
 
     def _warn(self, fault: str) -> None:
         warn, self._on_fault = self._on_fault, None
