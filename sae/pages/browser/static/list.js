@@ -64,7 +64,8 @@ function showList() {
 
 function headline() {
   const { d_sae, n_tokens, hook_name, model, dataset } = data.first.facts;
-  const of = [hook_name, model].filter(Boolean).join(" of ");
+  const name = model?.startsWith("/") ? model.split("/").pop() : model;
+  const of = [hook_name, name].filter(Boolean).join(" of ");
   return `${count(d_sae)} features${of ? ` at ${of}` : ""}, over ${count(n_tokens)} tokens${dataset ? ` of ${dataset}` : ""}`;
 }
 
