@@ -10,7 +10,7 @@ SIDE_BY_SIDE := -n 2 --dist loadfile
 
 .PHONY: demo test slow browser picture interop
 
-demo: $(VENV)/installed
+demo: $(VENV)/plain
 	rm -rf runs/demo
 	$(BIN)/python scripts/train.py --config scripts/demo.yaml --out runs/demo
 
@@ -44,9 +44,14 @@ picture: demo
 interop: $(VENV)/installed
 	$(BIN)/python scripts/interop.py --page docs/interop.md
 
-$(VENV)/installed: pyproject.toml constraints.txt
+# What the demo needs, which is what users install; and on top of it, what the tests need.
+$(VENV)/plain: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$$($(PYTHON) --version) is too old: install Python 3.11 or later, or name one with PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed: $(VENV)/plain
 	$(BIN)/pip install -q -c constraints.txt -e '.[dev]'
 	touch $@

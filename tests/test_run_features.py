@@ -67,6 +67,15 @@ def test_the_command_brings_features_into_the_report_of_a_run(settings: dict[str
     assert done.code == 0 and "of 96 features</h2>" in report.read_text()
 
 
+def test_a_complete_run_that_is_resumed_collects_features_when_asked(
+    settings: dict[str, Any],
+) -> None:
+    (result,) = run(RunSettings.of(**settings | {"feature_tokens": None}))
+    run(RunSettings.of(**settings), resume=True)
+    assert len(sae.features.open(result.folder / "features")) == 96
+    assert "of 96 features</h2>" in (result.folder / "report.html").read_text()
+
+
 def test_an_interrupted_collecting_is_resumed_to_the_same_bytes(
     settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,7 +60,7 @@ def run(
         members = members_of(settings)
         if all(is_complete(member) for member in members):
             console.print(f"the run in {settings.out} is complete: evaluating it", markup=False)
-            return [_evaluated_again(member, inputs) for member in members]
+            return [_evaluated_again(member, inputs, console) for member in members]
         checkpoints = Checkpoints(settings.out, settings, console)
         state = checkpoints.newest()
         if state is None and any((member.folder / "eval.json").exists() for member in members):
@@ -221,9 +221,12 @@ def _collect_features(member: Member, inputs: Inputs, console: Console) -> None:
     collect_features(sae, inputs.model, out, n_tokens, progress=not console.quiet)
 
 
-def _evaluated_again(member: Member, inputs: Inputs) -> RunResult:
+def _evaluated_again(member: Member, inputs: Inputs, console: Console) -> RunResult:
     sae = load(member.folder, device=inputs.device)
     (report,) = inputs.evaluate([sae])
+    if member.settings.feature_tokens is not None:  # perhaps asked for only now
+        _collect_features(member, inputs, console)
+        write_report(member.folder)
     return RunResult(member.hook_name, member.folder, sae, report)
 
 
