@@ -162,7 +162,7 @@ class WandBServer(ThreadingHTTPServer):
 
 
 def _artifact(made: dict[str, Any]) -> dict[str, Any]:
-    """What a client is told of an artifact that it has made."""
+    """The answer to a client that creates an artifact."""
     name = made["artifactCollectionName"]
     of_name = {"__typename": "ArtifactSequence", "name": name, "project": None}
     return {

@@ -112,7 +112,7 @@ def test_writing_again_keeps_notes_and_replaces_the_rest(pages: Path) -> None:
 def test_notes_that_cannot_be_read_are_one_line(tmp_path: Path) -> None:
     features, _ = hostile_features(tmp_path, d_sae=8)
     (tmp_path / NOTES).write_text('given("notes", {1: });\n')
-    with pytest.raises(sae.InputError, match=r"notes.js cannot be read .*: mend or remove it"):
+    with pytest.raises(sae.InputError, match=r"notes.js cannot be read .*: repair or remove it"):
         features.notes.read()
 
 

@@ -322,7 +322,7 @@ def test_the_tables_refer_to_each_other(features: sae.features.Features, tmp_pat
 def test_a_feature_that_is_never_active_is_there_and_shows_as_dead(
     features: sae.features.Features, tmp_path: Path
 ) -> None:
-    """The page says so of one with a `maxActApprox` of 0 and no vector."""
+    """The page marks as dead a feature with a `maxActApprox` of 0 and no vector."""
     folder = _export(features, tmp_path, Table())
     dead = _dashboards(tmp_path)[2]
     assert dead["frac_nonzero"] == 0 and dead["pos_values"] == [2, 2] and dead["vector"] == []

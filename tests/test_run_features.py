@@ -97,10 +97,12 @@ def test_a_run_that_trains_for_longer_has_the_features_of_its_new_dictionary(
     settings: dict[str, Any],
 ) -> None:
     (first,) = run(RunSettings.of(**settings))
+    sae.features.open(first.folder / "features").notes.write(5, "kept")
     before = sae.features.open(first.folder / "features").facts
     (longer,) = run(RunSettings.of(**settings | {"n_tokens": 4096}), resume=True)
     after = sae.features.open(longer.folder / "features").facts
     assert before.dictionary != after.dictionary and before.n_tokens == after.n_tokens
+    assert sae.features.open(longer.folder / "features")[5].note == "kept"
 
 
 def test_a_run_on_activations_of_a_file_refuses_features(tmp_path: Path) -> None:

@@ -25,7 +25,9 @@ class Notes:
             notes = json.loads(text.removeprefix(BEFORE).removesuffix(AFTER))
             return {int(feature): str(note) for feature, note in notes.items()}
         except (ValueError, AttributeError) as error:
-            raise InputError(f"{self._path} cannot be read ({error}): mend or remove it") from error
+            raise InputError(
+                f"{self._path} cannot be read ({error}): repair or remove it"
+            ) from error
 
     def write(self, feature: int, note: str) -> None:
         """Keep a note; an empty one removes what was there."""

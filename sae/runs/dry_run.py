@@ -39,11 +39,15 @@ def dry_run(settings: RunSettings, console: Console) -> Table:
         "disk": f"{_mb(weights + settings.keep_checkpoints * checkpoint)}: dictionaries, and "
         f"{settings.keep_checkpoints} checkpoints",
         "training": f"about {_duration(n_tokens * seconds_per_token(inputs))}, by a short probe",
-        "features": f"from {settings.feature_tokens or 0:,} tokens, after the evaluation",
+        "features": _features(settings.feature_tokens),
         "folder": str(settings.out),
     }.items():
         table.add_row(what, much)
     return table
+
+
+def _features(n_tokens: int | None) -> str:
+    return "none" if n_tokens is None else f"from {n_tokens:,} tokens, after the evaluation"
 
 
 def seconds_per_token(inputs: Inputs) -> float:

@@ -1,5 +1,6 @@
 """Collect the features of a dictionary that says where it belongs, and write their pages."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from activation_cache.common.weights import hash_of
 from sae.base import SAE
 from sae.features import Features
 from sae.features.folder import FACTS
+from sae.features.notes import NOTES
 from sae.pages.browser import write_browser
 from sae.runs.evaluation import source_of
 
@@ -33,3 +35,12 @@ def collect_features(
     if rank_and_world()[0] == 0:
         write_browser(features, dictionary)
     return features
+
+
+def forget_features(out: Path) -> None:
+    """Remove the features of a dictionary that trains for longer; what people wrote stays."""
+    for path in out.iterdir() if out.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != NOTES:
+            path.unlink()

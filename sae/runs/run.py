@@ -1,7 +1,6 @@
 """From settings to run folders: prepare, train, evaluate, report. Reads from top to bottom."""
 
 import errno
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from sae.loading import load, save
 from sae.pages.run_report import write_report
 from sae.pages.telling_features import FEATURES
 from sae.runs.checkpoints import Checkpoints, refuse_gone
-from sae.runs.features import collect_features
+from sae.runs.features import collect_features, forget_features
 from sae.runs.folder import claimed
 from sae.runs.inputs import Inputs, ModelInputs
 from sae.runs.member import Member
@@ -100,7 +99,7 @@ def carry_out(
         logs.measure_from(plan.training.n_tokens)
         if plan.training.n_tokens < plan.n_tokens:  # the dictionaries will be others
             for member in plan.members:
-                shutil.rmtree(member.folder / FEATURES, ignore_errors=True)
+                forget_features(member.folder / FEATURES)
         _describe(plan.members, also or {})
         try:
             train(plan, logs, checkpoints)
