@@ -66,6 +66,10 @@ def artifacts_of(path: Path) -> dict[str, Any]:
     return {a.name: a for a in [*logged, *(r.artifact for r in records)] if a.name}
 
 
+REFUSED = {("refuses inputs", "UseArtifact"), ("refuses artifacts", "CreateArtifact")}
+"""Faults that concern one operation."""
+
+
 class WandBServer(ThreadingHTTPServer):
     """Speaks as much of W&B's API as a run and `wandb sync` need, and keeps every run's rows.
 
@@ -207,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._say(500, {"errors": [{"message": "broken"}]})
         elif fault == "wrong key" and not is_probe:
             self._say(401, {"errors": [{"message": "user is not logged in"}]})
-        elif fault == "refuses inputs" and operation == "UseArtifact":
+        elif (fault, operation) in REFUSED:
             self._say(403, {"errors": [{"message": "not yours"}]})
         elif self.path == "/graphql":
             self._say(200, {"data": server.answer(operation, content.get("variables", {}))})

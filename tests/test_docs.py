@@ -64,7 +64,7 @@ def test_every_python_snippet_runs_after_those_above_it_on_its_page(
 
 TESTED_ELSEWHERE = {
     "featureloom papers toy-models all --quick",  # tests/toy/test_toy_script
-    "featureloom features runs/first --serve",  # tests/test_serve
+    "featureloom features runs/first --serve",  # tests/features/test_serve
 }
 PROGRAMS = {
     "python": [sys.executable],

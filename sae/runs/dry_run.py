@@ -46,8 +46,8 @@ def dry_run(settings: RunSettings, console: Console) -> Table:
     return table
 
 
-def _features(n_tokens: int | None) -> str:
-    return "none" if n_tokens is None else f"from {n_tokens:,} tokens, after the evaluation"
+def _features(n_tokens: int) -> str:
+    return f"from {n_tokens:,} tokens, after the evaluation" if n_tokens else "none"
 
 
 def seconds_per_token(inputs: Inputs) -> float:

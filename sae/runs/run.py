@@ -14,6 +14,7 @@ from activation_cache.common.errors import InputError
 from activation_cache.common.files import write_file
 from sae.base import SAE
 from sae.evaluation import EvalReport
+from sae.features.folder import FACTS
 from sae.loading import load, save
 from sae.pages.run_report import write_report
 from sae.pages.telling_features import FEATURES
@@ -211,7 +212,7 @@ def _save(plan: Plan) -> None:
 
 def _collect_features(member: Member, inputs: Inputs, console: Console) -> None:
     n_tokens = member.settings.feature_tokens
-    if n_tokens is None:
+    if not n_tokens:
         return
     assert isinstance(inputs, ModelInputs)  # for others, the settings refuse it
     console.print(f"collecting features from {n_tokens:,} tokens")
@@ -220,12 +221,17 @@ def _collect_features(member: Member, inputs: Inputs, console: Console) -> None:
     collect_features(sae, inputs.model, out, n_tokens, progress=not console.quiet)
 
 
+def features_asked_for_later(member: Member, inputs: Inputs, console: Console) -> None:
+    """Collect and report the features of a member that was complete without them."""
+    if member.settings.feature_tokens and not (member.folder / FEATURES / FACTS).exists():
+        _collect_features(member, inputs, console)
+        write_report(member.folder)
+
+
 def _evaluated_again(member: Member, inputs: Inputs, console: Console) -> RunResult:
     sae = load(member.folder, device=inputs.device)
     (report,) = inputs.evaluate([sae])
-    if member.settings.feature_tokens is not None:  # perhaps asked for only now
-        _collect_features(member, inputs, console)
-        write_report(member.folder)
+    features_asked_for_later(member, inputs, console)
     return RunResult(member.hook_name, member.folder, sae, report)
 
 

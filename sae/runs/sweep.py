@@ -21,7 +21,7 @@ from sae.runs.inputs import Inputs
 from sae.runs.member import Member
 from sae.runs.plan import State, prepare
 from sae.runs.resume import is_evaluated, read_config, restore
-from sae.runs.run import carry_out
+from sae.runs.run import carry_out, features_asked_for_later
 from sae.runs.settings import RunSettings
 from sae.runs.settings.grid import Grid, member_settings, read_grid
 from sae.runs.settings.run_settings import changed_setting
@@ -77,6 +77,9 @@ def _train(
     waiting = [member for member in members if not _is_done(member)]
     if len(waiting) < len(members):
         console.print(f"{len(members) - len(waiting)} of {len(members)} members are trained")
+    for member in members:
+        if member not in waiting:
+            features_asked_for_later(member, inputs, console)
     checkpoints = Checkpoints(settings.out, inputs.settings, console)
     state: State = checkpoints.newest() or {"members": {}}
     begun = [member for member in waiting if _is_resumed(member, state)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 from caches import write_texts
+from offline_wandb import WandBServer
 from resuming import Maker, in_step, quick, sit
 from workshop import Workshop, make_cache
 
@@ -55,6 +56,21 @@ def died(halfway: Path, make: Maker) -> RunSettings:
     """A copy of that run, to go on with."""
     shutil.copytree(halfway, make().out)
     return make(checkpoint_tokens=64)
+
+
+# Weights & Biases --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def server() -> Iterator[WandBServer]:
+    with WandBServer() as started:
+        yield started
+        started.vanish()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "run"
 
 
 # Hostile files -----------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,18 +9,6 @@ from offline_wandb import WandBServer
 from wandb_training import ALL, Training, environment
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture
-def server() -> Iterator[WandBServer]:
-    with WandBServer() as started:
-        yield started
-        started.vanish()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "run"
 
 
 def test_a_server_gets_the_cache_of_a_run_as_its_input(server: WandBServer, folder: Path) -> None:
@@ -38,7 +25,15 @@ def test_an_input_that_a_server_refuses_keeps_no_other_artifact_back(
     server.fault = "refuses inputs"
     line = Training(server.url, folder, cache="s3://bucket/cache").warning()
     assert "it did not take all features and artifacts (" in line
+    assert line.endswith("; every row is logged, and the run folder has all results\n")
     assert server.tokens() == [ALL] and {"sae-name", "eval-name"} < set(server.artifacts)
+
+
+def test_artifacts_that_a_server_rejects_are_a_warning(server: WandBServer, folder: Path) -> None:
+    server.fault = "refuses artifacts"
+    line = Training(server.url, folder).warning()
+    assert "it did not take all features and artifacts (" in line and "not yours" in line
+    assert server.tokens() == [ALL]
 
 
 def save_workspace(url: str, cwd: Path, also: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,6 @@ def kept_tokens(folder: Path) -> list[float]:
     """The x-axis of W&B's file in a run folder."""
     (file,) = folder.glob("wandb/*run-*/run-*.wandb")
     return [row["train/tokens"] for row in history_of(file)]
-
-
-@pytest.fixture
-def server() -> Iterator[WandBServer]:
-    with WandBServer() as started:
-        yield started
-        started.vanish()
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "run"
 
 
 def test_a_good_server_gets_every_row_of_every_dictionary_and_nothing_is_said(

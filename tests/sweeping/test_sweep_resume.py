@@ -69,6 +69,20 @@ def test_a_finished_sweep_that_goes_on_trains_nothing_and_tells_the_same(
     assert (undisturbed.out / "results.json").read_bytes() == results
 
 
+def test_a_finished_sweep_collects_the_features_that_it_is_asked_for_later(
+    make: Callable[..., SweepSettings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep(make(TWO, n_tokens=192))
+    taken = count_steps(monkeypatch)
+    settings = make(TWO, n_tokens=192, feature_tokens=200, resume=True)
+    sweep(settings)
+    assert not taken
+    for name in NAMES:
+        folder = member(settings, name)
+        assert (folder / "features" / "index.html").is_file()
+        assert 'href="features/index.html' in (folder / "report.html").read_text()
+
+
 def test_a_sweep_interrupted_after_its_training_goes_on_to_the_same_files(
     make: Callable[..., SweepSettings],
     undisturbed: SweepSettings,

@@ -76,8 +76,9 @@ class RunSettings:
     size: of a neighbouring layer, say."""
     eval_tokens: int = 65_536
     """Held-out tokens for the evaluation at the end."""
-    feature_tokens: int | None = None
-    """Tokens from which to collect features after the evaluation, for pages to look at (none)."""
+    feature_tokens: int = 0
+    """Tokens from which to collect features after the evaluation, for pages to look at; 0 collects
+    none."""
     device: str = "auto"
     """Where to compute: auto (CUDA if there is one), cpu, cuda or cuda:N."""
     out: Path = Path("runs/run-1")
@@ -102,8 +103,9 @@ class RunSettings:
 
     def __post_init__(self) -> None:
         counts = ("n_tokens", "epochs", "eval_tokens", "log_every", "checkpoint_tokens")
-        counts += ("keep_checkpoints", "keep_every_tokens", "feature_tokens")
+        counts += ("keep_checkpoints", "keep_every_tokens")
         refuse_below(1, **{name: getattr(self, name) for name in counts})
+        refuse_below(0, feature_tokens=self.feature_tokens)
         refuse_not_positive(checkpoint_minutes=self.checkpoint_minutes)
         if self.stop_signal is not None and signal_number(self.stop_signal) is None:
             raise InputError(
@@ -113,7 +115,7 @@ class RunSettings:
             object.__setattr__(self, "activations", str(Path(self.activations).absolute()))
             if self.cache is not None or self.model is not None:
                 raise InputError("activations of a file need neither --model nor --cache: drop it")
-            if self.feature_tokens is not None:
+            if self.feature_tokens:
                 raise InputError(
                     "features need a model and text, and activations of a file have neither: "
                     "drop --feature-tokens"

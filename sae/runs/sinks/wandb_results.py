@@ -1,10 +1,12 @@
 """What a finished run leaves in Weights & Biases: some features, and artifacts with lineage."""
 
 import json
+import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -29,6 +31,13 @@ OF_A_CACHE = ("model", "dtype", "hook_name", "dataset", "context_size", "all_pos
 PATIENCE = 20
 """Seconds for the server to say whose a key is."""
 
+WAIT = 5
+"""Seconds for the server to take or reject an artifact."""
+
+DATA_DIR = "WANDB_DATA_DIR"
+_STAGING = Lock()
+"""The environment is one for the threads of all dictionaries."""
+
 LONGEST_NAME = 128
 """Characters that W&B allows."""
 
@@ -38,19 +47,39 @@ def log_results(run: Any, member: Member, row: Row) -> str | None:
 
     What W&B has against the features or the artifacts keeps nothing else back, and is returned.
     """
+    from wandb.sdk.artifacts.exceptions import WaitTimeoutError
+
     faults: list[str] = []
     results: dict[str, Any] = {}
+    logged: list[Any] = []
     with _noted(faults):
         table = feature_table(member)
         results = {} if table is None else {TABLE: table}
-    run.log({**row, **results}, commit=True)
-    with _noted(faults):
-        for artifact in artifacts(member):
-            run.log_artifact(artifact, aliases=["final"])
+    with _staged_in(member.folder / "wandb"):
+        run.log({**row, **results}, commit=True)
+        with _noted(faults):
+            logged += (run.log_artifact(its, aliases=["final"]) for its in artifacts(member))
+    for artifact in logged if not run.offline else ():
+        with _noted(faults), suppress(WaitTimeoutError):  # finishing the run waits for it, too
+            artifact.wait(timeout=WAIT)  # a server that rejects one says so only here
     with _noted(faults):  # last: W&B waits for the server there
         if member.settings.cache is not None and not run.offline:  # offline, W&B refuses it
             run.use_artifact(cache_artifact(member.settings))
     return faults[0] if faults else None
+
+
+@contextmanager
+def _staged_in(folder: Path) -> Iterator[None]:
+    """Keep files of artifacts in this folder until they are uploaded. W&B would keep them in the
+    user's data folder: a run folder that is moved to another machine would lack them."""
+    with _STAGING:
+        before = os.environ.get(DATA_DIR)
+        os.environ[DATA_DIR] = str(folder.absolute())
+        try:
+            yield
+        finally:
+            os.environ.pop(DATA_DIR)
+            os.environ.update({} if before is None else {DATA_DIR: before})
 
 
 @contextmanager

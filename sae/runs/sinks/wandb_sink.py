@@ -121,10 +121,10 @@ class WandBSink:
                 self._warn(fault)
             fault = self._log_what_is_missing(run)
             run.finish()
-            if fault:
-                self._warn(fault)
             if not run.offline:
                 _mark_as_uploaded(self._folder)
+            if fault:
+                self._warn(fault, "every row is logged, and the run folder has all results")
         except TimeoutError:
             WandBSink._patience = 1.0
             self._warn(f"the server did not take all rows within {FINISH_TIMEOUT:.0f} s")
@@ -156,10 +156,11 @@ class WandBSink:
                 run.log(values, step=step, commit=True)  # W&B passes over steps that it has
         return fault
 
-    def _warn(self, fault: str) -> None:
+    def _warn(self, fault: str, remedy: str | None = None) -> None:
+        remedy = remedy or f"the rows are kept, upload them later with: {self._upload}"
         warn, self._on_fault = self._on_fault, None
         if warn is not None:
-            warn(f"W&B: {fault}; the rows are kept, upload them later with: {self._upload}")
+            warn(f"W&B: {fault}; {remedy}")
 
 
 def _open(mode: Mode, run_id: str, about: dict[str, Any]) -> tuple[Any, str | None]:

@@ -19,18 +19,6 @@ RESID_PRE = f"blocks.{LAYER}.hook_resid_pre"
 LN2 = f"blocks.{LAYER}.ln2.hook_normalized"
 
 
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
-def model(request: pytest.FixtureRequest) -> LanguageModel:
-    """In float64, so that what is left of a difference is no rounding."""
-    small: LanguageModel = request.getfixturevalue(request.param)
-    return LanguageModel(f"{small.name} in float64", copy.deepcopy(small.hf).double(), None)
-
-
-@pytest.fixture(scope="module")
-def tokens() -> Tensor:
-    return torch.randint(5, 4000, (2, 9), generator=torch.Generator().manual_seed(0))
-
-
 @contextmanager
 def by_hand(model: LanguageModel, hook_name: str, change: Any) -> Iterator[None]:
     """`change(x)` in place of what goes into a block of the Hugging Face model."""

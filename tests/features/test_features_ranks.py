@@ -81,7 +81,7 @@ def test_the_command_under_torchrun_makes_the_files_of_one_process_and_prints_on
     its.provenance = sae.Provenance(model_name="tiny", hook_name=RESID_MID, context_size=64)
     sae.save(its, tmp_path / "dictionary")
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    script = str(Path(__file__).parents[1] / "scripts" / "features.py")
+    script = str(Path(__file__).parents[2] / "scripts" / "features.py")
     command = [script, str(tmp_path / "dictionary"), "--n-tokens", "20000"]
     printed = [
         subprocess.run(

@@ -13,6 +13,7 @@ import sae
 import sae.features
 import sae.runs.features
 from sae.commands import features as features_command
+from sae.commands import train as train_command
 from sae.pages.run_report import write_report
 from sae.pages.telling_features import visible
 from sae.runs.run import run
@@ -60,7 +61,7 @@ def test_the_command_gives_the_same_features_as_the_run(settings: dict[str, Any]
 
 
 def test_the_command_brings_features_into_the_report_of_a_run(settings: dict[str, Any]) -> None:
-    (result,) = run(RunSettings.of(**settings | {"feature_tokens": None}))
+    (result,) = run(RunSettings.of(**settings | {"feature_tokens": 0}))
     report = result.folder / "report.html"
     assert "of 96 features</h2>" not in report.read_text()
     done = called(features_command.main, result.folder, "--n-tokens", "2000", "--device", "cpu")
@@ -70,7 +71,7 @@ def test_the_command_brings_features_into_the_report_of_a_run(settings: dict[str
 def test_a_complete_run_that_is_resumed_collects_features_when_asked(
     settings: dict[str, Any],
 ) -> None:
-    (result,) = run(RunSettings.of(**settings | {"feature_tokens": None}))
+    (result,) = run(RunSettings.of(**settings | {"feature_tokens": 0}))
     run(RunSettings.of(**settings), resume=True)
     assert len(sae.features.open(result.folder / "features")) == 96
     assert "of 96 features</h2>" in (result.folder / "report.html").read_text()
@@ -103,6 +104,15 @@ def test_a_run_that_trains_for_longer_has_the_features_of_its_new_dictionary(
     after = sae.features.open(longer.folder / "features").facts
     assert before.dictionary != after.dictionary and before.n_tokens == after.n_tokens
     assert sae.features.open(longer.folder / "features")[5].note == "kept"
+
+
+def test_features_of_a_settings_file_can_be_switched_off_by_a_flag(tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("feature_tokens: 300k\nn_tokens: 20k\nd_sae: 64")
+    command = (train_command.main, "--config", tmp_path / "run.yaml", "--dry-run")
+    assert "from 300,000 tokens" in called(*command).out
+    off = called(*command, "--feature-tokens", "0").out
+    assert [line for line in off.splitlines() if "features" in line and "none" in line]
+    assert RunSettings.of(feature_tokens=None).feature_tokens == 0  # as older runs have it
 
 
 def test_a_run_on_activations_of_a_file_refuses_features(tmp_path: Path) -> None:

@@ -66,4 +66,5 @@ def collect_whole(text: tuple[Tensor, Tensor], folder: Path) -> sae.features.Fea
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

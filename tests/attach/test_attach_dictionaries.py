@@ -1,6 +1,5 @@
 """Gradients inside a model with dictionaries, dictionaries of every kind, and transcoders."""
 
-import copy
 from typing import Any
 
 import pytest
@@ -15,18 +14,6 @@ from sae.architectures import ReLUConfig, TopKConfig
 
 RESID_PRE = f"blocks.{LAYER}.hook_resid_pre"
 LN2 = f"blocks.{LAYER}.ln2.hook_normalized"
-
-
-@pytest.fixture(scope="module", params=["gpt2", "llama"])
-def model(request: pytest.FixtureRequest) -> LanguageModel:
-    """In float64, so that what is left of a difference is no rounding."""
-    small: LanguageModel = request.getfixturevalue(request.param)
-    return LanguageModel(f"{small.name} in float64", copy.deepcopy(small.hf).double(), None)
-
-
-@pytest.fixture(scope="module")
-def tokens() -> Tensor:
-    return torch.randint(5, 4000, (2, 9), generator=torch.Generator().manual_seed(0))
 
 
 # Gradients ---------------------------------------------------------------------------------------
