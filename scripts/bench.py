@@ -6,6 +6,7 @@ harvest-forward     reading one residual site, against the bare Hugging Face for
 harvest-stream      the whole stream (text, tokens, forward, mask, buffer), against the same
 run-with-cache      TransformerLens' run_with_cache of that site, against the same
 features-collect    features of --cache-tokens tokens, against forward passes and encoding
+evaluate            all metrics of a dictionary, against the forward passes that it needs
 attach-read         a forward pass with a dictionary attached, against a hook and encoding by hand
 shuffle             batches out of a shuffle buffer, against a training step on each
 step-ARCHITECTURE   whole training steps, against product and copies by themselves
@@ -36,6 +37,7 @@ import torch
 from benchmarks import quality
 from benchmarks.attach import attach_rows, feature_rows
 from benchmarks.cache import cache_harvest_rows, cache_read_rows
+from benchmarks.evaluation import evaluation_rows
 from benchmarks.harvest import harvest_rows
 from benchmarks.measure import BenchFlags, Row
 from benchmarks.page import COLUMNS, cells, page_part, place_of
@@ -60,6 +62,7 @@ BENCHMARKS = {
     harvest_rows: ("harvest-forward", "harvest-stream", "run-with-cache"),
     attach_rows: ("attach-read",),
     feature_rows: ("features-collect",),
+    evaluation_rows: ("evaluate",),
     shuffle_rows: ("shuffle",),
     step_rows: tuple(f"step-{architecture}" for architecture in ARCHITECTURES),
     bookkeeping_rows: ("bookkeeping",),

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from activation_cache import LanguageModel, SourceConfig
 from activation_cache.common.errors import InputError
+from activation_cache.common.types import TextBatchLike
 from activation_cache.model.small import small_model
 from activation_cache.stream.source import ActivationSource
 from activation_cache.text.blocks import counted_positions, special_ids
 from sae.architectures import ReLUConfig
 from sae.evaluation import METRICS, evaluate, evaluate_reconstruction
 from sae.evaluation import splice as splice_module
-from sae.evaluation.evaluate import TextBatch
 from sae.evaluation.metric import Accumulator
 from sae.evaluation.seen import Seen
 from sae.evaluation.splice import Splice
@@ -25,6 +25,7 @@ from sae.provenance import Provenance
 from sae.runs.evaluation import held_out_text
 
 SITE = "blocks.2.hook_resid_pre"
+Batches = Sequence[TextBatchLike]
 
 
 class Identity:
@@ -50,17 +51,17 @@ class Constant(Identity):
 
 
 @pytest.fixture(scope="module")
-def text(tiny: LanguageModel) -> list[TextBatch]:
+def text(tiny: LanguageModel) -> Batches:
     source = ActivationSource(tiny, SourceConfig(hook_names=(SITE,), forward_tokens=4 * 128))
     batches = islice(source.token_blocks("held_out", repeat=False), 2)
     return [(tokens, source.counted(tokens)) for tokens in batches]
 
 
-def _rows(model: LanguageModel, text: Sequence[TextBatch]) -> Tensor:
+def _rows(model: LanguageModel, text: Batches) -> Tensor:
     return torch.cat([model.activations(t, [SITE])[SITE][counted] for t, counted in text])
 
 
-def test_the_identity_costs_the_model_nothing(tiny: LanguageModel, text: list[TextBatch]) -> None:
+def test_the_identity_costs_the_model_nothing(tiny: LanguageModel, text: Batches) -> None:
     report = evaluate(Identity(), tiny, text, SITE)
     assert report.fvu == 0.0
     assert report.delta_ce == 0.0
@@ -70,7 +71,7 @@ def test_the_identity_costs_the_model_nothing(tiny: LanguageModel, text: list[Te
 
 
 def test_a_dictionary_that_returns_zero_recovers_nothing(
-    tiny: LanguageModel, text: list[TextBatch]
+    tiny: LanguageModel, text: Batches
 ) -> None:
     report = evaluate(Constant(torch.zeros(192)), tiny, text, SITE)
     assert report.ce_spliced == report.ce_zero
@@ -80,7 +81,7 @@ def test_a_dictionary_that_returns_zero_recovers_nothing(
 
 
 def test_a_dictionary_that_returns_the_mean_explains_nothing(
-    tiny: LanguageModel, text: list[TextBatch]
+    tiny: LanguageModel, text: Batches
 ) -> None:
     mean = _rows(tiny, text).to(torch.float64).mean(dim=0)
     report = evaluate(Constant(mean), tiny, text, SITE)
@@ -92,7 +93,7 @@ def test_a_dictionary_that_returns_the_mean_explains_nothing(
 
 
 def test_the_result_does_not_depend_on_how_the_text_is_batched(
-    tiny: LanguageModel, text: list[TextBatch]
+    tiny: LanguageModel, text: Batches
 ) -> None:
     dictionary = ReLUConfig(d_sae=64).build(192, seed=0)
     tokens, counted = (torch.cat(parts) for parts in zip(*text, strict=True))
@@ -104,9 +105,7 @@ def test_the_result_does_not_depend_on_how_the_text_is_batched(
         assert parts.metrics()[name] == pytest.approx(value, rel=1e-4), name
 
 
-def test_what_is_counted_twice_does_not_change_a_mean(
-    tiny: LanguageModel, text: list[TextBatch]
-) -> None:
+def test_what_is_counted_twice_does_not_change_a_mean(tiny: LanguageModel, text: Batches) -> None:
     dictionary = ReLUConfig(d_sae=64).build(192, seed=0)
     once, twice = (evaluate(dictionary, tiny, text[:1] * n, SITE) for n in (1, 2))
     assert twice.n_tokens == 2 * once.n_tokens
@@ -180,24 +179,20 @@ def test_an_evaluation_has_the_metrics_that_there_are_and_no_other() -> None:
 
 
 def test_only_the_counted_positions_are_replaced_and_predicted_from(
-    tiny: LanguageModel, text: list[TextBatch]
+    tiny: LanguageModel, text: Batches
 ) -> None:
     tokens, counted = text[0]
-    seen: list[int] = []
-
-    def replacement(rows: Tensor) -> Tensor:
-        seen.append(len(rows))
-        return rows
-
-    splice = Splice(tiny, SITE, tokens, counted)
-    log_probs = splice.log_probs(splice.last_layer(replacement))
-    assert seen == [int(counted.sum())]
+    splice = Splice(tiny, [SITE], tokens, counted)
+    rows = splice.rows(SITE)
+    assert torch.equal(rows, _rows(tiny, [(tokens, counted)]))
+    log_probs = splice.log_probs(splice.last_layer(SITE, -rows))
     assert len(log_probs) == int(counted[:, :-1].sum())
+    by_hand = tiny.logits(tokens, {SITE: lambda x: torch.where(counted[..., None], -x, x)})
+    expected = by_hand[:, :-1][counted[:, :-1]].log_softmax(dim=-1)
+    torch.testing.assert_close(log_probs, expected)
 
 
-def test_the_clean_cross_entropy_is_the_models_own(
-    tiny: LanguageModel, text: list[TextBatch]
-) -> None:
+def test_the_clean_cross_entropy_is_the_models_own(tiny: LanguageModel, text: Batches) -> None:
     tokens, counted = text[0]
     with torch.no_grad():
         log_probs = tiny.logits(tokens).log_softmax(dim=-1)
@@ -209,7 +204,7 @@ def test_the_clean_cross_entropy_is_the_models_own(
     assert report.ce_clean == pytest.approx(total / n, rel=1e-5)
 
 
-def test_every_number_says_how_it_is_defined(tiny: LanguageModel, text: list[TextBatch]) -> None:
+def test_every_number_says_how_it_is_defined(tiny: LanguageModel, text: Batches) -> None:
     report = evaluate(Identity(), tiny, text[:1], SITE)
     assert report.conventions.keys() == report.metrics().keys() == METRICS.keys()
 
@@ -234,12 +229,12 @@ def test_held_out_text_is_as_long_as_asked_for_in_whole_contexts(
 ) -> None:
     of = Provenance(hook_name=SITE, dataset_path="docstrings", context_size=32, eval_tokens=asked)
     batches = held_out_text(tiny, of).batches
-    assert [tokens.shape for tokens, _ in batches] == [(n, 32) for n in contexts]
-    assert all(tokens.shape == counted.shape for tokens, counted in batches)
+    assert [batch.tokens.shape for batch in batches] == [(n, 32) for n in contexts]
+    assert all(len({of.shape for of in batch}) == 1 for batch in batches)
 
 
 def test_a_large_vocabulary_is_gone_through_in_parts_to_the_same_digits(
-    tiny: LanguageModel, text: list[TextBatch], monkeypatch: pytest.MonkeyPatch
+    tiny: LanguageModel, text: Batches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dictionary = ReLUConfig(d_sae=64, l1_coeff=1.0).build(192)
     whole = evaluate(dictionary, tiny, text[:1], SITE)

@@ -151,9 +151,11 @@ def test_zeroing_every_position_of_smollm2_leaves_uniform_predictions() -> None:
     model = load_model(str(_smollm2()), dtype=torch.float32)
     tokens = model.tokenizer("The capital of France is Paris.", return_tensors="pt")["input_ids"]
     everywhere = torch.ones_like(tokens, dtype=torch.bool)
-    splice = Splice(model, "blocks.8.hook_resid_pre", tokens, everywhere)
-    edits = (torch.zeros_like, torch.clone)
-    zero, left = (splice.loss(splice.log_probs(splice.last_layer(edit))) for edit in edits)
+    site = "blocks.8.hook_resid_pre"
+    splice = Splice(model, [site], tokens, everywhere)
+    x = splice.rows(site)
+    each = (splice.last_layer(site, rows) for rows in (torch.zeros_like(x), x))
+    zero, left = (splice.loss(splice.log_probs(of)) for of in each)
     assert zero.mean().item() == pytest.approx(math.log(49152), abs=1e-4)
     assert torch.equal(left, splice.loss(splice.log_probs(splice.last_layer())))
 

@@ -2,13 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from jaxtyping import Bool
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 Edit = Callable[[Tensor], Tensor | None]
 """Maps activations to what the model shall use instead; None leaves them as they are."""
+
+
+class TextBatch(NamedTuple):
+    """Blocks of text, as an evaluation reads it."""
+
+    tokens: Int[Tensor, "batch pos"]
+    counted: Bool[Tensor, "batch pos"]
+    """Which of them count in training and in every metric."""
+    documents: Int[Tensor, "batch pos"] | None = None
+    """The number of each token's document; None where that is not known."""
+
+
+TextBatchLike = TextBatch | tuple[Int[Tensor, "_ _"], Bool[Tensor, "_ _"]]
+"""What is taken for one."""
 
 
 @dataclass

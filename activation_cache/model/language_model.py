@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import xxhash
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from activation_cache.common.dtypes import name_of
 from activation_cache.common.errors import InputError, described
@@ -31,6 +31,7 @@ from activation_cache.model.direct import direct_effect
 from activation_cache.model.folding import taken_at
 from activation_cache.model.hooks import Site, editing, evaluating, following, twin
 from activation_cache.model.proof import PROOF_VERSION, Finding, prove
+from activation_cache.model.shared_pass import SharedPass, blocks_of
 from activation_cache.model.sites import MODULE, SiteMap
 from activation_cache.model.unembedding import Unembedding
 
@@ -69,6 +70,8 @@ class LanguageModel:
         self._proven: dict[str, Site] = {}
         self._taken: dict[str, Callable[[Tensor], Tensor | float]] = {}  # by processing
         self._modules: dict[str, Finding] = {}  # at sites that are named by their module
+        self.exact_starts: dict[int, bool] = {}
+        """Whether passes that start at a block are those from the text, as far as that is known."""
         self._forward = RLock()  # hooks of one pass must not see the pass of another thread
 
     def __repr__(self) -> str:
@@ -191,7 +194,7 @@ class LanguageModel:
         }
         return convert(dict[str, Finding], remembered("sites", key, probe), "sites")
 
-    def _site(self, hook_name: str) -> Site:
+    def site(self, hook_name: str) -> Site:
         """A site that holds what its name says; `InputError` where it does not."""
         if hook_name not in self._proven:
             site = self.sites[hook_name]
@@ -218,7 +221,7 @@ class LanguageModel:
 
     def width(self, hook_name: str) -> int:
         """Components of each activation vector at a site (`d_in` of a dictionary for it)."""
-        self._site(hook_name)
+        self.site(hook_name)
         return self.finding(hook_name).width
 
     @torch.no_grad()
@@ -230,7 +233,7 @@ class LanguageModel:
         The unembedding never runs. Tensors are in the model's dtype, on its device.
         """
         found: dict[str, Tensor] = {}
-        sites = {name: self._site(name) for name in hook_names}
+        sites = {name: self.site(name) for name in hook_names}
         now = Pass((len(tokens), tokens.shape[1]))
 
         def keep(hook_name: str, x: Tensor) -> None:
@@ -280,7 +283,7 @@ class LanguageModel:
                 return returned
             return x + (returned - shown)  # x to the bit, where nothing was changed
 
-        sites = {hook_name: self._site(hook_name) for hook_name in edits}
+        sites = {hook_name: self.site(hook_name) for hook_name in edits}
         with self._forward, ExitStack() as hooks:
             now = hooks.enter_context(following(self.hf.base_model))
             for hook_name, edit in edits.items():
@@ -299,6 +302,18 @@ class LanguageModel:
             found = self._unembedding.input_in(tokens.to(self.device))
         return found.view(*tokens.shape, -1)
 
+    def shared_pass(
+        self, tokens: Int[Tensor, "batch pos"], hook_names: Sequence[str]
+    ) -> SharedPass:
+        """A forward pass that others start from, each with an edit at one of the sites."""
+        with self._forward:
+            return SharedPass(self, tokens, hook_names)
+
+    @cached_property
+    def blocks(self) -> list[nn.Module]:
+        """The blocks in order; none where the model does not have a list of them."""
+        return blocks_of(self.hf, self.n_layers)
+
     def unembed(self, rows: Float[Tensor, "rows d_model"]) -> Float[Tensor, "rows d_vocab"]:
         """The logits of some rows of `before_unembedding`."""
         return self._unembedding(rows) if self._unembedding.is_known else rows
@@ -308,7 +323,7 @@ class LanguageModel:
 
         See `activation_cache.model.direct`. `InputError` for sites of no known effect.
         """
-        self._site(hook_name)
+        self.site(hook_name)
         return direct_effect(self.sites, hook_name)
 
     @cached_property

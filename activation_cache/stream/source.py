@@ -12,7 +12,7 @@ from torch import Tensor
 
 from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.finite import all_finite
-from activation_cache.common.types import OnNaN
+from activation_cache.common.types import OnNaN, TextBatch
 from activation_cache.model.language_model import LanguageModel
 from activation_cache.model.loading import TINY
 from activation_cache.stream.shuffle import Rows
@@ -137,18 +137,16 @@ class ActivationSource:
             source=cfg.source if split == "train" else f"{cfg.source} (held out)",
         )
 
-    def text(self, blocks: TokenBlocks, n_tokens: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The first `n_tokens` tokens in batches [batch, pos], and which of them count.
+    def text(self, blocks: TokenBlocks, n_tokens: int) -> Iterator[TextBatch]:
+        """The first `n_tokens` tokens.
 
         Contexts are whole, so there may be more tokens, by less than a context.
         """
         n_contexts = math.ceil(n_tokens / self.cfg.context_size)
-        for tokens in blocks:
-            tokens = tokens[:n_contexts]
-            yield tokens, self.counted(tokens)
+        while n_contexts > 0 and (batch := blocks.next_or_none()) is not None:
+            tokens, documents = (of[:n_contexts] for of in batch)
+            yield TextBatch(tokens, self.counted(tokens), documents)
             n_contexts -= len(tokens)
-            if n_contexts == 0:
-                break
 
     def counted(self, tokens: Int[Tensor, "batch pos"]) -> Tensor:
         """Which positions [batch, pos] are served."""
@@ -208,8 +206,9 @@ class ActivationSource:
 
 def text_batches(
     model: LanguageModel, cfg: SourceConfig, n_tokens: int, split: Split = "train"
-) -> list[tuple[Int[Tensor, "_ _"], Bool[Tensor, "_ _"]]]:
-    """The first tokens of a text as batches [batch, pos], each with a mask of those that count.
+) -> list[TextBatch]:
+    """The first tokens of a text as batches [batch, pos], with a mask of those that count and the
+    document of each.
 
     It is what `sae.evaluate` and `sae.features.collect` read. Position 0 and special tokens do not
     count, unless `cfg.all_positions`.

@@ -91,6 +91,13 @@ class TokenBlocks:
     def __next__(self) -> Int[Tensor, "batch pos"]:
         return self.next_batch().tokens
 
+    def next_or_none(self) -> TokenBatch | None:
+        """The same as `next_batch`, and None at the end."""
+        try:
+            return self.next_batch()
+        except StopIteration:
+            return None
+
     def next_batch(self) -> TokenBatch:
         """The next `batch_blocks` blocks, fewer at the end of the text; then `StopIteration`."""
         # Read before anything is taken: where the text fails, no block is lost.

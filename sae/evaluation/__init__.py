@@ -1,7 +1,12 @@
 """Measuring dictionaries."""
 
 from sae.evaluation.advice import advice
-from sae.evaluation.evaluate import evaluate, evaluate_all, evaluate_reconstruction
+from sae.evaluation.evaluate import (
+    evaluate,
+    evaluate_all,
+    evaluate_reconstruction,
+    evaluate_sites,
+)
 from sae.evaluation.metric import Metric
 from sae.evaluation.metrics import METRICS
 from sae.evaluation.report import EvalReport
@@ -14,4 +19,5 @@ __all__ = [
     "evaluate",
     "evaluate_all",
     "evaluate_reconstruction",
+    "evaluate_sites",
 ]

@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae.evaluation.breakdown import breakdown
+from sae.evaluation.intervals import CONVENTION, Interval, intervals
 from sae.evaluation.metric import Accumulator, Number
 from sae.evaluation.metrics import METRICS
 from sae.evaluation.seen import fires, n_tokens
@@ -30,6 +32,12 @@ class EvalReport:
     """Every number that was measured, by name."""
     density: Float[Tensor, " d_sae"] = field(repr=False, compare=False)
     """The share of the tokens on which each feature fired."""
+    intervals: Mapping[str, Interval] = field(default_factory=dict, repr=False, compare=False)
+    """Low and high end of those metrics that have an interval (`sae.evaluation.intervals`)."""
+    n_documents: int = field(default=0, compare=False)
+    """Documents of the text; blocks, where its documents are not known; 0 for bare activations."""
+    breakdown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """Rows of metrics by `position` in the block and by `frequency` of the token."""
     text: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Which text it was, where it was text: `dataset`, a hash of its `tokens`, and `is_other` where
     it was meant to be another than the dictionary names."""
@@ -37,7 +45,8 @@ class EvalReport:
     @classmethod
     def of(cls, totals: Accumulator) -> "EvalReport":
         density = totals.total(fires).to(torch.float64) / max(totals.total(n_tokens), 1)
-        return cls(totals.results(), density)
+        n_documents, its_intervals = intervals(totals)
+        return cls(totals.results(), density, its_intervals, n_documents, breakdown(totals))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what copying and pickling ask for, before there are values
@@ -64,6 +73,11 @@ class EvalReport:
             "counts": [int(count) for count in counts],
         }
         content = {"metrics": self.metrics(), "conventions": self.conventions, "density": density}
+        if self.n_documents:
+            content["n_documents"] = self.n_documents
+            content["breakdown"] = self.breakdown
+        if self.intervals:
+            content["intervals"] = {"convention": CONVENTION, **self.intervals}
         if self.text:
             content["text"] = dict(self.text)
         return json.dumps(content, indent=2)

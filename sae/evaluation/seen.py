@@ -3,8 +3,10 @@
 Shapes: rows are counted tokens; predictions are those of the model after counted tokens.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -41,6 +43,10 @@ class Seen:
     predictions: Predictions | None = None
     decoder_norms: Float[Tensor, " d_sae"] | None = None
     """The lengths of the decoder's rows, where they are not all 1."""
+    groups: Mapping[str, Int[Tensor, " rows"]] = field(default_factory=dict)
+    """The number of each row's group, by what rows are grouped by: its document, say."""
+    has_prediction: Bool[Tensor, " rows"] | None = None
+    """Of which rows there are predictions; None where of all."""
 
     @cached_property
     def inputs(self) -> Float[Tensor, "rows d_in"]:
@@ -79,49 +85,58 @@ class Seen:
 # Sums that several metrics are made of -----------------------------------------------------------
 
 
-def n_tokens(seen: Seen) -> int:
-    return len(seen.x)
+@dataclass(frozen=True)
+class Total:
+    """A sum that is not one of single tokens, such as a number for each feature."""
+
+    of: Callable[[Seen], Any]
+
+    def __call__(self, seen: Seen) -> Any:
+        return self.of(seen)
 
 
-def squared_error(seen: Seen) -> float:
-    return seen.error.sum().item()
+def n_tokens(seen: Seen) -> Tensor:
+    return torch.ones(len(seen.x), dtype=torch.float64)
 
 
-def squared_deviation(seen: Seen) -> float:
-    return seen.deviation.sum().item()
+def squared_error(seen: Seen) -> Tensor:
+    return seen.error
 
 
-def n_with_norm(seen: Seen) -> int:
-    return int(seen.has_norm.sum())
+def squared_deviation(seen: Seen) -> Tensor:
+    return seen.deviation
 
 
-def fires(seen: Seen) -> Int[Tensor, " d_sae"]:
-    """On how many tokens each feature is active."""
-    return fire_counts(seen.acts).cpu()
+def n_with_norm(seen: Seen) -> Tensor:
+    return seen.has_norm.to(torch.float64)
 
 
-def n_predictions(seen: Seen) -> int:
-    return len(_predictions(seen).kl)
+fires = Total(lambda seen: fire_counts(seen.acts).cpu())
+"""On how many tokens each feature is active [d_sae]."""
 
 
-def clean_loss(seen: Seen) -> float:
-    return _sum(_predictions(seen).clean)
+def n_predictions(seen: Seen) -> Tensor:
+    return torch.ones(len(_predictions(seen).kl), dtype=torch.float64)
 
 
-def spliced_loss(seen: Seen) -> float:
-    return _sum(_predictions(seen).spliced)
+def clean_loss(seen: Seen) -> Tensor:
+    return _each(_predictions(seen).clean)
 
 
-def zero_loss(seen: Seen) -> float:
-    return _sum(_predictions(seen).zero)
+def spliced_loss(seen: Seen) -> Tensor:
+    return _each(_predictions(seen).spliced)
 
 
-def mean_loss(seen: Seen) -> float:
-    return _sum(_predictions(seen).mean)
+def zero_loss(seen: Seen) -> Tensor:
+    return _each(_predictions(seen).zero)
 
 
-def divergence(seen: Seen) -> float:
-    return _sum(_predictions(seen).kl)
+def mean_loss(seen: Seen) -> Tensor:
+    return _each(_predictions(seen).mean)
+
+
+def divergence(seen: Seen) -> Tensor:
+    return _each(_predictions(seen).kl)
 
 
 def _predictions(seen: Seen) -> Predictions:
@@ -129,5 +144,5 @@ def _predictions(seen: Seen) -> Predictions:
     return seen.predictions
 
 
-def _sum(per_token: Tensor) -> float:
-    return per_token.to(torch.float64).sum().item()
+def _each(per_token: Tensor) -> Tensor:
+    return per_token.flatten().to("cpu", torch.float64)

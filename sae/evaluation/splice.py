@@ -1,6 +1,7 @@
 """What the model predicts when an activation is replaced: by its reconstruction, or by zero."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,8 +18,8 @@ ALL = slice(None)
 class SpliceableModel(Protocol):
     """A language model that can be read and edited at hook names.
 
-    One that also has `before_unembedding(tokens, edits)` and `unembed(rows)` is evaluated in little
-    memory, whatever its vocabulary.
+    One that also has `shared_pass(tokens, hook_names)` and `unembed(rows)` is evaluated faster, and
+    in little memory whatever its vocabulary.
     """
 
     @property
@@ -37,39 +38,76 @@ class SpliceableModel(Protocol):
         ...
 
 
+class Passes(Protocol):
+    """A forward pass on a batch, and edited ones on the same: `LanguageModel.shared_pass`."""
+
+    @property
+    def activations(self) -> Mapping[str, Float[Tensor, "batch pos _"]]: ...
+
+    @property
+    def clean(self) -> Float[Tensor, "batch pos _"]:
+        """What `unembed` makes logits of."""
+        ...
+
+    def edited(self, hook_name: str, edit: Edit) -> Float[Tensor, "batch pos _"]: ...
+
+
+class WholePasses:
+    """The same of a model of the user's own, each time from the text: logits are its last layer."""
+
+    def __init__(self, model: SpliceableModel, tokens: Tensor, hook_names: Sequence[str]) -> None:
+        self._model, self._tokens = model, tokens
+        self.activations = model.activations(tokens, [*hook_names])
+        self.clean = model.logits(tokens)
+
+    def edited(self, hook_name: str, edit: Edit) -> Tensor:
+        return self._model.logits(self._tokens, {hook_name: edit})
+
+
 CHUNK_NUMBERS = 2**24
 """Log-probabilities that are held at once: 64 MB of them, whatever the vocabulary."""
 
 
 class Splice:
-    """The model on one batch of text, as it is and under replacements at one site.
+    """The model on one batch of text, as it is and under replacements at some sites.
 
     Only the counted positions are replaced, by zero and mean ablation as well, and a prediction
     counts where its last input token is counted. The model is run up to its unembedding; that
     follows for a few predictions at a time (`parts`), since a vocabulary may be large.
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         model: SpliceableModel,
-        hook_name: str,
+        hook_names: Sequence[str],
         tokens: Int[Tensor, "batch pos"],
         counted: Bool[Tensor, "batch pos"],
     ) -> None:
-        self._hook_name = hook_name
-        self._tokens, self._counted = tokens.to(model.device), counted.to(model.device)
+        tokens, self._counted = tokens.to(model.device), counted.to(model.device)
         self._predicted = self._counted[:, :-1]
-        self._targets = self._tokens[:, 1:][self._predicted][:, None]
-        # A model of the user's own may have its logits alone: they are the last layer then.
-        self._run = getattr(model, "before_unembedding", model.logits)
+        self._targets = tokens[:, 1:][self._predicted][:, None]
+        shared_pass = getattr(model, "shared_pass", partial(WholePasses, model))
+        self._passes: Passes = shared_pass(tokens, hook_names)
         self._unembed = getattr(model, "unembed", lambda rows: rows)
 
+    def rows(self, hook_name: str) -> Float[Tensor, "rows width"]:
+        """The activations at the counted positions of a site."""
+        return self._passes.activations[hook_name][self._counted]
+
     @torch.no_grad()
-    def last_layer(self, replacement: Edit | None = None) -> Float[Tensor, "predictions width"]:
-        """What the next tokens are predicted from; `replacement` maps the counted rows
-        [rows, width] to others."""
-        edits = None if replacement is None else {self._hook_name: at(self._counted, replacement)}
-        return self._run(self._tokens, edits)[:, :-1][self._predicted]
+    def last_layer(
+        self, hook_name: str | None = None, rows: Float[Tensor, "rows width"] | None = None
+    ) -> Float[Tensor, "predictions width"]:
+        """What the next tokens are predicted from: as the model is, or with these rows in place of
+        the counted ones of a site."""
+        if hook_name is None:
+            return self._of_predictions(self._passes.clean)
+        edit = at(self._counted, lambda _: rows)
+        return self._of_predictions(self._passes.edited(hook_name, edit))
+
+    def _of_predictions(self, last_layer: Tensor) -> Tensor:
+        return last_layer[:, :-1][self._predicted]
 
     @torch.no_grad()
     def log_probs(

@@ -14,9 +14,9 @@ from torch import Tensor
 from activation_cache.common.errors import InputError
 from activation_cache.common.lock import folder_lock
 from activation_cache.common.ranks import in_step, rank_and_world
+from activation_cache.common.types import TextBatchLike
 from activation_cache.common.weights import hash_of
 from sae.base import SAE
-from sae.evaluation.evaluate import TextBatch
 from sae.features.build import build
 from sae.features.config import CollectConfig
 from sae.features.folder import FACTS, Features, open_features
@@ -43,7 +43,7 @@ class ReadableModel(Protocol):
 def collect(
     model: ReadableModel,
     dictionaries: SAE[Any],
-    text: Iterable[TextBatch],
+    text: Iterable[TextBatchLike],
     out: str | Path,
     cfg: CollectConfig = ...,
     *,
@@ -53,7 +53,7 @@ def collect(
 def collect(
     model: ReadableModel,
     dictionaries: Sequence[SAE[Any]],
-    text: Iterable[TextBatch],
+    text: Iterable[TextBatchLike],
     out: str | Path,
     cfg: CollectConfig = ...,
     *,
@@ -62,7 +62,7 @@ def collect(
 def collect(
     model: ReadableModel,
     dictionaries: SAE[Any] | Sequence[SAE[Any]],
-    text: Iterable[TextBatch],
+    text: Iterable[TextBatchLike],
     out: str | Path,
     cfg: CollectConfig | None = None,
     *,
@@ -103,7 +103,7 @@ def collect(
 def gather(
     model: ReadableModel,
     dictionaries: SAE[Any] | Sequence[SAE[Any]],
-    text: Iterable[TextBatch],
+    text: Iterable[TextBatchLike],
     out: str | Path,
     share: tuple[int, int],
     *,
@@ -160,7 +160,7 @@ class _Work:
 def _gather(
     model: ReadableModel,
     missing: Sequence[tuple[SAE[Any], Path]],
-    text: Iterable[TextBatch],
+    text: Iterable[TextBatchLike],
     share: tuple[int, int],
     *,
     progress: bool,
@@ -172,7 +172,7 @@ def _gather(
         for _, folder in missing:
             until_done.enter_context(folder_lock(part_of(folder / COLLECTING, share)))
         each = [_Work(sae, folder / COLLECTING, share) for sae, folder in missing]
-        for number, (tokens, counted) in enumerate(_shown(text, progress=progress)):
+        for number, (tokens, counted, *_) in enumerate(_shown(text, progress=progress)):
             its_text = tokens.cpu().numpy(), counted.cpu().numpy()
             first = read.n_blocks
             read.add(*its_text)
@@ -200,7 +200,7 @@ def _site(sae: SAE[Any]) -> str:
     return sae.hook_name
 
 
-def _shown(text: Iterable[TextBatch], *, progress: bool) -> Iterator[TextBatch]:
+def _shown(text: Iterable[TextBatchLike], *, progress: bool) -> Iterator[TextBatchLike]:
     """The batches, with a bar on stderr."""
     n_batches = len(text) if isinstance(text, Sequence) else None
     bar = Progress(console=Console(stderr=True), disable=not progress)

@@ -27,6 +27,9 @@ class RunFiles:
     metrics: Mapping[str, Any]
     conventions: Mapping[str, Any]
     density: Mapping[str, Any]
+    intervals: Mapping[str, Any]
+    breakdown: Mapping[str, Any]
+    n_documents: int
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -44,6 +47,9 @@ def read_run(folder: Path) -> RunFiles:
         metrics=evaluated.get("metrics", {}),
         conventions=evaluated.get("conventions", {}),
         density=evaluated.get("density", {}),
+        intervals=evaluated.get("intervals", {}),
+        breakdown=evaluated.get("breakdown", {}),
+        n_documents=evaluated.get("n_documents", 0),
     )
 
 

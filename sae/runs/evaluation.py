@@ -10,14 +10,14 @@ from activation_cache import LanguageModel, SourceConfig, load_model
 from activation_cache.common.dtypes import DTYPES
 from activation_cache.common.errors import InputError
 from activation_cache.common.schema import convert
+from activation_cache.common.types import TextBatch
 from activation_cache.model.loading import resolve_device
 from activation_cache.stream.arrays import ActivationFiles
 from activation_cache.stream.source import ActivationSource
 from activation_cache.text.config import TextConfig
 from activation_cache.text.record import TextHasChanged
 from sae.base import SAE
-from sae.evaluation import EvalReport, evaluate_all, evaluate_reconstruction
-from sae.evaluation.evaluate import TextBatch
+from sae.evaluation import EvalReport, evaluate_reconstruction, evaluate_sites
 from sae.provenance import Provenance
 
 NEEDED = ("model_name", "hook_name", "dataset_path", "context_size", "eval_tokens")
@@ -84,18 +84,21 @@ def model_of(known: Provenance, device: str = "auto") -> LanguageModel:
 def evaluate_on_held_out_text(
     saes: Sequence[SAE], model: LanguageModel, text: HeldOut
 ) -> list[EvalReport]:
-    """Reports of dictionaries of one site, in order."""
-    hook_name = str(saes[0].hook_name)
+    """Reports of dictionaries, in order; those of all sites share the passes of the model."""
+    by_site: dict[str, list[SAE]] = {}
     for sae in saes:
+        hook_name = str(sae.hook_name)
         if model.width(hook_name) != sae.d_in:
             raise InputError(
                 f"the dictionary takes activations of width {sae.d_in}, but {hook_name} of "
                 f"{model.name} has width {model.width(hook_name)}: choose the site it was "
                 f"trained on"
             )
-    reports = evaluate_all(saes, model, text.batches, hook_name)
+        by_site.setdefault(hook_name, []).append(sae)
+    found = evaluate_sites(by_site, model, text.batches)
     about = {"dataset": text.source, "tokens": text.fingerprint["tokens"], "is_other": False}
-    return [replace(report, text=about) for report in reports]
+    in_order = {site: iter(reports) for site, reports in found.items()}
+    return [replace(next(in_order[str(sae.hook_name)]), text=about) for sae in saes]
 
 
 def held_out_text(
@@ -113,9 +116,9 @@ def held_out_text(
         blocks.record.load_state_dict(expected)
     batches: list[TextBatch] = []
     tokens_hash = xxhash.xxh3_64()
-    for tokens, counted in source.text(blocks, of.eval_tokens):
-        batches.append((tokens, counted))
-        tokens_hash.update(tokens.numpy().tobytes())
+    for batch in source.text(blocks, of.eval_tokens):
+        batches.append(batch)
+        tokens_hash.update(batch.tokens.numpy().tobytes())
     fingerprint = {"tokens": tokens_hash.hexdigest(), **blocks.record.state_dict(N_MARKS)}
     if expected is not None and expected["tokens"] != fingerprint["tokens"]:
         what = "its documents make other tokens than before, so the tokenizer is another"

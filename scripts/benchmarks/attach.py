@@ -17,9 +17,9 @@ from sae.architectures import TopKConfig
 
 def attach_rows(flags: BenchFlags) -> Iterator[Row]:
     """attach-read: a whole forward pass with a dictionary attached at one site."""
-    model, dictionary = _attached(flags)
+    model, dictionary = with_dictionary(flags)
     hook_name = str(dictionary.hook_name)
-    ((tokens, _),) = _text(flags, model, flags.forward_tokens)
+    ((tokens, _),) = random_text(flags, model, flags.forward_tokens)
     block: Any = model.sites[hook_name].module
 
     @torch.no_grad()
@@ -39,19 +39,19 @@ def attach_rows(flags: BenchFlags) -> Iterator[Row]:
         return tokens.numel()
 
     measured = measure(attached, by_hand, flags.repeats, model.device)
-    yield _row(flags, "attach-read", dictionary, measured)
+    yield row_of(flags, "attach-read", dictionary, measured)
 
 
 def feature_rows(flags: BenchFlags) -> Iterator[Row]:
     """features-collect: a folder of features from --cache-tokens tokens."""
-    model, dictionary = _attached(flags)
-    text = _text(flags, model, flags.cache_tokens)
+    model, dictionary = with_dictionary(flags)
+    text = random_text(flags, model, flags.cache_tokens)
     hook_name = str(dictionary.hook_name)
-    n_tokens = sum(tokens.numel() for tokens, _ in text)
+    n_tokens = sum(tokens.numel() for tokens, *_ in text)
 
     @torch.no_grad()
     def by_hand() -> int:
-        for tokens, counted in text:
+        for tokens, counted, *_ in text:
             dictionary.encode_sparse(model.activations(tokens, [hook_name])[hook_name][counted])
         return n_tokens
 
@@ -61,10 +61,10 @@ def feature_rows(flags: BenchFlags) -> Iterator[Row]:
         return n_tokens
 
     measured = measure(collected, by_hand, flags.repeats, model.device)
-    yield _row(flags, "features-collect", dictionary, measured)
+    yield row_of(flags, "features-collect", dictionary, measured)
 
 
-def _attached(flags: BenchFlags) -> tuple[LanguageModel, sae.SAE[Any]]:
+def with_dictionary(flags: BenchFlags) -> tuple[LanguageModel, sae.SAE[Any]]:
     model, hook_name = load(flags), site(flags)
     cfg = TopKConfig(d_sae=flags.d_sae or 24_576, k=flags.k or 32)
     dictionary = cfg.build(model.width(hook_name)).to(model.device)
@@ -72,7 +72,9 @@ def _attached(flags: BenchFlags) -> tuple[LanguageModel, sae.SAE[Any]]:
     return model, dictionary
 
 
-def _text(flags: BenchFlags, model: LanguageModel, n_tokens: int) -> list[tuple[Tensor, Tensor]]:
+def random_text(
+    flags: BenchFlags, model: LanguageModel, n_tokens: int
+) -> list[tuple[Tensor, Tensor]]:
     """Random tokens in forward passes of whole blocks, of which all but the first count."""
     n_blocks = max(1, flags.forward_tokens // flags.context_size)
     shape = (n_blocks, flags.context_size)
@@ -83,7 +85,7 @@ def _text(flags: BenchFlags, model: LanguageModel, n_tokens: int) -> list[tuple[
     return [(tokens, counted) for tokens in draw]
 
 
-def _row(flags: BenchFlags, name: str, dictionary: sae.SAE[Any], measured: Any) -> Row:
+def row_of(flags: BenchFlags, name: str, dictionary: sae.SAE[Any], measured: Any) -> Row:
     return measured.row(
         flags,
         name=name,

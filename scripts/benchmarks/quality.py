@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from activation_cache import LanguageModel
+from activation_cache.common.types import TextBatchLike
 from activation_cache.text.config import DOCSTRINGS
 from benchmarks.harvest import GPT2_SHAPE, load, site
 from benchmarks.measure import BenchFlags
@@ -24,7 +25,6 @@ from benchmarks.peers import OURS, RECIPES, train, write_rows
 from sae import load as load_dictionary
 from sae.base import SAE
 from sae.evaluation import EvalReport, evaluate_all, evaluate_reconstruction
-from sae.evaluation.evaluate import TextBatch
 from sae.provenance import Provenance
 from sae.runs.evaluation import held_out_text
 
@@ -211,7 +211,7 @@ def _measured(dictionary: SAE, rows: Tensor) -> EvalReport:
     return evaluate_reconstruction(dictionary, rows.split(CHUNK_ROWS))
 
 
-def _text(model: LanguageModel, flags: BenchFlags) -> list[TextBatch]:
+def _text(model: LanguageModel, flags: BenchFlags) -> list[TextBatchLike]:
     """Held-out text for the delta CE."""
     known = Provenance(
         hook_name=site(flags),

@@ -9,8 +9,8 @@ from torch import Tensor
 
 import sae
 import sae.features
+from activation_cache.common.types import TextBatchLike
 from sae.architectures import ReLUConfig
-from sae.evaluation.evaluate import TextBatch
 from sae.features import CollectConfig
 
 SITE, N_TOKENS, D_IN, D_SAE, N_POS = "blocks.0.hook_resid_pre", 12, 4, 9, 6
@@ -55,7 +55,7 @@ def small_text() -> tuple[Tensor, Tensor]:
     return tokens, counted
 
 
-def cut(text: tuple[Tensor, Tensor], sizes: Sequence[int]) -> list[TextBatch]:
+def cut(text: tuple[Tensor, Tensor], sizes: Sequence[int]) -> list[TextBatchLike]:
     return list(zip(*(of.split(list(sizes)) for of in text), strict=True))
 
 

@@ -250,7 +250,7 @@ def test_the_command_collects_the_features_of_a_saved_dictionary(
     n_blocks = -(-3000 // 64)
     assert found.facts.n_tokens == n_blocks * 63 - sum(
         int((tokens[:, 1:] == tiny.tokenizer.bos_token_id).sum())
-        for tokens, _ in text_batches(
+        for tokens, *_ in text_batches(
             tiny, SourceConfig(dataset=(str(text),), context_size=64), 3000
         )
     )

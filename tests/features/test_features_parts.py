@@ -14,7 +14,7 @@ from torch import Tensor
 
 import sae
 import sae.features
-from sae.evaluation.evaluate import TextBatch
+from activation_cache.common.types import TextBatchLike
 
 N_BLOCKS = 14
 
@@ -47,7 +47,7 @@ def test_an_interrupted_collecting_is_resumed_to_the_same_bytes(
     monkeypatch.setattr("sae.features.gathered.SAVED_EVERY", 2)
     batches = cut(text, [2] * 7)
 
-    def interrupted() -> Iterator[TextBatch]:
+    def interrupted() -> Iterator[TextBatchLike]:
         yield from batches[:stop_at]
         raise KeyboardInterrupt
 
@@ -69,7 +69,7 @@ def test_another_text_is_not_taken_for_the_one_that_was_begun(
 ) -> None:
     monkeypatch.setattr("sae.features.gathered.SAVED_EVERY", 1)
 
-    def interrupted() -> Iterator[TextBatch]:
+    def interrupted() -> Iterator[TextBatchLike]:
         yield from cut(text, [7, 7])[:1]
         raise KeyboardInterrupt
 
@@ -134,7 +134,7 @@ class Job:
                     file.write(b"half a batch")
         return model.n_passes
 
-    def _until_killed(self, batches: Sequence[TextBatch]) -> Iterator[TextBatch]:
+    def _until_killed(self, batches: Sequence[TextBatchLike]) -> Iterator[TextBatchLike]:
         yield from batches[: self.killed_at]
         if self.killed_at <= len(batches):
             raise KeyboardInterrupt
@@ -224,7 +224,7 @@ def test_shares_that_cannot_be_are_one_line(text: tuple[Tensor, Tensor], tmp_pat
         ):
             sae.features.gather(Table(), dictionary(), [], tmp_path, share)
 
-    def twice() -> Iterator[TextBatch]:
+    def twice() -> Iterator[TextBatchLike]:
         sae.features.gather(Table(), dictionary(), [], tmp_path, (0, 2), progress=False)
         yield from cut(text, [14])
 
@@ -239,7 +239,7 @@ def test_rank_0_refuses_parts_of_another_text_and_those_that_are_not_there(
     collecting = sys.modules["sae.features.collect"]  # that name in sae.features is the function
     monkeypatch.setattr(collecting, "rank_and_world", lambda: (0, 2))
 
-    def meanwhile(other: tuple[Tensor, Tensor], n_batches: int) -> Iterator[TextBatch]:
+    def meanwhile(other: tuple[Tensor, Tensor], n_batches: int) -> Iterator[TextBatchLike]:
         batches = cut(other, [7, 7])[:n_batches]
         sae.features.gather(Table(), dictionary(), batches, tmp_path, (1, 2), progress=False)
         yield from cut(text, [7, 7])

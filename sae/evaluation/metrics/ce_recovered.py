@@ -1,10 +1,12 @@
 """What the dictionary saves of the cost of zero ablation."""
 
+from typing import Any
+
 from sae.evaluation.metric import PredictionMetric, mean, ratio
 from sae.evaluation.seen import clean_loss, n_predictions, spliced_loss, zero_loss
 
 
-def recovered(ablated: float, spliced: float, clean: float, n: int) -> float:
+def recovered(ablated: Any, spliced: Any, clean: Any, n: Any) -> Any:
     """The share of what an ablation costs that the reconstruction gets back."""
     ce_ablated, ce_spliced, ce_clean = (mean(total, n) for total in (ablated, spliced, clean))
     return ratio(ce_ablated - ce_spliced, ce_ablated - ce_clean)

@@ -1,12 +1,14 @@
 """The direction of the reconstruction."""
 
+from torch import Tensor
+
 from sae.evaluation.metric import Metric
 from sae.evaluation.seen import Seen, n_with_norm
 
 
-def cosines(seen: Seen) -> float:
+def cosines(seen: Seen) -> Tensor:
     lengths = (seen.norm * seen.norm_hat).clamp_min(1e-12)
-    return (seen.dot / lengths)[seen.has_norm].sum().item()
+    return seen.dot / lengths * seen.has_norm
 
 
 METRIC = Metric(

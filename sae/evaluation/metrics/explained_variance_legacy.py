@@ -1,11 +1,13 @@
 """Explained variance as a mean over tokens, for comparison with older tables."""
 
+from torch import Tensor
+
 from sae.evaluation.metric import Metric
 from sae.evaluation.seen import Seen, n_tokens
 
 
-def explained(seen: Seen) -> float:
-    return (1.0 - seen.error / seen.deviation.clamp_min(1e-12)).sum().item()
+def explained(seen: Seen) -> Tensor:
+    return 1.0 - seen.error / seen.deviation.clamp_min(1e-12)
 
 
 METRIC = Metric(

@@ -1,18 +1,19 @@
 """How strong features are, together."""
 
 import torch
+from torch import Tensor
 
 from sae.codes import Codes
 from sae.evaluation.metric import Metric
 from sae.evaluation.seen import Seen, n_tokens
 
 
-def absolute_values(seen: Seen) -> float:
+def absolute_values(seen: Seen) -> Tensor:
     codes = seen.acts if isinstance(seen.acts, Codes) else Codes.from_dense(seen.acts)
     lengths = codes.values.abs()
     if seen.decoder_norms is not None:
         lengths = lengths * seen.decoder_norms[codes.indices]
-    return lengths.to(torch.float64).sum().item()
+    return lengths.to("cpu", torch.float64).sum(dim=1)
 
 
 METRIC = Metric(

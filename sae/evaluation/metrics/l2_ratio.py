@@ -1,11 +1,13 @@
 """The length of the reconstruction."""
 
+from torch import Tensor
+
 from sae.evaluation.metric import Metric
-from sae.evaluation.seen import Seen, n_with_norm
+from sae.evaluation.seen import LEAST_NORM, Seen, n_with_norm
 
 
-def ratios(seen: Seen) -> float:
-    return (seen.norm_hat / seen.norm)[seen.has_norm].sum().item()
+def ratios(seen: Seen) -> Tensor:
+    return seen.norm_hat / seen.norm.clamp_min(LEAST_NORM) * seen.has_norm
 
 
 METRIC = Metric(

@@ -9,5 +9,6 @@ METRIC = Metric(
     meaning="tokens that were counted",
     sums=(n_tokens,),
     result=int,
+    has_interval=False,
     in_table=False,  # it is in the caption
 )

@@ -1,15 +1,17 @@
 """Shrinkage. Rajamanoharan et al. 2024 (arXiv 2404.16014)."""
 
+from torch import Tensor
+
 from sae.evaluation.metric import Metric, ratio
 from sae.evaluation.seen import Seen
 
 
-def squared_outputs(seen: Seen) -> float:
-    return seen.norm_hat.square().sum().item()
+def squared_outputs(seen: Seen) -> Tensor:
+    return seen.norm_hat.square()
 
 
-def products(seen: Seen) -> float:
-    return seen.dot.sum().item()
+def products(seen: Seen) -> Tensor:
+    return seen.dot
 
 
 METRIC = Metric(

@@ -15,14 +15,23 @@ def summary_table(report: EvalReport, title: str, *, all_positions: bool = False
     skipped = "" if all_positions else "; position 0 and special tokens not counted"
     what = "activations" if "activations" in report.text else f"tokens{skipped}"
     table.caption = f"on {report.n_tokens:,} held-out {what}"
+    if report.intervals:
+        table.caption += f"; ± half the 95% interval over {report.n_documents:,} documents"
     table.add_column("metric", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("meaning")
     for metric in METRICS.values():
         if metric.in_table and metric.name in metrics:
             value = metric.text(metrics) if metric.text else format_number(metrics[metric.name])
-            table.add_row(metric.name, value, metric.meaning)
+            table.add_row(metric.name, value + _half_width(report, metric.name), metric.meaning)
     return table
+
+
+def _half_width(report: EvalReport, name: str) -> str:
+    if name not in report.intervals:
+        return ""
+    low, high = report.intervals[name]
+    return f" ± {format_number(float(f'{(high - low) / 2:.1g}'))}"
 
 
 def print_advice(report: EvalReport, console: Console) -> None:
