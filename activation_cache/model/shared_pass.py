@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -13,11 +13,14 @@ from activation_cache.common.types import Edit
 from activation_cache.model.hooks import Site
 
 
+@runtime_checkable
 class BlockModel(Protocol):
     """What it needs of a `LanguageModel`."""
 
-    blocks: list[nn.Module]
     exact_starts: dict[int, bool]
+
+    @property
+    def blocks(self) -> list[nn.Module]: ...
 
     def site(self, hook_name: str) -> Site: ...
 
