@@ -309,7 +309,7 @@ class LanguageModel:
         with self._forward:
             return SharedPass(self, tokens, hook_names)
 
-    @cached_property
+    @property
     def blocks(self) -> list[nn.Module]:
         """The blocks in order; none where the model does not have a list of them."""
         return blocks_of(self.hf, self.n_layers)
