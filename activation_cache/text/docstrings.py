@@ -48,7 +48,7 @@ def docstring_documents(split: Split) -> Iterator[str]:
         yield from held_out
         return
     seen = set(paragraphs)
-    for name, path in _module_files():
+    for name, path in module_files():
         if not is_held_out(name) and (text := _unseen_documentation(path, seen)):
             yield text
 
@@ -58,13 +58,13 @@ def _held_out_docstrings() -> tuple[list[str], frozenset[int]]:
     """The held-out documents, about 1 MB, and the hashes of their paragraphs."""
     seen: set[int] = set()
     texts = [
-        _unseen_documentation(path, seen) for name, path in _module_files() if is_held_out(name)
+        _unseen_documentation(path, seen) for name, path in module_files() if is_held_out(name)
     ]
     return [text for text in texts if text], frozenset(seen)
 
 
 @cache
-def _module_files() -> list[tuple[str, Path]]:
+def module_files() -> list[tuple[str, Path]]:
     """Every module of the documented packages as (name, file), shuffled by the hash of its name."""
     roots = {"python": Path(sysconfig.get_path("stdlib"))}
     for package in DOCUMENTED_PACKAGES:
@@ -83,14 +83,11 @@ def _module_files() -> list[tuple[str, Path]]:
 def _unseen_documentation(path: Path, seen: set[int]) -> str:
     """The docstrings of a module in source order, less the paragraphs whose hashes are in `seen`:
     theirs are added."""
-    try:
-        with warnings.catch_warnings(), _collector_paused():
-            warnings.simplefilter("ignore")  # other people's invalid escapes
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):  # templates and deliberately broken files
+    tree = syntax_tree(path)
+    if tree is None:
         return ""
     kept: list[str] = []
-    for node in _documentable(tree):
+    for node in documentable(tree):
         for paragraph in (ast.get_docstring(node) or "").split("\n\n"):
             words = " ".join(paragraph.split())
             if words and hash(words) not in seen:
@@ -100,6 +97,16 @@ def _unseen_documentation(path: Path, seen: set[int]) -> str:
         del tree
         give_back_freed_memory()
     return "\n\n".join(kept)
+
+
+def syntax_tree(path: Path) -> ast.Module | None:
+    """Of a source file; None where it is none that can be read."""
+    try:
+        with warnings.catch_warnings(), _collector_paused():
+            warnings.simplefilter("ignore")  # other people's invalid escapes
+            return ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):  # templates and deliberately broken files
+        return None
 
 
 @contextmanager
@@ -114,7 +121,7 @@ def _collector_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _documentable(node: ast.AST) -> Iterator[Documentable]:
+def documentable(node: ast.AST) -> Iterator[Documentable]:
     """A module's nodes that can have a docstring, in source order.
 
     Only statements are visited: expressions are most of a tree and hold no docstrings.
@@ -123,4 +130,4 @@ def _documentable(node: ast.AST) -> Iterator[Documentable]:
         yield node
     for block in ("body", "handlers", "cases", "orelse", "finalbody"):
         for statement in getattr(node, block, ()):
-            yield from _documentable(statement)
+            yield from documentable(statement)

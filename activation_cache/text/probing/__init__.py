@@ -1,0 +1,1 @@
+"""Labelled texts for probing: built from installed text, or read from a user's file."""
