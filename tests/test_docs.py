@@ -65,6 +65,7 @@ def test_every_python_snippet_runs_after_those_above_it_on_its_page(
 TESTED_ELSEWHERE = {
     "featureloom papers toy-models all --quick",  # tests/toy/test_toy_script
     "featureloom features runs/first --serve",  # tests/features/test_serve
+    "featureloom evaluate runs/first --full",  # tests/test_full_evaluation
 }
 PROGRAMS = {
     "python": [sys.executable],

@@ -209,3 +209,12 @@ def _interrupted(cache: Path) -> None:
         train_split, shards=train_split.shards[:-1], cursor=last.cursor, complete=False
     )
     path.write_bytes(manifest.with_split("train", shorter).to_bytes())
+
+
+def test_more_or_fewer_tokens_of_the_same_text_are_no_other_text(trained: Path) -> None:
+    for flags in (("--eval-tokens", "128"), ("--eval-tokens", "1024"), ("--context-size", "16")):
+        done = called(evaluate_script.main, trained / "run", *flags)
+        assert done.code == 0, done.err
+    write_text(trained / "t.jsonl", "new")
+    message = refused(called(evaluate_script.main, trained / "run", "--eval-tokens", "128"))
+    assert "(held out) has changed: document 0 is another" in message

@@ -18,6 +18,9 @@ from sae.runs.evaluation import text_metadata, text_of
 UNSAID: dict[str, Any] = {"dataset_path": DOCSTRINGS, "eval_tokens": 65_536, "context_size": 128}
 """What a dictionary of another project is used on, where it does not say."""
 
+CUT_BY = ("eval_tokens", "context_size")
+"""With other values of these, the same documents give other tokens."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DictionaryFlags(TextConfig):
@@ -55,6 +58,9 @@ class DictionaryFlags(TextConfig):
         given = {name: value for name, value in given.items() if value is not None}
         its = dictionary.provenance.to_metadata()
         known = Provenance.from_metadata({**UNSAID, **its, **given})
+        if known.eval_text and any(its.get(name) != getattr(known, name) for name in CUT_BY):
+            documents = {name: value for name, value in known.eval_text.items() if name != "tokens"}
+            known = replace(known, eval_text=documents)
         text = {name: getattr(self, name) for name in asdict(TextConfig()) if name in named}
         chosen = replace(text_of(known), **text)
         dictionary.provenance = replace(known, **text_metadata(chosen))

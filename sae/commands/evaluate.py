@@ -2,14 +2,19 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 
 from activation_cache.common.files import write_file
+from sae.base import SAE
 from sae.commands.dictionary import DictionaryFlags
-from sae.commands.exits import refuse_unwritable
+from sae.commands.exits import fail, refuse_unwritable
 from sae.commands.flags import parse_named
-from sae.runs.evaluation import evaluate_dictionary, text_of
+from sae.pages.run_report import write_report
+from sae.runs.evaluation import evaluate_dictionary, model_of, text_of, text_to_evaluate_on
+from sae.runs.full_evaluation import FullReport, evaluate_fully
+from sae.runs.sinks.full_summary import baselines_table, error_table
 from sae.runs.sinks.summary import print_advice, summary_table
 
 
@@ -26,6 +31,11 @@ class EvaluateFlags(DictionaryFlags):
     other_text: bool = False
     """Evaluate although the text has changed since training. Naming another --dataset says the
     same."""
+    full: bool = False
+    """Also evaluate baselines (identity, mean, zero, random directions, neurons, PCA) on the same
+    text, and split the error. Of a run, eval.json and report.html get it."""
+    baseline: tuple[Literal["ica", "nmf"], ...] = ()
+    """With --full, a baseline that takes longer. Repeatable."""
     out: Path | None = None
     """Write eval.json to this file."""
 
@@ -37,8 +47,13 @@ def main(arguments: list[str]) -> None:
     console = Console()
     dictionary, is_other = flags.load(named, console, eval_tokens=flags.eval_tokens)
     is_other |= flags.other_text
-    report = evaluate_dictionary(dictionary, device=flags.device, other_text=is_other)
     its = dictionary.provenance
+    full = _evaluated_fully(flags, dictionary, is_other) if flags.full else None
+    report = (
+        evaluate_dictionary(dictionary, device=flags.device, other_text=is_other)
+        if full is None
+        else full.dictionary
+    )
     where = f"{dictionary.hook_name} of {its.model_name or its.activations_path}"
     title = f"{dictionary.cfg.architecture} dictionary on {where}"
     counts_all = bool(dictionary.provenance.all_positions)
@@ -48,6 +63,27 @@ def main(arguments: list[str]) -> None:
         )
     console.print(summary_table(report, title, all_positions=counts_all))
     print_advice(report, console)
-    if flags.out is not None:
-        write_file(flags.out, report.to_json() + "\n")
-        console.print(f"written to {flags.out}", soft_wrap=True, markup=False)
+    if full is not None:
+        console.print(baselines_table(full))
+        console.print(error_table(full))
+        for line in full.warnings:
+            console.print(f"note: {line}", markup=False, soft_wrap=True)
+    run = Path(flags.path or "")
+    is_run = flags.path is not None and (run / "config.json").is_file()
+    out = flags.out or (run / "eval.json" if full and is_run and not is_other else None)
+    if out is not None:
+        write_file(out, (full or report).to_json() + "\n")
+        console.print(f"written to {out}", soft_wrap=True, markup=False)
+        if is_run and out == run / "eval.json":
+            write_report(run)
+
+
+def _evaluated_fully(flags: EvaluateFlags, dictionary: SAE, is_other: bool) -> FullReport:
+    its = dictionary.provenance
+    if its.activations_path is not None:
+        fail(
+            "--full needs a model and text, and this dictionary is of activations in files: drop it"
+        )
+    model = model_of(its, flags.device)
+    text = text_to_evaluate_on(model, its, other_text=is_other)
+    return evaluate_fully(dictionary.to(model.device), model, text, also=flags.baseline)

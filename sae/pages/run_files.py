@@ -30,6 +30,10 @@ class RunFiles:
     intervals: Mapping[str, Any]
     breakdown: Mapping[str, Any]
     n_documents: int
+    baselines: Mapping[str, Any]
+    """By name, of a full evaluation: what each is, and its metrics."""
+    error_split: Mapping[str, Any]
+    warnings: Sequence[str]
 
 
 def read_run(folder: Path) -> RunFiles:
@@ -50,6 +54,9 @@ def read_run(folder: Path) -> RunFiles:
         intervals=evaluated.get("intervals", {}),
         breakdown=evaluated.get("breakdown", {}),
         n_documents=evaluated.get("n_documents", 0),
+        baselines=evaluated.get("baselines", {}),
+        error_split=evaluated.get("error_split", {}),
+        warnings=evaluated.get("warnings", []),
     )
 
 

@@ -22,6 +22,19 @@ from sae.pages.templates import template
 
 _ROW_AXES = {"step", "n_tokens"}
 
+COMPARED = ("fvu", "l0", "delta_ce", "kl", "ce_recovered")
+"""Metrics that a dictionary is compared with baselines by."""
+
+SPLIT_ROWS = (
+    ("the error", "x", "r2_pooled"),
+    ("", "x times one number", "r2_shrinkage_pooled"),
+    ("", "x_hat", "r2_from_x_hat_pooled"),
+    ("its squared norm", "x", "r2_norm"),
+    ("", "|x|^2", "r2_norm_from_x_norm"),
+    ("", "x_hat", "r2_norm_from_x_hat"),
+)
+"""Of the split of an error: of what, predicted from what, and the name of its R2."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
@@ -73,6 +86,8 @@ def render(run: RunFiles, folder: Path) -> str:
         density_chart=_density_chart(run.density),
         metric_names=[name for name in {**run.metrics, **run.conventions} if name != "density"],
         features=telling_features(folder, seed=int(run.settings.get("seed") or 0)),
+        compared=COMPARED,
+        split_rows=SPLIT_ROWS,
         exact=exact,
         rounded=rounded,
         short=short,

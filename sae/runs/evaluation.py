@@ -50,14 +50,19 @@ def evaluate_dictionary(sae: SAE, *, device: str = "auto", other_text: bool = Fa
     if known.activations_path is not None:
         return _evaluated_on_files(sae, device, other_text=other_text)
     model = model_of(known, device)
-    sae = sae.to(model.device)
+    text = text_to_evaluate_on(model, known, other_text=other_text)
+    (report,) = evaluate_on_held_out_text([sae.to(model.device)], model, text)
+    return replace(report, text={**report.text, "is_other": other_text})
+
+
+def text_to_evaluate_on(model: LanguageModel, known: Provenance, *, other_text: bool) -> HeldOut:
+    """The held-out text of a dictionary; `InputError` where it is another than then, unless it may
+    be."""
     try:
-        text = held_out_text(model, known, None if other_text else known.eval_text)
+        return held_out_text(model, known, None if other_text else known.eval_text)
     except TextHasChanged as error:
         remedy = "evaluate on it as it is with --other-text"
         raise TextHasChanged(error.source, error.what, remedy=remedy) from error
-    (report,) = evaluate_on_held_out_text([sae], model, text)
-    return replace(report, text={**report.text, "is_other": other_text})
 
 
 def model_of(known: Provenance, device: str = "auto") -> LanguageModel:
@@ -120,7 +125,7 @@ def held_out_text(
         batches.append(batch)
         tokens_hash.update(batch.tokens.numpy().tobytes())
     fingerprint = {"tokens": tokens_hash.hexdigest(), **blocks.record.state_dict(N_MARKS)}
-    if expected is not None and expected["tokens"] != fingerprint["tokens"]:
+    if expected is not None and expected.get("tokens") not in (None, fingerprint["tokens"]):
         what = "its documents make other tokens than before, so the tokenizer is another"
         raise TextHasChanged(f"{cfg.source} (held out)", what)
     return HeldOut(batches, fingerprint, cfg.source)
@@ -146,7 +151,7 @@ def _evaluated_on_files(sae: SAE, device: str, *, other_text: bool) -> EvalRepor
     known = sae.provenance
     files = ActivationFiles.open(str(known.activations_path), resolve_device(device))
     held_out = held_out_rows(files, known.eval_tokens or EVAL_ROWS)
-    if not other_text and known.eval_text not in (None, held_out.fingerprint):
+    if not other_text and known.eval_text and known.eval_text != held_out.fingerprint:
         what, remedy = "its held-out activations are others", "say --other-text"
         raise TextHasChanged(files.source, what, remedy=remedy)
     (report,) = evaluate_on_held_out_rows([sae.to(files.device)], held_out)
