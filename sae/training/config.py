@@ -14,6 +14,9 @@ from sae.training.losses import LossReduction
 CoefficientUnits = Literal["relative", "absolute"]
 """Relative ones are for inputs of mean norm 1, absolute ones for the units of training."""
 
+Frozen = Literal["none", "decoder", "encoder"]
+"""Which matrix of the weights is not trained. Biases and thresholds always are."""
+
 SHORT_RUN = 1_600_000
 """Tokens below which a higher learning rate pays; above, it kills features for no better fit."""
 
@@ -64,6 +67,9 @@ class TrainConfig:
     init_tokens: int = 8192
     """First tokens of the stream, which set the scale and the decoder bias. They are trained on as
     well."""
+    frozen: Frozen = "none"
+    """Weights that stay as random as they start, decoder or encoder: a twin that learned nothing
+    there. Features that a twin has too are not evidence of what the dictionary learned."""
     seed: int = 0
     """Seed of the initial weights."""
 
@@ -71,6 +77,7 @@ class TrainConfig:
         convert(Products, self.products, "products")
         convert(CoefficientUnits, self.coefficient_units, "coefficient_units")
         convert(OnNaN, self.on_nan, "on_nan")
+        convert(Frozen, self.frozen, "frozen")
         refuse_below(1, n_tokens=self.n_tokens, init_tokens=self.init_tokens)
         refuse_not_positive(
             lr=self.lr,
@@ -105,7 +112,13 @@ class TrainConfig:
         return max(1, of_short_run, min(10_000_000, self.n_tokens // 100))
 
     def refuse_unfit(self, dictionary: TrainableConfig) -> None:
-        """`InputError` for a screen of features whose number is not fixed."""
+        """`InputError` for a screen of features whose number is not fixed, and for a half of tied
+        weights that is to be frozen alone."""
+        if self.frozen != "none" and dictionary.tied:
+            raise InputError(
+                f"frozen {self.frozen!r} needs weights of its own, and the encoder of a tied "
+                f"dictionary is its decoder: leave out tied or frozen"
+            )
         if self.products == "screened" and not dictionary.is_sparse_from_the_start:
             raise InputError(
                 f"products 'screened' needs an architecture with a fixed number of features, and "

@@ -30,6 +30,7 @@ from sae.training.weights import (
     fold_scale_,
     normalise_decoder_,
     project_decoder_gradient_,
+    set_trained_,
     unfold_scale_,
 )
 
@@ -74,6 +75,7 @@ class Trainer:
         """Inputs of a larger norm are scaled down to it, before they are multiplied."""
         self.lr = cfg.learning_rate(sae.d_sae)
         sae.unit = cfg.unit(sae.d_in)
+        set_trained_(sae, cfg.frozen, False)
         self.optimizer: Optimizer = optimizer_of(sae, self.lr, normalise=cfg.normalise)
         self.controller = controller_of(sae)
         """Where an L0 is given, not a penalty."""
@@ -119,6 +121,7 @@ class Trainer:
 
     def _finish(self, sae: TrainableSAE) -> None:
         fold_scale_(sae, self.scale)
+        set_trained_(sae, self.cfg.frozen, True)
         found = {name: coefficient.item() for name, coefficient in self.searched.items()}
         sae.cfg = replace(sae.cfg, **found)
 
@@ -229,7 +232,8 @@ class Trainer:
             self.optimizer.found_inf = is_bad.to(torch.float32)  # type: ignore[attr-defined]
         if not (on_cpu and is_bad):
             self.optimizer.step()
-            normalise_decoder_(sae)  # after the step: a saved dictionary has unit rows
+            if cfg.frozen != "decoder":  # whose rows have unit norm but for rounding
+                normalise_decoder_(sae)  # after the step: a saved dictionary has unit rows
             sae.constrain_()
         return lr, grad_norm
 

@@ -4,9 +4,19 @@ import torch
 from torch import Tensor
 
 from sae.trainable import TrainableSAE
+from sae.training.config import Frozen
 
 ROWS_IN_CACHE = 1024
 """Rows that one pass over the weights takes at a time on a CPU."""
+
+
+FROZEN: dict[Frozen, str] = {"decoder": "W_dec", "encoder": "untied_W_enc_rows"}
+
+
+def set_trained_(sae: TrainableSAE, frozen: Frozen, trained: bool) -> None:
+    """Whether the weights that a training is to leave alone have gradients."""
+    if frozen != "none":
+        getattr(sae, FROZEN[frozen]).requires_grad_(trained)
 
 
 @torch.no_grad()

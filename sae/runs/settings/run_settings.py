@@ -123,6 +123,11 @@ class RunSettings:
         if self.epochs > 1 and self.cache is None:
             raise InputError("epochs are passes over a cache: name one with --cache")
         self.training.refuse_unfit(self.dictionary)
+        if self.start_from is not None and self.training.frozen != "none":
+            raise InputError(
+                f"frozen {self.training.frozen!r} keeps weights random, and start_from brings "
+                f"trained ones: leave one of them out"
+            )
         empty = [name for name, value in self.to_dict().items() if value == ""]
         if empty:
             raise InputError(f"{empty[0]} is empty: name something, or leave it out")
