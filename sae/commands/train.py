@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from activation_cache.common.errors import InputError, refuse_below
 from sae.commands.flags import given_flags
 from sae.runs.folder import numbered
 from sae.runs.settings import RunSettings, settings_from, settings_from_file
@@ -37,6 +38,19 @@ class Command:
     them."""
     config: Path | None = None
     """Settings file (YAML, JSON or a run's config.json); flags override it."""
+    seeds: int = 1
+    """Dictionaries to train on one stream, which differ in the seed. They are a sweep: --seed and
+    the next ones, with a run folder each in --out/members."""
+    twins: bool = False
+    """Train beside them twins whose decoder, or encoder, stays random. `featureloom stability` holds
+    the seeds against them."""
+
+    def __post_init__(self) -> None:
+        refuse_below(1, seeds=self.seeds)
+
+    @property
+    def is_of_seeds(self) -> bool:
+        return self.seeds > 1 or self.twins
 
 
 def flag_groups() -> dict[str, Iterable[Setting]]:
@@ -47,7 +61,11 @@ def main(arguments: list[str]) -> None:
     given = given_flags(flag_groups(), arguments, str(__doc__))
     names = [setting.field for setting in settings_of(Command)]
     command = Command(**{name: given.pop(name) for name in names if name in given})
-    train(_settings(command, given), command)
+    settings = _settings(command, given)
+    if command.is_of_seeds:
+        train_over_seeds(settings, command)
+    else:
+        train(settings, command)
 
 
 def train(settings: RunSettings, command: Command) -> None:
@@ -61,6 +79,11 @@ def train(settings: RunSettings, command: Command) -> None:
     if command.dry_run:
         console.print(dry_run(settings, console))
         return
+    if (settings.out / "members").is_dir():
+        raise InputError(
+            f"{settings.out} is the folder of a sweep: resume it with --seeds and --twins as it "
+            f"was begun, or with `featureloom sweep`, or name another one with --out"
+        )
     for result in run(settings, console, resume=command.resume):
         known = result.sae.provenance
         architecture = result.sae.cfg.architecture
@@ -75,6 +98,19 @@ def train(settings: RunSettings, command: Command) -> None:
                 console.print(f"{name:11} {result.folder / file}", soft_wrap=True, markup=False)
 
 
+def train_over_seeds(settings: RunSettings, command: Command) -> None:
+    from rich.console import Console
+
+    from sae.commands.sweep import print_results
+    from sae.runs.sweep import train_seeds
+
+    if command.dry_run:
+        raise InputError("--dry-run is of one dictionary: leave out --seeds and --twins")
+    console = Console()
+    rows = train_seeds(settings, command.seeds, console, twins=command.twins, resume=command.resume)
+    print_results(rows, settings.out, console)
+
+
 def _settings(command: Command, given: dict[str, Any]) -> RunSettings:
     """The flags that are given, and below them a file of settings or a preset, or with --resume the
     run's."""
@@ -83,7 +119,7 @@ def _settings(command: Command, given: dict[str, Any]) -> RunSettings:
         in_file = {**Preset.named(command.preset).settings, **in_file}
     if "out" not in {*given, *in_file}:
         given["out"] = numbered(resume=command.resume)
-    of_the_run = given.get("out", RunSettings().out) / "config.json"
+    of_the_run = _config_of(given.get("out", RunSettings().out), command)
     if in_file:
         where = f"config file {command.config}" if command.config else f"preset {command.preset}"
         start = settings_from(in_file, where=f"the {where}")
@@ -92,3 +128,15 @@ def _settings(command: Command, given: dict[str, Any]) -> RunSettings:
     else:
         start = RunSettings()
     return start.but(**given)
+
+
+def _config_of(out: Path, command: Command) -> Path:
+    """The settings of a run; of several seeds, those of the first one."""
+    if not command.is_of_seeds:
+        return out / "config.json"
+    seeds = {
+        int(number): path
+        for path in out.glob("members/seed*/config.json")
+        if (number := path.parent.name.removeprefix("seed")).isdecimal()
+    }
+    return seeds[min(seeds)] if seeds else out / "config.json"

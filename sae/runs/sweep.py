@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from sae.runs.plan import State, prepare
 from sae.runs.resume import is_evaluated, read_config, restore
 from sae.runs.run import carry_out, features_asked_for_later
 from sae.runs.settings import RunSettings
-from sae.runs.settings.grid import Grid, member_settings, read_grid
+from sae.runs.settings.grid import Grid, member_settings, read_grid, seeds_grid
 from sae.runs.settings.run_settings import changed_setting
 
 
@@ -54,24 +54,66 @@ def sweep(settings: SweepSettings, console: Console | None = None) -> list[Sweep
     Every member has a run folder under `members/`, as if it had been trained alone with its seed,
     to the last bit on a CPU. What cannot be trained is refused (`InputError`) before anything is.
     """
-    console = console or Console(quiet=True)
     grid = read_grid(settings.grid)
     flags = {name: getattr(settings, name) for name in ("device", "wandb")}
     given = {name: value for name, value in flags.items() if value is not None}
-    by_name = member_settings(grid, given, where=f"the grid file {settings.grid}")
+    return train_grid(
+        grid,
+        member_settings(grid, given, where=f"the grid file {settings.grid}"),
+        settings.out,
+        console,
+        resume=settings.resume,
+        members_per_pass=settings.members_per_pass,
+    )
+
+
+def train_seeds(
+    settings: RunSettings,
+    n_seeds: int,
+    console: Console | None = None,
+    *,
+    twins: bool = False,
+    resume: bool = False,
+) -> list[SweepRow]:
+    """The same for dictionaries that differ in the seed alone, in the folder of these settings, and
+    with `twins` for two whose decoder or encoder stays random."""
+    grid = seeds_grid(settings, n_seeds, twins=twins)
+    if (settings.out / "config.json").exists():
+        raise InputError(
+            f"{settings.out} is the folder of a run of one seed: name another one with --out"
+        )
+    by_name = member_settings(grid, {}, where="")
+    return train_grid(grid, by_name, settings.out, console, resume=resume)
+
+
+def train_grid(
+    grid: Grid,
+    by_name: Mapping[str, RunSettings],
+    out: Path,
+    console: Console | None = None,
+    *,
+    resume: bool = False,
+    members_per_pass: int | None = None,
+) -> list[SweepRow]:
+    """The same for the members of a grid, whose settings are given by name in its order."""
+    console = console or Console(quiet=True)
     first = next(iter(by_name.values()))
-    with claimed(settings.out, resume=settings.resume, stop_signal=first.stop_signal):
+    with claimed(out, resume=resume, stop_signal=first.stop_signal):
         inputs = Inputs.open(first, console)
-        members = [_member(name, its, inputs, settings.out) for name, its in by_name.items()]
+        members = [_member(name, its, inputs, out) for name, its in by_name.items()]
         for member in members:  # dictionaries of a pass are built when it begins
             inputs.refuse_unfit(member.settings)
         _ = inputs.held_out  # reads the text
-        _train(settings, members, inputs, console)
-        return _write_results(settings.out, grid, members)
+        _train(members, inputs, out, members_per_pass, console)
+        return _write_results(out, grid, members)
 
 
 def _train(
-    settings: SweepSettings, members: Sequence[Member], inputs: Inputs, console: Console
+    members: Sequence[Member],
+    inputs: Inputs,
+    out: Path,
+    members_per_pass: int | None,
+    console: Console,
 ) -> None:
     """Train the members that are not done; first an interrupted pass, from where it was."""
     waiting = [member for member in members if not _is_done(member)]
@@ -80,13 +122,13 @@ def _train(
     for member in members:
         if member not in waiting:
             features_asked_for_later(member, inputs, console)
-    checkpoints = Checkpoints(settings.out, inputs.settings, console)
+    checkpoints = Checkpoints(out, inputs.settings, console)
     state: State = checkpoints.newest() or {"members": {}}
     begun = [member for member in waiting if _is_resumed(member, state)]
     if not begun:  # of a pass that is done, or whose members have changed: later by their names
         checkpoints.remove()
     rest = [member for member in waiting if member not in begun]
-    per_pass = settings.members_per_pass or max(1, len(rest))
+    per_pass = members_per_pass or max(1, len(rest))
     passes = [rest[start : start + per_pass] for start in range(0, len(rest), per_pass)]
     for number, its_members in enumerate([begun, *passes] if begun else passes):
         if begun and number == 0:
@@ -116,7 +158,7 @@ def _member(name: str, settings: RunSettings, inputs: Inputs, out: Path) -> Memb
     sites = settings.hook_names or (inputs.default_site,)
     if len(sites) > 1:
         raise InputError(
-            f"the member {name} has {len(sites)} sites: vary hook_name under `grid` instead"
+            f"the member {name} has {len(sites)} sites: vary hook_name under `grid`, or name one"
         )
     folder = out / "members" / name
     settings = settings.but(model=inputs.settings.model, hook_name=sites, out=folder)

@@ -1,4 +1,4 @@
-"""The members of a sweep: by its YAML file, what all share, and what varies."""
+"""The members of a sweep: what all share, and what varies, by its YAML file or by seed."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from sae.runs.settings.fields import settings_of
 from sae.runs.settings.files import read_settings_file
 from sae.runs.settings.run_settings import RunSettings, settings_from
 from sae.training import TrainConfig
+from sae.training.config import Frozen
 
 SHARED = ("on_nan",)
 """Of the settings of trainings, what concerns the stream too."""
@@ -27,12 +28,52 @@ MAY_VARY = (
 
 @dataclass(frozen=True)
 class Grid:
-    """What a grid file asks for."""
+    """What a grid file asks for, or flags do."""
 
     shared: Mapping[str, Any]
     """Settings of all members, by the names of the flags."""
     points: Sequence[Mapping[str, Any]]
     """What is particular to each member."""
+    names: Sequence[str] = ()
+    """Of the members; by default made of their points."""
+
+
+TWINS: tuple[Frozen, ...] = ("decoder", "encoder")
+TWIN_SEEDS = 1_000_000
+"""What the first twin's seed is above the first dictionary's: a twin that started where one of them
+did would be nearer to that one than to the others, and however many there are, it is the same."""
+
+
+def seeds_grid(settings: RunSettings, n_seeds: int, *, twins: bool) -> Grid:
+    """Dictionaries that differ in the seed alone, `seed0` and so on from that of the settings, and
+    with `twins` one with a frozen decoder and one with a frozen encoder.
+
+    Raises `InputError` for settings under which seeds cannot be compared.
+    """
+    frozen = settings.training.frozen
+    if len(settings.hook_names) > 1:
+        raise InputError(
+            f"seeds are compared at one site, and hook_name has {listed(settings.hook_names)}: "
+            f"give one"
+        )
+    if settings.start_from is not None:
+        raise InputError("start_from gives every seed the same weights: leave it out, or --seeds")
+    if twins and frozen != "none":
+        raise InputError(f"frozen {frozen!r} makes a twin of every seed: leave it out, or --twins")
+    if twins and settings.dictionary.tied:
+        raise InputError(
+            "the encoder of a tied dictionary is its decoder, so neither is frozen alone: leave "
+            "out --twins or tied"
+        )
+    points: dict[str, dict[str, Any]] = {
+        f"seed{seed}": {"seed": seed} for seed in range(settings.seed, settings.seed + n_seeds)
+    }
+    if twins:
+        for seed, part in enumerate(TWINS, settings.seed + TWIN_SEEDS):
+            points[f"twin-{part}"] = {"seed": seed, "frozen": part}
+    particular = ("seed", "frozen", "out") if twins else ("seed", "out")
+    shared = {name: v for name, v in settings.to_dict().items() if name not in particular}
+    return Grid(shared, [*points.values()], [*points])
 
 
 def read_grid(path: Path) -> Grid:
@@ -73,9 +114,9 @@ def member_settings(grid: Grid, given: Mapping[str, Any], where: str) -> dict[st
     """
     members: dict[str, RunSettings] = {}
     trained_by: set[tuple[Any, ...]] = set()
-    for point in grid.points:
+    for number, point in enumerate(grid.points):
         settings = settings_from({**grid.shared, **point, **given}, where=where)
-        name = member_name(settings, tuple(point))
+        name = grid.names[number] if grid.names else member_name(settings, tuple(point))
         if name in members or _trained_by(settings) in trained_by:
             raise InputError(f"{where} has the member {name} twice: leave one of them out")
         members[name] = settings
@@ -100,6 +141,8 @@ def _part(name: str, value: Any) -> str:
         return value if isinstance(value, str) else "+".join(value)
     if name in ("architecture", "products"):
         return value
+    if name == "frozen":
+        return f"frozen_{value}"
     if name == "start_from":
         return "fresh" if value is None else f"from_{Path(value).name}"
     if isinstance(value, bool):
