@@ -20,6 +20,7 @@ COMMANDS = {
     "features": "what every feature of a dictionary responds to and does, from one pass over text",
     "harvest": "fill an activation cache, on disk or in object storage; verify or repair one",
     "sweep": "train a grid of dictionaries on one stream of activations, and compare them",
+    "stability": "which features of a dictionary reappear over seeds, and in no random twin",
     "convert": "write a dictionary in the layout of SAELens, dictionary_learning or sparsify",
     "upload": "publish a dictionary on the Hugging Face hub, with a model card",
     "models": "print the sites of a model, and what was proven of each",

@@ -42,8 +42,8 @@ class Command:
     """Dictionaries to train on one stream, which differ in the seed. They are a sweep: --seed and
     the next ones, with a run folder each in --out/members."""
     twins: bool = False
-    """Train beside them twins whose decoder, or encoder, stays random. `featureloom stability` holds
-    the seeds against them."""
+    """Train beside them twins whose decoder, or encoder, stays random. `featureloom stability`
+    holds the seeds against them."""
 
     def __post_init__(self) -> None:
         refuse_below(1, seeds=self.seeds)

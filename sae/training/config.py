@@ -68,8 +68,8 @@ class TrainConfig:
     """First tokens of the stream, which set the scale and the decoder bias. They are trained on as
     well."""
     frozen: Frozen = "none"
-    """Leave the decoder or the encoder as random as it starts. That is a twin, which learned nothing
-    there: features that it has too are no evidence of what the dictionary learned."""
+    """Leave the decoder or the encoder as random as it starts. That is a twin, which learned
+    nothing there: features that it has too are no evidence of what the dictionary learned."""
     seed: int = 0
     """Seed of the initial weights."""
 
