@@ -10,13 +10,13 @@ from torch import Tensor
 
 from activation_cache import LanguageModel, text_batches
 from activation_cache.common.errors import InputError
-from activation_cache.common.types import TextBatch
 from sae.analysis.error import ErrorBatch, ErrorSplit, split_error
 from sae.base import SAE
 from sae.evaluation import EvalReport, evaluate_sites
 from sae.evaluation.baselines import BASELINES, Moments, fit_baselines
 from sae.evaluation.intervals import FEWEST_DOCUMENTS
 from sae.runs.evaluation import HeldOut, source_of
+from sae.runs.rows import SiteRows
 
 FIT_TOKENS = 65_536
 """Tokens of the training text that baselines are fitted on."""
@@ -69,7 +69,7 @@ def evaluate_fully(
     site = str(dictionary.hook_name)
     training = text_batches(model, source_of(dictionary.provenance), FIT_TOKENS)
     n_active: list[Tensor] = []
-    moments = Moments.of(_counted(Rows(model, site, training), dictionary, n_active))
+    moments = Moments.of(_counted(SiteRows(model, site, training), dictionary, n_active))
     k = max(1, round(torch.cat(n_active).double().mean().item()))
     made = fit_baselines(moments, k, dictionary.d_sae, also=also)
     found = evaluate_sites({site: [dictionary, *made.values()]}, model, text.batches)[site]
@@ -77,31 +77,17 @@ def evaluate_fully(
     report = replace(found[0], text=about)
     baselines = dict(zip(made, found[1:], strict=True))
     try:
-        split = split_error(Errors(Rows(model, site, text.batches), dictionary))
+        split = split_error(Errors(SiteRows(model, site, text.batches), dictionary))
     except InputError as error:  # the rest stands
         return FullReport(report, k, baselines, None, f"the error cannot be split: {error}")
     return FullReport(report, k, baselines, split)
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The activations of a site at the counted positions, computed each time that they are read."""
-
-    model: LanguageModel
-    site: str
-    batches: Sequence[TextBatch]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        for tokens, counted, _ in self.batches:
-            x = self.model.activations(tokens, [self.site])[self.site]
-            yield x[counted.to(x.device)]
-
-
-@dataclass(frozen=True)
 class Errors:
-    """The same with what a dictionary makes of them, and their documents."""
+    """Rows, what a dictionary makes of them, and their documents."""
 
-    rows: Rows
+    rows: SiteRows
     dictionary: SAE
 
     @torch.no_grad()
@@ -112,7 +98,7 @@ class Errors:
 
 
 @torch.no_grad()
-def _counted(rows: Rows, dictionary: SAE, n_active: list[Tensor]) -> Iterator[Tensor]:
+def _counted(rows: SiteRows, dictionary: SAE, n_active: list[Tensor]) -> Iterator[Tensor]:
     """The rows, and on the way how many features of the dictionary are active on each."""
     for x in rows:
         n_active.append(dictionary.encode_sparse(x).counts)

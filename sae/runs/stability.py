@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from activation_cache import LanguageModel
 from activation_cache.common.errors import InputError
 from activation_cache.common.files import replacing, write_file
 from activation_cache.common.schema import listed
@@ -30,8 +28,9 @@ from sae.base import SAE
 from sae.evaluation import EvalReport, evaluate_reconstruction, evaluate_sites
 from sae.evaluation.metrics import METRICS
 from sae.loading import load
-from sae.runs.evaluation import HeldOut, held_out_rows, held_out_text, model_of
+from sae.runs.evaluation import held_out_rows, held_out_text, model_of
 from sae.runs.resume import read_config
+from sae.runs.rows import SiteRows
 from sae.runs.settings.fields import settings_of
 from sae.runs.settings.run_settings import MAY_CHANGE, RunSettings, run_as_now, settings_from
 
@@ -145,20 +144,6 @@ def _refuse_what_differs(folder: Path, settings: Mapping[Path, RunSettings]) -> 
                 )
 
 
-class _Rows:
-    """The counted activations of held-out text, read off the model each time that they are gone
-    through: two passes of it cost less memory than their numbers."""
-
-    def __init__(self, model: LanguageModel, hook_name: str, text: HeldOut) -> None:
-        self._model, self._hook_name, self._text = model, hook_name, text
-
-    def __iter__(self) -> Iterator[Float[Tensor, "_ d_in"]]:
-        for batch in self._text.batches:
-            tokens = batch.tokens.to(self._model.device)
-            of_all = self._model.activations(tokens, [self._hook_name])[self._hook_name]
-            yield of_all[batch.counted.to(self._model.device)]
-
-
 @torch.no_grad()
 def sweep_stability(
     members: Members, n_tokens: int, *, device: str = "auto", thresholds: Thresholds | None = None
@@ -174,7 +159,7 @@ def sweep_stability(
     else:
         model = model_of(known, device)
         held_out = held_out_text(model, known)
-        batches, where = _Rows(model, str(known.hook_name), held_out), model.device
+        batches, where = SiteRows(model, str(known.hook_name), held_out.batches), model.device
     seeds = {name: sae.to(where) for name, sae in members.seeds.items()}
     twins = {name: sae.to(where) for name, sae in members.twins.items()}
     found = stability([*seeds.values()], [*twins.values()], batches, thresholds=thresholds)
