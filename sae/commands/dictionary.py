@@ -58,7 +58,8 @@ class DictionaryFlags(TextConfig):
         given = {name: value for name, value in given.items() if value is not None}
         its = dictionary.provenance.to_metadata()
         known = Provenance.from_metadata({**UNSAID, **its, **given})
-        if known.eval_text and any(its.get(name) != getattr(known, name) for name in CUT_BY):
+        is_cut_otherwise = (its.get(name) not in (None, getattr(known, name)) for name in CUT_BY)
+        if known.eval_text and any(is_cut_otherwise):
             documents = {name: value for name, value in known.eval_text.items() if name != "tokens"}
             known = replace(known, eval_text=documents)
         text = {name: getattr(self, name) for name in asdict(TextConfig()) if name in named}
