@@ -1,6 +1,6 @@
 """Which features of a dictionary reappear over seeds, and which a random twin has too."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,24 +12,27 @@ from activation_cache.common.errors import InputError, refuse_below
 from activation_cache.common.numbers import format_number
 from sae.analysis.stability import VERDICTS
 from sae.commands.flags import parse
+from sae.pages.browser.over_seeds import STABILITY
 from sae.runs.stability import (
-    FEATURES,
     MEMBERS,
     SUMMARY,
     read_members,
+    show_on_pages,
     sweep_stability,
     write_stability,
 )
 
-COLUMNS = {
+NEAR = {
     "pw_mcc": "PW-MCC",
     "mmcs": "MMCS",
-    "twin_mmcs": "MMCS twins",
-    "random_mmcs": "MMCS random",
+    "twin_mmcs": "MMCS, twins",
+    "random_mmcs": "MMCS, random",
+}
+FIT = {
     "fvu": "FVU",
-    "fvu_without_unstable": "FVU -unstable",
+    "fvu_without_unstable": "FVU without unstable",
     "delta_ce": "delta CE",
-    "delta_ce_without_unstable": "delta CE -unstable",
+    "delta_ce_without_unstable": "delta CE without unstable",
 }
 
 
@@ -41,7 +44,8 @@ class StabilityFlags:
     a verdict: stable, subspace, unstable, duplicate, in twins too, or dead.
 
     Writes stability.json, which says how each number is defined, and for each seed
-    members/NAME/stability.parquet, with a row for each feature.
+    members/NAME/stability.parquet, with a row for each feature. The pages of features that were
+    collected (`featureloom features`) show it.
     """
 
     sweep: Path = field(metadata={"positional": True, "metavar": "SWEEP"})
@@ -75,31 +79,34 @@ def main(arguments: list[str]) -> None:
     write_stability(found, out)
     summary = found.summary()
     console.print(f"{found.n_tokens:,} tokens of {found.hook_name}", markup=False)
-    console.print(_verdicts(summary["seeds"]))
-    console.print(_numbers(summary))
-    for name, file in (("summary", SUMMARY), ("features", f"{MEMBERS}/*/{FEATURES}")):
+    for table in _tables(summary):
+        console.print(table)
+    for name, file in (("summary", SUMMARY), ("features", f"{MEMBERS}/*/{STABILITY}")):
         console.print(f"{name:8} {out / file}", soft_wrap=True, markup=False)
+    if out == flags.sweep:
+        for page in show_on_pages(members, flags.sweep):
+            console.print(f"{'page':8} {page}", soft_wrap=True, markup=False)
 
 
-def _verdicts(seeds: Mapping[str, Mapping[str, Any]]) -> Table:
-    """How many features there are of each verdict, and what the stable ones carry."""
-    table = Table("features", title_justify="left", caption_justify="left")
-    table.caption = "variance: of the reconstruction, the share that stable features carry"
-    for column in (*VERDICTS, "variance"):
+def _tables(summary: Mapping[str, Any]) -> Iterator[Table]:
+    """How many features there are of each verdict, how near seeds are to each other, and what they
+    lose without their unstable features. Three, so that a terminal of 80 columns shows all."""
+    seeds = summary["seeds"]
+    counts = {name: its["n_features"] for name, its in seeds.items()}
+    yield _table("features", {verdict: verdict for verdict in VERDICTS}, counts)
+    yield _table("mean decoder cosines", NEAR, seeds)
+    fit = {
+        name: its | {"stable": its.get("variance_share", {}).get("stable")}
+        for name, its in {**seeds, **summary["twins"]}.items()
+    }
+    columns = {"stable": "variance of stable ones", **FIT}
+    yield _table("reconstruction, and what features are to it", columns, fit)
+
+
+def _table(title: str, columns: Mapping[str, str], rows: Mapping[str, Mapping[str, Any]]) -> Table:
+    table = Table("member", title=title, title_justify="left")
+    for column in columns.values():
         table.add_column(column, justify="right")
-    for name, its in seeds.items():
-        counts = (format_number(its["n_features"][verdict]) for verdict in VERDICTS)
-        share = its["variance_share"]["stable"]
-        table.add_row(name, *counts, "" if share is None else f"{share:.1%}")
-    return table
-
-
-def _numbers(summary: Mapping[str, Any]) -> Table:
-    """How near seeds are to each other, and what they lose without their unstable features."""
-    table = Table("", caption_justify="left")
-    table.caption = "-unstable: without what unstable features add to the reconstruction"
-    for column in COLUMNS.values():
-        table.add_column(column, justify="right")
-    for name, its in {**summary["seeds"], **summary["twins"]}.items():
-        table.add_row(name, *(format_number(its.get(column)) for column in COLUMNS))
+    for name, its in rows.items():
+        table.add_row(name, *(format_number(its.get(column)) for column in columns))
     return table

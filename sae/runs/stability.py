@@ -15,6 +15,7 @@ from torch import Tensor
 from activation_cache.common.errors import InputError
 from activation_cache.common.files import replacing, write_file
 from activation_cache.common.schema import listed
+from activation_cache.common.weights import hash_of
 from activation_cache.model.loading import resolve_device
 from activation_cache.stream.arrays import ActivationFiles
 from sae.analysis.stability import (
@@ -27,14 +28,19 @@ from sae.analysis.stability import (
 from sae.base import SAE
 from sae.evaluation import EvalReport, evaluate_reconstruction, evaluate_sites
 from sae.evaluation.metrics import METRICS
+from sae.features import open as open_features
+from sae.features.folder import FACTS
 from sae.loading import load
+from sae.pages.browser import write_browser
+from sae.pages.browser.over_seeds import DICTIONARY, STABILITY
+from sae.pages.telling_features import FEATURES
 from sae.runs.evaluation import held_out_rows, held_out_text, model_of
 from sae.runs.resume import read_config
 from sae.runs.rows import SiteRows
 from sae.runs.settings.fields import settings_of
 from sae.runs.settings.run_settings import MAY_CHANGE, RunSettings, run_as_now, settings_from
 
-SUMMARY, FEATURES = "stability.json", "stability.parquet"
+SUMMARY = "stability.json"
 MEMBERS = "members"
 PARTICULAR = ("seed", "frozen")
 """Of the settings that the result of a training depends on, those in which members may differ."""
@@ -64,6 +70,8 @@ class SweepStability:
     """Of seeds and twins as they are."""
     without_unstable: Mapping[str, EvalReport]
     """Of the seeds, the contributions of unstable features left out."""
+    dictionaries: Mapping[str, str]
+    """Hashes of the weights of the seeds."""
 
     def summary(self) -> dict[str, Any]:
         """The content of `stability.json`. What is not a number, or was not measured, is null."""
@@ -180,15 +188,28 @@ def sweep_stability(
         seeds=judged,
         reports=dict(zip([*seeds, *twins], as_they_are, strict=True)),
         without_unstable=dict(zip(seeds, lessened, strict=True)),
+        dictionaries={name: hash_of(sae.state_dict()) for name, sae in seeds.items()},
     )
 
 
 def write_stability(found: SweepStability, out: Path) -> None:
     """`stability.json`, and for each seed its features as `members/NAME/stability.parquet`."""
     for name, its in found.seeds.items():
-        with replacing(out / MEMBERS / name / FEATURES) as aside:
-            pq.write_table(feature_table(its.features), aside)
+        table = feature_table(its.features)
+        of = table.replace_schema_metadata({DICTIONARY: found.dictionaries[name]})
+        with replacing(out / MEMBERS / name / STABILITY) as aside:
+            pq.write_table(of, aside)
     write_file(out / SUMMARY, json.dumps(found.summary(), indent=2, allow_nan=False) + "\n")
+
+
+def show_on_pages(members: Members, folder: Path) -> list[Path]:
+    """Write the pages of those members of a sweep anew whose features were collected."""
+    found = {name: folder / MEMBERS / name / FEATURES for name in members.seeds}
+    return [
+        write_browser(open_features(path), members.seeds[name])
+        for name, path in found.items()
+        if (path / FACTS).is_file()
+    ]
 
 
 def feature_table(features: FeatureStability) -> pa.Table:

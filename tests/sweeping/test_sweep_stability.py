@@ -12,6 +12,7 @@ from in_process import called
 from sweeps import MLP, RESID, SMALL, loaded
 
 from activation_cache import LanguageModel
+from sae.commands import features as features_script
 from sae.commands import stability, train
 from sae.runs.settings import RunSettings
 from sae.runs.settings.run_settings import describe
@@ -143,6 +144,34 @@ def test_it_writes_where_it_is_told_to_and_nothing_else(folder: Path, tmp_path: 
     ]
 
 
+def test_pages_of_features_show_the_verdict_whichever_came_first(folder: Path) -> None:
+    """And none that is of other weights."""
+
+    def shown(name: str) -> list[Any]:
+        pages = folder / "members" / name / "features" / "browser"
+        script = (pages / "features-0000.js").read_text()
+        return [row.get("seeds") for row in json.loads(script[script.index("[") : -3])]
+
+    def collect(name: str) -> None:
+        done = called(features_script.main, folder / "members" / name, "--n-tokens", 128)
+        assert done.code == 0, done.err
+
+    collect("seed0")
+    assert shown("seed0") == [None] * 32
+    judged(folder)
+    collect("seed1")
+    for name in ("seed0", "seed1"):
+        columns = features(folder, name)
+        assert [its["verdict"] for its in shown(name)] == columns["verdict"]
+        assert [its["reappears"] for its in shown(name)] == columns["reappears"]
+    shutil.copy(folder / "members/seed0/stability.parquet", folder / "members" / "seed1")
+    collect("seed1")
+    assert shown("seed1") == [None] * 32
+    (folder / "members" / "seed1" / "stability.parquet").write_text("no parquet")
+    done = called(features_script.main, folder / "members" / "seed1")
+    assert done.code == 2 and "write it anew with `featureloom stability`" in done.err
+
+
 def test_seeds_of_activations_in_files_have_no_cross_entropy(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).standard_normal((4096, 8)).astype(np.float32)
     np.save(tmp_path / "rows.npy", rows)
@@ -210,3 +239,13 @@ def test_flags_that_make_no_sense_are_refused(folder: Path, tmp_path: Path) -> N
     assert_refused(folder, "n_tokens must be at least 1, got 0", "--n-tokens", 0)
     (tmp_path / "file").write_text("")
     assert_refused(folder, "cannot write to", "--out", tmp_path / "file")
+
+
+def test_the_tables_fit_a_terminal_of_80_columns(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    out = called(stability.main, folder, "--n-tokens", 128).out
+    lines = [line for line in out.splitlines() if line.startswith(("│", "┃"))]
+    assert "…" not in out and max(map(len, lines)) <= 80
+    assert out.count("│ seed0 ") == 3 and out.count("│ twin-decoder ") == 1

@@ -19,6 +19,7 @@ from activation_cache.common.files import write_file
 from sae.base import SAE
 from sae.features import Context, Features
 from sae.pages.browser.layout import layout
+from sae.pages.browser.over_seeds import over_seeds
 
 STATIC = Path(__file__).with_name("static")
 PAGE = "index.html"
@@ -56,7 +57,8 @@ PAIRS = {
 def write_browser(features: Features, sae: SAE[Any] | None = None) -> Path:
     """Write `index.html` and its parts into the folder of the features; returns the page.
 
-    With the dictionary, the pages have a map of its decoder rows. What was there is replaced.
+    With the dictionary, the pages have a map of its decoder rows. How stable features are over
+    seeds is shown where it is known (`over_seeds`). What was there is replaced.
     """
     folder = features.folder / PARTS
     shutil.rmtree(folder, ignore_errors=True)
@@ -64,8 +66,11 @@ def write_browser(features: Features, sae: SAE[Any] | None = None) -> Path:
     for file in STATIC.iterdir():
         shutil.copy(file, (features.folder if file.name == PAGE else folder) / file.name)
     index: dict[str, list[Any]] = {name: [] for name in INDEX}
+    stability = over_seeds(features)
     for number, first in enumerate(range(0, len(features), FEATURES_IN_FILE)):
         rows = _rows(features, slice(first, first + FEATURES_IN_FILE))
+        for row, its in zip(rows, stability[first : first + FEATURES_IN_FILE], strict=False):
+            row["seeds"] = {name: _round(value) for name, value in its.items()}
         _write(folder, f"features-{number:04d}", rows)
         for row in rows:
             for name, value in _in_index(row).items():
@@ -126,9 +131,10 @@ def _context(context: Context) -> list[Any]:
     return [context.kind, context.position, context.at, context.token_ids, active, values]
 
 
-def _round(value: int | float) -> int | float | None:
-    """With a few digits, as the files are text; counts as they are, None for what is no number."""
-    if isinstance(value, int):
+def _round(value: int | float | str) -> int | float | str | None:
+    """With a few digits, as the files are text; counts and words as they are, None for what is no
+    number."""
+    if isinstance(value, int | str):
         return value
     return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
 

@@ -38,6 +38,13 @@ function featureTable(title, feature, pairs, format, hint) {
 
 const tile = (name, value, under) => el("div", {}, el("dt", {}, name), el("dd", {}, value), el("dd.hint", {}, under));
 
+// Null is what is not known: a dictionary may have no twins.
+function overSeeds(its) {
+  const ofTwins = its.twin_correlation === null ? "" : `; with twins ${num(its.nearest_twin)} and ${num(its.twin_correlation)}`;
+  const near = `cosine ${num(its.matched_cosine)} and correlation ${num(its.matched_correlation)} with its partners${ofTwins}`;
+  return tile("Over seeds", its.verdict, `in ${percent(its.reappears)} of the other seeds: ${near}`);
+}
+
 function tiles(it) {
   const { n_tokens, has_logits } = data.first.facts;
   return el("dl.tiles", {},
@@ -45,6 +52,7 @@ function tiles(it) {
     tile("Largest value", num(it.max), `mean ${num(it.mean_active)} ± ${num(it.std_active)} where active`),
     has_logits ? tile("Logit effect", num(it.raised[0]?.[1]), "of its row of the decoder, on the token it raises most") : null,
     tile("Alignment", num(it.alignment), "cosine of encoder and decoder row"),
+    it.seeds ? overSeeds(it.seeds) : null,
     tile("Norms", `${num(it.encoder_norm)}, ${num(it.decoder_norm)}`, "encoder and decoder row"));
 }
 
