@@ -223,7 +223,7 @@ def fit(dictionary: TrainableSAE, batches: Iterable[Tensor], /, **settings: Any)
     sae.fit(dictionary, batches, sae.TrainConfig(**settings), progress=False)
 
 
-SHORT = MetaConfig(k=2, n_steps=100, batch_rows=96, lr=5e-3, seed=1)
+SHORT = MetaConfig(k=2, n_steps=50, batch_rows=96, lr=1e-2, seed=1)
 
 
 def test_rows_that_are_sums_of_two_of_few_directions_are_explained_and_random_ones_are_not() -> (
