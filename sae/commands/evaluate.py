@@ -14,6 +14,7 @@ from sae.commands.flags import parse_named
 from sae.pages.run_report import write_report
 from sae.runs.evaluation import evaluate_dictionary, model_of, text_of, text_to_evaluate_on
 from sae.runs.full_evaluation import FullReport, evaluate_fully
+from sae.runs.sinks.compared import print_compared
 from sae.runs.sinks.full_summary import baselines_table, error_table
 from sae.runs.sinks.summary import print_advice, summary_table
 
@@ -36,6 +37,9 @@ class EvaluateFlags(DictionaryFlags):
     text, and split the error. Of a run, eval.json and report.html get it."""
     baseline: tuple[Literal["ica", "nmf"], ...] = ()
     """With --full, a baseline that takes longer. Repeatable."""
+    compare: bool = False
+    """Also print the same reconstruction in other projects' conventions. Takes about twice as
+    long."""
     out: Path | None = None
     """Write eval.json to this file."""
 
@@ -50,7 +54,9 @@ def main(arguments: list[str]) -> None:
     its = dictionary.provenance
     full = _evaluated_fully(flags, dictionary, is_other) if flags.full else None
     report = (
-        evaluate_dictionary(dictionary, device=flags.device, other_text=is_other)
+        evaluate_dictionary(
+            dictionary, device=flags.device, other_text=is_other, compare=flags.compare
+        )
         if full is None
         else full.dictionary
     )
@@ -63,6 +69,8 @@ def main(arguments: list[str]) -> None:
         )
     console.print(summary_table(report, title, all_positions=counts_all))
     print_advice(report, console)
+    if flags.compare:
+        print_compared(report, console)
     if full is not None:
         console.print(baselines_table(full))
         console.print(error_table(full))
@@ -86,4 +94,5 @@ def _evaluated_fully(flags: EvaluateFlags, dictionary: SAE, is_other: bool) -> F
         )
     model = model_of(its, flags.device)
     text = text_to_evaluate_on(model, its, other_text=is_other)
-    return evaluate_fully(dictionary.to(model.device), model, text, also=flags.baseline)
+    dictionary = dictionary.to(model.device)
+    return evaluate_fully(dictionary, model, text, flags.baseline, compare=flags.compare)

@@ -38,15 +38,24 @@ class EvalReport:
     """Documents of the text; blocks, where its documents are not known; 0 for bare activations."""
     breakdown: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Rows of metrics by `position` in the block and by `frequency` of the token."""
+    compared: Mapping[str, Mapping[str, Number]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """The same reconstruction in other projects' conventions, by project and its own name of the
+    number, where that was asked for."""
     text: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """Which text it was, where it was text: `dataset`, a hash of its `tokens`, and `is_other` where
     it was meant to be another than the dictionary names."""
 
     @classmethod
-    def of(cls, totals: Accumulator) -> "EvalReport":
+    def of(
+        cls, totals: Accumulator, compared: Mapping[str, Mapping[str, Number]] | None = None
+    ) -> "EvalReport":
         density = totals.total(fires).to(torch.float64) / max(totals.total(n_tokens), 1)
         n_documents, its_intervals = intervals(totals)
-        return cls(totals.results(), density, its_intervals, n_documents, breakdown(totals))
+        groups = breakdown(totals)
+        finite = {project: _finite(its) for project, its in (compared or {}).items()}
+        return cls(totals.results(), density, its_intervals, n_documents, groups, finite)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what copying and pickling ask for, before there are values
@@ -61,7 +70,7 @@ class EvalReport:
 
     def metrics(self) -> dict[str, Number]:
         """The numbers by name, without those that were not measured or are not finite."""
-        return {name: value for name, value in self.values.items() if math.isfinite(value)}
+        return _finite(self.values)
 
     def to_json(self) -> str:
         """`eval.json`: flat metrics, their conventions, and the histogram of densities."""
@@ -78,6 +87,12 @@ class EvalReport:
             content["breakdown"] = self.breakdown
         if self.intervals:
             content["intervals"] = {"convention": CONVENTION, **self.intervals}
+        if self.compared:
+            content["compared"] = {project: dict(its) for project, its in self.compared.items()}
         if self.text:
             content["text"] = dict(self.text)
         return json.dumps(content, indent=2)
+
+
+def _finite(values: Mapping[str, Number]) -> dict[str, Number]:
+    return {name: value for name, value in values.items() if math.isfinite(value)}

@@ -29,6 +29,8 @@ class Predictions:
     mean: Tensor
     kl: Float[Tensor, " predictions"]
     """KL(clean || spliced) of the next-token distributions."""
+    kl_zero: Float[Tensor, " predictions"] | None = None
+    """The same under zero ablation, where projects are compared."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Seen:
     """The number of each row's group, by what rows are grouped by: its document, say."""
     has_prediction: Bool[Tensor, " rows"] | None = None
     """Of which rows there are predictions; None where of all."""
+    everywhere: "Everywhere | None" = None
+    """The same batch with every position counted, where projects are compared."""
 
     @cached_property
     def inputs(self) -> Float[Tensor, "rows d_in"]:
@@ -80,6 +84,15 @@ class Seen:
     @cached_property
     def dot(self) -> Float[Tensor, " rows"]:
         return (self.inputs * self.outputs).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Everywhere:
+    """A batch of text of which every position is seen and replaced, BOS and padding too."""
+
+    seen: Seen
+    is_counted: Bool[Tensor, " predictions"]
+    """Which of its predictions are those of counted tokens, in the same order."""
 
 
 # Sums that several metrics are made of -----------------------------------------------------------

@@ -1,6 +1,7 @@
 """What the model predicts when an activation is replaced: by its reconstruction, or by zero."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -84,12 +85,26 @@ class Splice:
         tokens: Int[Tensor, "batch pos"],
         counted: Bool[Tensor, "batch pos"],
     ) -> None:
-        tokens, self._counted = tokens.to(model.device), counted.to(model.device)
-        self._predicted = self._counted[:, :-1]
-        self._targets = tokens[:, 1:][self._predicted][:, None]
+        self._tokens = tokens = tokens.to(model.device)
+        self._count(counted.to(model.device))
         shared_pass = getattr(model, "shared_pass", partial(WholePasses, model))
         self._passes: Passes = shared_pass(tokens, hook_names)
         self._unembed = getattr(model, "unembed", lambda rows: rows)
+
+    def _count(self, counted: Bool[Tensor, "batch pos"]) -> None:
+        self._counted, self._predicted = counted, counted[:, :-1]
+        self._targets = self._tokens[:, 1:][self._predicted][:, None]
+
+    def everywhere(self) -> "Splice":
+        """The same pass, with every position counted."""
+        found = copy(self)
+        found._count(torch.ones_like(self._counted))
+        return found
+
+    @property
+    def is_counted(self) -> Bool[Tensor, " positions"]:
+        """Which of the predictions of `everywhere` are of this."""
+        return self._predicted.flatten().cpu()
 
     def rows(self, hook_name: str) -> Float[Tensor, "rows width"]:
         """The activations at the counted positions of a site."""

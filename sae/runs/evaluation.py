@@ -40,18 +40,21 @@ class HeldOut:
     source: str
 
 
-def evaluate_dictionary(sae: SAE, *, device: str = "auto", other_text: bool = False) -> EvalReport:
+def evaluate_dictionary(
+    sae: SAE, *, device: str = "auto", other_text: bool = False, compare: bool = False
+) -> EvalReport:
     """Load the model that a saved dictionary names, and measure the dictionary on held-out text.
 
     On the same device this gives the numbers of the run that made it, to the last digit.
     `InputError` where the text is another than then, unless `other_text` says that it may be.
+    With `compare`, the report has the numbers in other projects' conventions too.
     """
     known = sae.provenance
     if known.activations_path is not None:
-        return _evaluated_on_files(sae, device, other_text=other_text)
+        return _evaluated_on_files(sae, device, other_text=other_text, compare=compare)
     model = model_of(known, device)
     text = text_to_evaluate_on(model, known, other_text=other_text)
-    (report,) = evaluate_on_held_out_text([sae.to(model.device)], model, text)
+    (report,) = evaluate_on_held_out_text([sae.to(model.device)], model, text, compare=compare)
     return replace(report, text={**report.text, "is_other": other_text})
 
 
@@ -87,7 +90,7 @@ def model_of(known: Provenance, device: str = "auto") -> LanguageModel:
 
 
 def evaluate_on_held_out_text(
-    saes: Sequence[SAE], model: LanguageModel, text: HeldOut
+    saes: Sequence[SAE], model: LanguageModel, text: HeldOut, *, compare: bool = False
 ) -> list[EvalReport]:
     """Reports of dictionaries, in order; those of all sites share the passes of the model."""
     by_site: dict[str, list[SAE]] = {}
@@ -100,7 +103,7 @@ def evaluate_on_held_out_text(
                 f"trained on"
             )
         by_site.setdefault(hook_name, []).append(sae)
-    found = evaluate_sites(by_site, model, text.batches)
+    found = evaluate_sites(by_site, model, text.batches, compare=compare)
     about = {"dataset": text.source, "tokens": text.fingerprint["tokens"], "is_other": False}
     in_order = {site: iter(reports) for site, reports in found.items()}
     return [replace(next(in_order[str(sae.hook_name)]), text=about) for sae in saes]
@@ -146,7 +149,7 @@ def source_of(of: Provenance) -> SourceConfig:
 # Without a model ---------------------------------------------------------------------------------
 
 
-def _evaluated_on_files(sae: SAE, device: str, *, other_text: bool) -> EvalReport:
+def _evaluated_on_files(sae: SAE, device: str, *, other_text: bool, compare: bool) -> EvalReport:
     """Measure a dictionary on held-out activations of the files that it names."""
     known = sae.provenance
     files = ActivationFiles.open(str(known.activations_path), resolve_device(device))
@@ -154,7 +157,7 @@ def _evaluated_on_files(sae: SAE, device: str, *, other_text: bool) -> EvalRepor
     if not other_text and known.eval_text and known.eval_text != held_out.fingerprint:
         what, remedy = "its held-out activations are others", "say --other-text"
         raise TextHasChanged(files.source, what, remedy=remedy)
-    (report,) = evaluate_on_held_out_rows([sae.to(files.device)], held_out)
+    (report,) = evaluate_on_held_out_rows([sae.to(files.device)], held_out, compare=compare)
     return replace(report, text={**report.text, "is_other": other_text})
 
 
@@ -167,10 +170,12 @@ def held_out_rows(files: ActivationFiles, n_rows: int) -> HeldOut:
     return HeldOut(batches, {"tokens": found.hexdigest()}, files.source)
 
 
-def evaluate_on_held_out_rows(saes: Sequence[SAE], held_out: HeldOut) -> list[EvalReport]:
+def evaluate_on_held_out_rows(
+    saes: Sequence[SAE], held_out: HeldOut, *, compare: bool = False
+) -> list[EvalReport]:
     """Reports of dictionaries, in order: reconstruction and sparsity."""
     about = {"activations": held_out.source, **held_out.fingerprint, "is_other": False}
-    reports = (evaluate_reconstruction(sae, held_out.batches) for sae in saes)
+    reports = (evaluate_reconstruction(sae, held_out.batches, compare=compare) for sae in saes)
     return [replace(report, text=about) for report in reports]
 
 

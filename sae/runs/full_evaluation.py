@@ -58,10 +58,16 @@ class FullReport:
 
 
 def evaluate_fully(
-    dictionary: SAE, model: LanguageModel, text: HeldOut, *, also: Sequence[str] = ()
+    dictionary: SAE,
+    model: LanguageModel,
+    text: HeldOut,
+    also: Sequence[str] = (),
+    *,
+    compare: bool = False,
 ) -> FullReport:
     """Evaluate a dictionary beside baselines, which are fitted on text that it was trained on, and
-    split its error. `also` names baselines that take longer: ica, nmf.
+    split its error. `also` names baselines that take longer: ica, nmf. `compare` adds the numbers
+    in other projects' conventions.
 
     `InputError` where the text has too few documents for an interval.
     """
@@ -72,7 +78,8 @@ def evaluate_fully(
     moments = Moments.of(_counted(SiteRows(model, site, training), dictionary, n_active))
     k = max(1, round(torch.cat(n_active).double().mean().item()))
     made = fit_baselines(moments, k, dictionary.d_sae, also=also)
-    found = evaluate_sites({site: [dictionary, *made.values()]}, model, text.batches)[site]
+    saes = {site: [dictionary, *made.values()]}
+    found = evaluate_sites(saes, model, text.batches, compare=compare)[site]
     about = {"dataset": text.source, "tokens": text.fingerprint["tokens"], "is_other": False}
     report = replace(found[0], text=about)
     baselines = dict(zip(made, found[1:], strict=True))
