@@ -350,7 +350,18 @@ def test_every_convention_names_the_number_of_ours_that_it_is_beside() -> None:
 def test_activations_from_files_have_the_part_that_needs_no_model(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     np.save(tmp_path / "rows.npy", generator.normal(size=(3000, 8)).astype(np.float32))
-    flags = ["--d-sae", 16, "--n-tokens", 512, "--batch-tokens", 128, "--wandb", "off"]
+    flags = [
+        "--architecture",
+        "relu",
+        "--d-sae",
+        16,
+        "--n-tokens",
+        512,
+        "--batch-tokens",
+        128,
+        "--wandb",
+        "off",
+    ]
     of = ["--activations", tmp_path / "rows.npy", "--out", tmp_path / "run"]
     done = called(train_script.main, *of, *flags)
     assert done.code == 0, done.err

@@ -112,8 +112,8 @@ class Splice:
 
     @torch.no_grad()
     def last_layer(
-        self, hook_name: str | None = None, rows: Float[Tensor, "rows width"] | None = None
-    ) -> Float[Tensor, "predictions d_model"]:
+        self, hook_name: str | None = None, rows: Float[Tensor, "rows d_in"] | None = None
+    ) -> Float[Tensor, "predictions width"]:
         """What the next tokens are predicted from: as the model is, or with these rows in place of
         the counted ones of a site."""
         if hook_name is None:
