@@ -20,6 +20,7 @@ from sae.commands.flags import parse
 from sae.commands.models import Row, rows
 from sae.commands.toy_models import SECTIONS
 from sae.evaluation import METRICS
+from sae.evaluation.compared import COMPARED
 from sae.papers.claims import markdown_table, read_claims
 from sae.runs.settings import RunSettings
 from sae.runs.settings.fields import settings_of
@@ -53,6 +54,18 @@ def metrics() -> str:
         (
             (f"`{m.name}`", m.convention, m.unit, m.better if m.better != "neither" else "")
             for m in METRICS.values()
+        ),
+    )
+
+
+def compared() -> str:
+    """The numbers of other projects, by their definitions."""
+    return table(
+        ("project", "its name", "definition", "ours"),
+        (
+            (project, f"`{of.name}`", of.convention, f"`{of.ours}`" if of.ours else "")
+            for project, its in COMPARED.items()
+            for of in its
         ),
     )
 
@@ -201,7 +214,7 @@ def main(arguments: list[str]) -> None:
     readme = flags.docs.parent / "README.md"
     put_into_page(readme, {"peers": peers((flags.docs / "benchmarks.md").read_text())})
     for page, tables in {
-        "metrics.md": {"metrics": metrics()},
+        "metrics.md": {"metrics": metrics(), "compared": compared()},
         "training.md": {"architectures": architectures()},
         "recipes.md": {"recipes": recipes()},
         "settings.md": settings(),

@@ -156,7 +156,7 @@ EXPECTED: dict[str, dict[str, float]] = {
             lambda x, x_hat, _: ((x_hat - x) ** 2).mean(axis=1) / (x**2).mean(axis=1)
         ),
     },
-    "ours, all positions": {},
+    "all positions": {},
 }
 
 
@@ -299,7 +299,7 @@ def test_explained_variance_is_told_of_every_position_too(
     (report,) = evaluate_sites({SITE: [Biased()]}, sink, text, compare=True)[SITE]
     every = torch.cat([sink.activations(of.tokens, [SITE])[SITE].flatten(0, 1) for of in text])
     expected = evaluate_reconstruction(Biased(), [every]).explained_variance
-    found = report.compared["ours, all positions"]["explained_variance"]
+    found = report.compared["all positions"]["explained_variance"]
     assert found == pytest.approx(expected, rel=1e-6)
     assert found > 0.95 > report.explained_variance + 0.05
 
@@ -338,10 +338,10 @@ def test_what_is_not_asked_for_costs_no_pass(
         assert (passes.count("clean"), passes.count("edited")) == (2, 2 * edited)
 
 
-def test_every_convention_names_the_number_of_ours_that_it_is_beside() -> None:
+def test_a_convention_that_is_beside_a_number_of_ours_names_one_that_there_is() -> None:
     for project, its in COMPARED.items():
         assert len({of.name for of in its}) == len(its), project
-        assert {of.ours for of in its} <= METRICS.keys()
+        assert {of.ours for of in its} <= {"", *METRICS}
 
 
 # The command -------------------------------------------------------------------------------------
@@ -370,5 +370,7 @@ def test_activations_from_files_have_the_part_that_needs_no_model(tmp_path: Path
     assert done.code == 0, done.err
     (line,) = (line for line in done.out.splitlines() if line.startswith("not available"))
     assert "activations from files have no model" in line and "SAELens ce_loss_score" in line
+    assert "E|x_hat|^2" in done.out and "[x . x_hat]" in done.out  # which is no markup
+    assert "normalized_mean_squared_error" in done.out  # no name is cut
     compared = json.loads(out.read_text())["compared"]
     assert compared["sparsify"].keys() == {"fvu"} and "ce_loss_score" not in compared["SAELens"]

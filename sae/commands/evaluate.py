@@ -38,8 +38,8 @@ class EvaluateFlags(DictionaryFlags):
     baseline: tuple[Literal["ica", "nmf"], ...] = ()
     """With --full, a baseline that takes longer. Repeatable."""
     compare: bool = False
-    """Also print the same reconstruction in other projects' conventions. Takes about twice as
-    long."""
+    """Print the same reconstruction in other projects' conventions too, and write them to eval.json
+    as `compared`. Takes up to twice as long."""
     out: Path | None = None
     """Write eval.json to this file."""
 

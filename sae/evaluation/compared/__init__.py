@@ -21,7 +21,7 @@ COMPARED: Mapping[str, tuple[Convention, ...]] = {
     "dictionary_learning": DICTIONARY_LEARNING,
     "sparsify": SPARSIFY,
     "OpenAI sparse_autoencoder": OPENAI,
-    "ours, all positions": ALL_POSITIONS,
+    "all positions": ALL_POSITIONS,
 }
 """By project, in the order of the table."""
 

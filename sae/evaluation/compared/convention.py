@@ -20,8 +20,8 @@ from sae.evaluation.seen import Everywhere, Predictions, Seen, Total
 class Convention(Metric):
     """A number of another project: `name` is its name there, `convention` its formula."""
 
-    ours: str
-    """The metric of ours that it is to be read beside."""
+    ours: str = ""
+    """The metric of ours that it is to be read beside, if there is one."""
     meaning: str = ""
     has_interval: bool = False
 

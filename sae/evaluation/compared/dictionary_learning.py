@@ -1,4 +1,7 @@
-"""dictionary_learning, `evaluation.py`: every number is that of a batch, averaged over batches."""
+"""dictionary_learning, `evaluation.py`: every number is that of a batch, averaged over batches.
+
+Where its tokenizer has a padding token, it leaves out the predictions of that token: of ours none.
+"""
 
 from sae.evaluation.compared.convention import (
     Convention,

@@ -1,4 +1,5 @@
-"""SAELens, `sae_lens/evals.py`: since pull request 711 of July 2026, and before."""
+"""SAELens, `sae_lens/evals.py`: as it is since pull requests 665 (explained variance)
+and 711 (mse, July 2026), and as it was before: published tables are older."""
 
 from typing import Any
 
@@ -110,7 +111,6 @@ SAE_LENS = (
         sums=(kl_zero_everywhere, divergence),
         result=score,
         needs_model=True,
-        ours="ce_recovered",
     ),
 )
 

@@ -45,6 +45,5 @@ SAEBENCH = (
         sums=(kl_zero_everywhere, kl_spliced_everywhere),
         result=score,
         needs_model=True,
-        ours="ce_recovered",
     ),
 )

@@ -1,35 +1,46 @@
 """The numbers of an evaluation in other projects' conventions, as a table."""
 
+from collections.abc import Iterator
+
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from activation_cache.common.numbers import format_number
 from sae.evaluation import EvalReport
-from sae.evaluation.compared import COMPARED
+from sae.evaluation.compared import COMPARED, Convention
 
 
 def print_compared(report: EvalReport, console: Console) -> None:
-    """A row for each number, beside the one of ours that is closest; and what was not measured."""
+    """The numbers of each project, beside those of ours that are closest; and in one line, what
+    could not be measured."""
     table = Table(title="in other projects' conventions", title_justify="left")
-    table.add_column("project")
-    table.add_column("its name")
+    table.add_column("number", no_wrap=True)
     table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("ours", justify="right", no_wrap=True)
     table.add_column("formula")
-    table.add_column("ours")
     missing: list[str] = []
     for project, conventions in COMPARED.items():
         its = report.compared.get(project, {})
-        missing += [
-            f"{project} {its_own.name}" for its_own in conventions if its_own.name not in its
-        ]
-        for number in (number for number in conventions if number.name in its):
-            ours = f"{number.ours} {format_number(getattr(report, number.ours))}"
-            value = format_number(its[number.name])
-            table.add_row(project, number.name, value, number.convention, ours)
-        table.add_section()
+        missing += (f"{project} {of.name}" for of in conventions if of.name not in its)
+        if its:
+            table.add_section()
+            table.add_row(f"[bold]{project}")
+        for convention in conventions:
+            if convention.name in its:
+                table.add_row(*_cells(convention, its[convention.name], report))
     console.print(table)
     if missing:
-        why = (
-            "activations from files have no model" if "activations" in report.text else "not finite"
-        )
+        without_model = "activations" in report.text
+        why = "activations from files have no model" if without_model else "not finite"
         console.print(f"not available ({why}): {', '.join(missing)}", markup=False, soft_wrap=True)
+
+
+def _cells(convention: Convention, value: float, report: EvalReport) -> Iterator[str]:
+    """As a row of the table: our number is named where its name is another."""
+    name, ours = convention.name, convention.ours
+    yield name
+    yield format_number(value)
+    yield format_number(getattr(report, ours)) if ours else ""
+    is_other = f" (ours: {ours})" if ours not in ("", name) else ""
+    yield escape(convention.convention + is_other)
