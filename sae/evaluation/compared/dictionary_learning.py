@@ -3,6 +3,8 @@
 Where its tokenizer has a padding token, it leaves out the predictions of that token: of ours none.
 """
 
+import torch
+
 from sae.evaluation.compared.convention import (
     Convention,
     everywhere,
@@ -22,7 +24,8 @@ def _explained(seen: Seen) -> float:
 
 def _recovered(seen: Seen) -> float:
     its = predictions(everywhere(seen).seen)
-    zero, spliced, clean = (float(of.double().mean()) for of in (its.zero, its.spliced, its.clean))
+    each = (of.to("cpu", torch.float64) for of in (its.zero, its.spliced, its.clean))
+    zero, spliced, clean = (float(of.mean()) for of in each)
     return (spliced - zero) / (clean - zero)
 
 
