@@ -11,6 +11,7 @@ from sae.base import SAE
 from sae.commands.dictionary import DictionaryFlags
 from sae.commands.exits import fail, refuse_unwritable
 from sae.commands.flags import parse_named
+from sae.evaluation import EvalReport
 from sae.pages.run_report import write_report
 from sae.runs.evaluation import evaluate_dictionary, model_of, text_of, text_to_evaluate_on
 from sae.runs.full_evaluation import FullReport, evaluate_fully
@@ -72,26 +73,37 @@ def main(arguments: list[str]) -> None:
     if flags.compare:
         print_compared(report, console)
     if full is not None:
-        console.print(baselines_table(full))
-        console.print(error_table(full))
-        for line in full.warnings:
-            console.print(f"note: {line}", markup=False, soft_wrap=True)
+        _print_full(full, console)
+    _write(flags, full or report, console, into_run=full is not None and not is_other)
+
+
+def _print_full(full: FullReport, console: Console) -> None:
+    console.print(baselines_table(full))
+    if full.error is not None:
+        console.print(error_table(full.error))
+    for line in full.warnings:
+        console.print(f"note: {line}", markup=False, soft_wrap=True)
+
+
+def _write(
+    flags: EvaluateFlags, report: EvalReport | FullReport, console: Console, *, into_run: bool
+) -> None:
+    """To --out, or into the run that was named, whose page shows it then."""
     run = Path(flags.path or "")
     is_run = flags.path is not None and (run / "config.json").is_file()
-    out = flags.out or (run / "eval.json" if full and is_run and not is_other else None)
-    if out is not None:
-        write_file(out, (full or report).to_json() + "\n")
-        console.print(f"written to {out}", soft_wrap=True, markup=False)
-        if is_run and out == run / "eval.json":
-            write_report(run)
+    out = flags.out or (run / "eval.json" if into_run and is_run else None)
+    if out is None:
+        return
+    write_file(out, report.to_json() + "\n")
+    console.print(f"written to {out}", soft_wrap=True, markup=False)
+    if is_run and out == run / "eval.json":
+        write_report(run)
 
 
 def _evaluated_fully(flags: EvaluateFlags, dictionary: SAE, is_other: bool) -> FullReport:
     its = dictionary.provenance
     if its.activations_path is not None:
-        fail(
-            "--full needs a model and text, and this dictionary is of activations in files: drop it"
-        )
+        fail("--full needs a model and text, and activations in files have neither: drop it")
     model = model_of(its, flags.device)
     text = text_to_evaluate_on(model, its, other_text=is_other)
     dictionary = dictionary.to(model.device)

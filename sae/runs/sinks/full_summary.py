@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from rich.table import Table
 
 from activation_cache.common.numbers import format_number
+from sae.analysis.error import ErrorSplit
 from sae.evaluation import METRICS, EvalReport
 from sae.evaluation.baselines import BASELINES
 from sae.pages.run_report import COMPARED, SPLIT_ROWS
@@ -26,15 +27,12 @@ def baselines_table(full: FullReport) -> Table:
     return table
 
 
-def error_table(full: FullReport) -> Table:
+def error_table(split: ErrorSplit) -> Table:
     """What a linear map of x predicts of the error, beside what predicts it trivially."""
     table = Table(title="what is linear in the activation", title_justify="left")
     table.caption_justify = "left"
     for heading in ("of", "predicted from", "R2"):
         table.add_column(heading, justify="right" if heading == "R2" else "left")
-    split = full.error
-    if split is None:
-        return table
     table.caption = (
         f"on {split.n_test_documents:,} held-out documents, maps fitted on "
         f"{split.n_fit_documents:,} others; FVU {format_number(split.fvu)}, "
