@@ -9,6 +9,7 @@ or ln2.hook_normalized, such as blocks.2.hook_resid_pre; or hook_embed; or any m
 as module:transformer.h.1.mlp.act. `featureloom models MODEL` lists what a model has.
 """
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +80,7 @@ def train(settings: RunSettings, command: Command) -> None:
     if command.dry_run:
         console.print(dry_run(settings, console))
         return
-    if (settings.out / "members").is_dir():
+    if os.path.isdir(settings.out / "members"):  # noqa: PTH112 - whatever name it is
         raise InputError(
             f"{settings.out} is the folder of a sweep: resume it with --seeds and --twins as it "
             f"was begun, or with `featureloom sweep`, or name another one with --out"

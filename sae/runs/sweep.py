@@ -1,6 +1,7 @@
 """Train a grid of dictionaries on one stream, and lay their results side by side."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +79,7 @@ def train_seeds(
     """The same for dictionaries that differ in the seed alone, in the folder of these settings, and
     with `twins` for two whose decoder or encoder stays random."""
     grid = seeds_grid(settings, n_seeds, twins=twins)
-    if (settings.out / "config.json").exists():
+    if os.path.exists(settings.out / "config.json"):  # noqa: PTH110 - whatever name it is
         raise InputError(
             f"{settings.out} is the folder of a run of one seed: name another one with --out"
         )

@@ -15,8 +15,8 @@ c_dec, a rise on both sides beyond the luck of seeds, and no second dip. And c_d
 of random rows: there it has nothing more to say. Features in superposition overlap as random
 directions do, and with too many active ones the rows move apart until they overlap less than the
 features: c_dec then falls on and on, past the right L0. One failure cannot be seen from here:
-features that only ever occur together. Their rows are no matter of L0, c_dec falls past it, and the
-verdict is "too low" where L0 is right (tests/analysis/test_right_l0.py shows both).
+features that only ever occur together. Their rows are no matter of L0, c_dec falls past it, and a
+sweep with the right L0 in it is called "too low" (tests/analysis/test_right_l0.py shows both).
 """
 
 import math
@@ -27,6 +27,7 @@ from typing import Any, Literal
 from scipy.stats import t as student_t
 
 from activation_cache.common.errors import InputError, refuse_not_positive
+from activation_cache.common.numbers import Number
 from sae.analysis.right_l0.similarity import N_DRAWS, decoder_similarity, random_similarity
 from sae.analysis.stability.dictionaries import SparseDictionary
 
@@ -89,7 +90,7 @@ class RightL0:
 
 
 def right_l0(
-    sweep: Sequence[tuple[float, SparseDictionary]], *, n_draws: int = N_DRAWS, seed: int = 0
+    sweep: Sequence[tuple[Number, SparseDictionary]], *, n_draws: int = N_DRAWS, seed: int = 0
 ) -> RightL0:
     """Judge a sweep that differs in L0 and, where there are several of an L0, in the seed.
 
@@ -214,7 +215,7 @@ def _pooled_variance(values: Sequence[Sequence[float]]) -> float:
     return squares / freedom
 
 
-def _refuse_unfit(sweep: Sequence[tuple[float, SparseDictionary]]) -> None:
+def _refuse_unfit(sweep: Sequence[tuple[Number, SparseDictionary]]) -> None:
     for l0, _ in sweep:
         refuse_not_positive(l0=l0)
     l0s = {float(l0) for l0, _ in sweep}
