@@ -82,7 +82,7 @@ def _print_full(full: FullReport, console: Console) -> None:
     if full.error is not None:
         console.print(error_table(full.error))
     for line in full.warnings:
-        console.print(f"note: {line}", markup=False, soft_wrap=True)
+        console.print(f"warning: {line}", markup=False, soft_wrap=True)
 
 
 def _write(

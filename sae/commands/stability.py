@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"cannot write to {out}: {error.strerror}; name another --out") from error
     if not members.twins:
         console.print(
-            "warning: the sweep has no twins: no feature can be told from random weights; train "
+            "warning: the sweep has no twins: nothing shows what random weights have too; train "
             "them with --twins",
             soft_wrap=True,
         )

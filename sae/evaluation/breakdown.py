@@ -6,7 +6,7 @@ from sae.evaluation.groups import FREQUENCY, N_RARITIES, POSITION, position_rang
 from sae.evaluation.metric import Accumulator
 
 NAMES = ("n_tokens", "fvu", "cosine", "l0", "ce_clean", "delta_ce", "kl")
-"""Metrics that are told apart by group. Unexplained variance refers to the mean of all tokens."""
+"""Metrics that each group has. Unexplained variance refers to the mean of all tokens."""
 
 
 def breakdown(totals: Accumulator) -> dict[str, list[dict[str, Any]]]:

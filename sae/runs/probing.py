@@ -6,7 +6,7 @@ From texts to the table of a comparison:
     pooled = pooled_features(model, {"ours": sae, "random": twin}, texts.texts, hook_name)
     compare(pooled.features, pooled.raw, np.array(texts.labels), texts.documents)
 
-Features are pooled by their maximum unless told otherwise: what a label hangs on is often one word,
+Features are pooled by their maximum by default: what a label hangs on is often one word,
 and a mean over a text drowns the one token on which its feature is active. A maximum grows with the
 length of a text, so it needs classes of the same lengths, as the sets of `probe_sets` have them.
 The mean is what SAEBench takes, for features and activations; sae-probes takes the last token

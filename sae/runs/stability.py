@@ -45,7 +45,7 @@ MEMBERS = "members"
 PARTICULAR = ("seed", "frozen")
 """Of the settings that the result of a training depends on, those in which members may differ."""
 MEASURED = ("fvu", "delta_ce", "ce_spliced", "l0")
-"""Of an evaluation, what is told of each dictionary."""
+"""Of an evaluation, what is reported of each dictionary."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ def write_stability(found: SweepStability, out: Path) -> None:
 
 
 def show_on_pages(members: Members, folder: Path) -> list[Path]:
-    """Write the pages of those members of a sweep anew whose features were collected."""
+    """Write the pages of members again whose features were collected."""
     found = {name: folder / MEMBERS / name / FEATURES for name in members.seeds}
     return [
         write_browser(open_features(path), members.seeds[name])

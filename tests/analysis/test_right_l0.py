@@ -146,9 +146,9 @@ def test_a_valley_below_random_rows_is_one_only_where_rows_need_not_overlap() ->
 def test_the_same_difference_tells_less_with_fewer_seeds() -> None:
     """Ten pairs at one of twenty: 2.58 standard errors of a difference, 0.014, where these are
     known well, and 14.1 of them with two degrees of freedom."""
-    for rise, freedom, told in ((0.037, None, True), (0.036, None, False), (0.1, 2, False)):
+    for rise, freedom, is_found in ((0.037, None, True), (0.036, None, False), (0.1, 2, False)):
         found = _curve(0.5, 0.2 + rise, 0.2, 0.2 + rise, 0.5, freedom=freedom)
-        assert (found.between == (2.0, 8.0)) is told
+        assert (found.between == (2.0, 8.0)) is is_found
 
 
 def test_standard_errors_are_pooled_over_the_seeds_by_hand() -> None:

@@ -129,9 +129,9 @@ def test_rare_and_dense_features_by_hand() -> None:
 
 
 def test_a_density_is_not_spoken_of_where_three_fires_are_not_expected_at_it() -> None:
-    for n_tokens, told in ((299_999, False), (300_000, True)):
+    for n_tokens, is_known in ((299_999, False), (300_000, True)):
         seen = Pass(torch.tensor([0, 1]), n_tokens, None).summary()
-        assert (seen.rare[1e-5].of_features is not None) is told
+        assert (seen.rare[1e-5].of_features is not None) is is_known
         assert seen.rare[1e-6].of_features is None
     seen = Pass(torch.tensor([0, 1]), 50, None).summary()
     assert seen.dense[0.01].of_features is None and seen.dense[0.1].of_features == 0.0

@@ -169,7 +169,7 @@ def test_pages_of_features_show_the_verdict_whichever_came_first(folder: Path) -
     assert shown("seed1") == [None] * 32
     (folder / "members" / "seed1" / "stability.parquet").write_text("no parquet")
     done = called(features_script.main, folder / "members" / "seed1")
-    assert done.code == 2 and "write it anew with `featureloom stability`" in done.err
+    assert done.code == 2 and "write it again with `featureloom stability`" in done.err
 
 
 def test_seeds_of_activations_in_files_have_no_cross_entropy(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ class Reconstructs(Protocol):
 
 
 class ErrorBatches:
-    """A dictionary's reconstructions of activations, made anew each time that they are read.
+    """A dictionary's reconstructions of activations, computed again at each reading.
 
     `x` is a tensor or NumPy array [..., d], `documents` the number of each token's document [...];
     or each is an iterable of such, of the same batches, that can be read more than once.

@@ -35,7 +35,7 @@ class SplitNumbers:
     r2_shrinkage_pooled: float
     r2_from_x_hat: float
     """Of e, predicted from x_hat, by a map of its own: what another scale of the dictionary's own
-    output would mend."""
+    output would remove."""
     r2_from_x_hat_pooled: float
     r2_norm: float
     """Of |e|^2, predicted from x."""
@@ -156,7 +156,7 @@ class Side:
         if not of_error.any():
             raise InputError(
                 f"the error is the same vector {where}: there is nothing to split; a bias of the "
-                f"dictionary would mend it"
+                f"dictionary would remove it"
             )
 
 

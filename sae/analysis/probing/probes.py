@@ -93,7 +93,7 @@ def cross_validated(
     transform: BaseEstimator | None = None,
     seed: int = 0,
 ) -> CrossValidated:
-    """`probe` on each of several folds of documents, features being chosen anew in each.
+    """`probe` on each of several folds of documents, with features chosen again in each.
 
     The interval is from a bootstrap of the held-out documents of each fold. Raises what `probe`
     does.

@@ -127,7 +127,7 @@ def _refuse_unfit(dictionary: SparseDictionary) -> None:
         n_wrong = int((~weights.isfinite()).sum())
         if n_wrong:
             raise InputError(
-                f"{name} has {n_wrong} entries that are not finite: train the dictionary anew, or "
+                f"{name} has {n_wrong} entries that are not finite: train the dictionary again, or "
                 f"load an earlier checkpoint"
             )
 

@@ -33,5 +33,5 @@ def over_seeds(features: Features) -> Sequence[dict[str, Any]]:
             return file.read([*SHOWN]).to_pylist() if is_of_these else []
     except ArrowException as error:
         raise InputError(
-            f"{path} cannot be read: write it anew with `featureloom stability`, or remove it"
+            f"{path} cannot be read: write it again with `featureloom stability`, or remove it"
         ) from error

@@ -73,13 +73,13 @@ def _staged_in(folder: Path) -> Iterator[None]:
     """Keep files of artifacts in this folder until they are uploaded. W&B would keep them in the
     user's data folder: a run folder that is moved to another machine would lack them."""
     with _STAGING:
-        before = os.environ.get(DATA_DIR)
-        os.environ[DATA_DIR] = str(folder.absolute())
+        is_chosen = DATA_DIR in os.environ  # by the user: the variables of W&B hold
+        os.environ.setdefault(DATA_DIR, str(folder.absolute()))
         try:
             yield
         finally:
-            os.environ.pop(DATA_DIR)
-            os.environ.update({} if before is None else {DATA_DIR: before})
+            if not is_chosen:
+                os.environ.pop(DATA_DIR)
 
 
 @contextmanager
